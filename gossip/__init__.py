@@ -1,0 +1,1 @@
+"""The network edge: carries bytes between nodes and never looks inside."""

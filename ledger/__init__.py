@@ -1,0 +1,1 @@
+"""What every validator replays, to the last byte. Pure."""

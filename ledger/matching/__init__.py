@@ -1,0 +1,1 @@
+"""Orders, resting books and the uniform-price call. Pure."""

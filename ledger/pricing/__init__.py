@@ -1,0 +1,1 @@
+"""Option values and volatility surfaces; the kernel is the one place with floats. Pure."""

@@ -1,0 +1,1 @@
+"""Expiry, liquidation and the insurance fund. Pure."""

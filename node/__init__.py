@@ -1,0 +1,1 @@
+"""Composition and I/O: the one place where the parts meet."""

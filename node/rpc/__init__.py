@@ -1,0 +1,1 @@
+"""The gateway process and the socket between it and its node."""

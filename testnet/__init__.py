@@ -1,0 +1,1 @@
+"""Runs many nodes: real processes on loopback, with a market and traders."""
