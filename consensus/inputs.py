@@ -1,0 +1,70 @@
+"""Everything that can happen to the core: its input alphabet. Pure.
+
+The driver has already checked shape, bounds and signatures of every message (consensus/admission.py says which).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from consensus.messages import ConsensusMessage
+from primitives.identifiers import BlockHash, ValidatorIndex
+
+
+class TimerKind(IntEnum):
+    """Each timer of the core; it is re-armed by setting it again."""
+
+    PROPOSAL = 1
+    """T_prop: the leader's block should have come."""
+    VIEW = 2
+    """T_view: the view should have ended."""
+    FORWARD = 3
+    """T_fwd: pass the admitting certificate on to peers that seem not to have it."""
+    RETRY = 4
+    """T_retry: resend, ask for status, refetch."""
+    PROPOSE = 5
+    """A leader without a candidate parent gives up (T_prop / 2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The driver is ready; enter the first view. Given once, after restore."""
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReceived:
+    """A verified message from a validator (never from ourselves)."""
+
+    peer: ValidatorIndex
+    message: ConsensusMessage
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    """A timer set by SetTimer ran out. `view` is the view it was set in; stale ones are ignored."""
+
+    kind: TimerKind
+    view: int
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadBuilt:
+    """Answer to BuildPayload: what to put into our block."""
+
+    parent: BlockHash
+    view: int
+    transactions: tuple[bytes, ...]
+    time_ns: int
+    parent_state_root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """Answer to ValidatePayload: whether the block is valid on its parent's state."""
+
+    block: BlockHash
+    ok: bool
+
+
+Input = Started | MessageReceived | TimerFired | PayloadBuilt | Validated

@@ -1,0 +1,248 @@
+"""Blocks, votes, certificates, the messages that carry them, and the bytes that each vote signs. Pure.
+
+Words and rules: consensus.md sections 2 and 3. Every type is the canonical wire form; sizes are bounded here by type
+and again by the frame limit before decoding.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Annotated
+
+import msgspec
+
+from primitives.codec import U8, U16, U32, U63, Bytes32, Bytes64, Wire, encode
+from primitives.hashing import digest, merkle_root
+from primitives.identifiers import BlockHash
+
+VALIDATORS_MAX = 256
+"""No epoch has more validators; bounds every signer list on the wire."""
+SKIPS_MAX = 256
+"""Skip certificates in one justification; longer runs of failed views wait for a lower parent or operators."""
+TRANSACTIONS_MAX = 4_096
+"""Transactions in one block, the oracle update included."""
+TRANSACTION_BYTES_MAX = 65_536
+BLOCK_BYTES_MAX = 4 * 1024 * 1024
+BLOCKS_PER_RESPONSE_MAX = 64
+VOTES_PER_MESSAGE_MAX = 1_024
+
+
+class VoteKind(IntEnum):
+    """The three votes; the number is what the signature covers."""
+
+    NOTARIZE = 1
+    NULLIFY = 2
+    FINALIZE = 3
+
+
+class Flag(IntEnum):
+    """Bits of a header's flags."""
+
+    SUFFIX = 1
+
+
+def sign_bytes(chain_id: bytes, kind: int, epoch: int, view: int, subject: bytes) -> bytes:
+    """The 94 bytes that a vote's signature covers: fixed width, big-endian. Nothing else is signed with this key."""
+    return b"".join(
+        (
+            b"QUORATE-BFT-1",
+            kind.to_bytes(1, "big"),
+            chain_id,
+            epoch.to_bytes(8, "big"),
+            view.to_bytes(8, "big"),
+            subject,
+        )
+    )
+
+
+class Vote(Wire):
+    """`subject` is the block hash; for NULLIFY the report: what the signer notarized in the view, or NO_BLOCK."""
+
+    kind: U8
+    epoch: U32
+    view: U63
+    subject: Bytes32
+    signer: U16
+    signature: Bytes64
+
+
+Signers = Annotated[tuple[U16, ...], msgspec.Meta(max_length=VALIDATORS_MAX)]
+Signatures = Annotated[tuple[Bytes64, ...], msgspec.Meta(max_length=VALIDATORS_MAX)]
+
+
+class QuorumCertificate(Wire, tag=1):
+    """Votes of one kind (NOTARIZE or FINALIZE) for one block; signers strictly ascending, a signature each.
+
+    A notarization from weight >= q, heavy from weight >= F_FINAL; a finalization from weight >= q.
+    """
+
+    kind: U8
+    epoch: U32
+    view: U63
+    block: Bytes32
+    signers: Signers
+    signatures: Signatures
+
+
+class ReportGroup(Wire):
+    """The nullify votes of a timeout certificate that report the same block (or NO_BLOCK)."""
+
+    report: Bytes32
+    signers: Signers
+    signatures: Signatures
+
+
+class TimeoutCertificate(Wire, tag=2):
+    """NULLIFY votes of weight >= q, grouped by report in ascending order of the report."""
+
+    epoch: U32
+    view: U63
+    groups: Annotated[tuple[ReportGroup, ...], msgspec.Meta(max_length=VALIDATORS_MAX)]
+
+
+Certificate = QuorumCertificate | TimeoutCertificate
+
+
+class Justification(Wire):
+    """Why a block may stand on its parent: the parent's certificate (None only for genesis) and each skipped view's."""
+
+    parent: QuorumCertificate | TimeoutCertificate | None
+    skips: Annotated[tuple[TimeoutCertificate, ...], msgspec.Meta(max_length=SKIPS_MAX)]
+
+
+class Header(Wire):
+    """What a block commits to. `hash_of(header)` names the block."""
+
+    chain_id: Bytes32
+    epoch: U32
+    view: U63
+    height: U63
+    parent_hash: Bytes32
+    parent_view: U63
+    proposer: U16
+    time_ns: U63
+    transaction_root: Bytes32
+    parent_state_root: Bytes32
+    next_set_hash: Bytes32
+    justification_root: Bytes32
+    evidence_root: Bytes32
+    flags: U8
+
+
+Transaction = Annotated[bytes, msgspec.Meta(max_length=TRANSACTION_BYTES_MAX)]
+Transactions = Annotated[tuple[Transaction, ...], msgspec.Meta(max_length=TRANSACTIONS_MAX)]
+
+
+class PairEvidence(Wire):
+    """Two votes of one signer that no honest validator signs both of; in ascending order of their sign bytes."""
+
+    vote_a: Vote
+    vote_b: Vote
+
+
+class Block(Wire):
+    """A header and what it commits to; transactions are opaque here (the first is the ledger's oracle update)."""
+
+    header: Header
+    transactions: Transactions
+    evidence: Annotated[tuple[PairEvidence, ...], msgspec.Meta(max_length=64)]
+    justification: Justification
+
+
+def hash_of(header: Header) -> BlockHash:
+    """The block's name: digest of the canonical header."""
+    return BlockHash(digest(b"quorate-header", encode(header)))
+
+
+def transaction_root(transactions: tuple[bytes, ...]) -> bytes:
+    """Merkle root over the transactions in block order."""
+    return merkle_root(transactions)
+
+
+def justification_root(justification: Justification) -> bytes:
+    """Digest of the canonical justification."""
+    return digest(b"quorate-justif", encode(justification))
+
+
+def evidence_root(evidence: tuple[PairEvidence, ...]) -> bytes:
+    """Merkle root over the evidence in block order."""
+    return merkle_root([encode(item) for item in evidence])
+
+
+# --- messages between validators; tags 1..31 belong to consensus, 32.. to the node ---
+
+
+class Proposal(Wire, tag=3):
+    """A leader's block, authenticated by the leader's own NOTARIZE vote."""
+
+    block: Block
+    leader_vote: Vote
+
+
+class Votes(Wire, tag=4):
+    """One or more votes, coalesced."""
+
+    votes: Annotated[tuple[Vote, ...], msgspec.Meta(min_length=1, max_length=VOTES_PER_MESSAGE_MAX)]
+
+
+class CertificateMessage(Wire, tag=5):
+    """A certificate on its own: admits a lagging peer to the next view, or proves finality."""
+
+    certificate: Certificate
+
+
+class Status(Wire, tag=6):
+    """Where a validator stands: a hint for what to offer it, never a reason to believe anything."""
+
+    epoch: U32
+    final_height: U63
+    final_view: U63
+    view: U63
+
+
+class StatusRequest(Wire, tag=7):
+    """Ask a peer for its Status and, when we lag, its admitting certificate and finality proof."""
+
+    view: U63
+    final_height: U63
+
+
+class BlockRequest(Wire, tag=8):
+    """Ask for a block and its ancestors, downwards, as far as (not including) `height_above`."""
+
+    block: Bytes32
+    height_above: U63
+    count_max: Annotated[int, msgspec.Meta(ge=1, le=BLOCKS_PER_RESPONSE_MAX)]
+
+
+class BlockResponse(Wire, tag=9):
+    """Blocks in descending height, the requested one first; may be fewer than asked (size), empty if unknown."""
+
+    requested: Bytes32
+    blocks: Annotated[tuple[Block, ...], msgspec.Meta(max_length=BLOCKS_PER_RESPONSE_MAX)]
+
+
+class CertificateRequest(Wire, tag=10):
+    """Ask for what certifies or skips the views first..last (inclusive), to be able to lead."""
+
+    view_first: U63
+    view_last: U63
+
+
+class EvidenceMessage(Wire, tag=11):
+    """One proved offence."""
+
+    evidence: PairEvidence
+
+
+ConsensusMessage = (
+    Proposal
+    | Votes
+    | CertificateMessage
+    | Status
+    | StatusRequest
+    | BlockRequest
+    | BlockResponse
+    | CertificateRequest
+    | EvidenceMessage
+)
