@@ -1,0 +1,127 @@
+"""What happened in a block, in order: the ledger's answer to clients. Pure."""
+
+from __future__ import annotations
+
+from primitives.codec import I64, U8, U32, U63, Bytes20, Bytes32, Wire
+
+
+class TransactionApplied(Wire, tag=1):
+    """A transaction took effect; each of its actions has its own event."""
+
+    transaction_id: Bytes32
+    owner: Bytes20
+    subaccount: U8
+    nonce: U63
+
+
+class TransactionRejected(Wire, tag=2):
+    """Nothing of the transaction took effect (unknown account, nonce, chain id ...)."""
+
+    transaction_id: Bytes32
+    reason: str
+    detail: str
+
+
+class ActionRejected(Wire, tag=3):
+    """One action of a transaction was refused; `index` counts from 0."""
+
+    transaction_id: Bytes32
+    index: U32
+    reason: str
+    detail: str
+
+
+class OrderAccepted(Wire, tag=4):
+    """The order takes part in this block's call, or rests (post-only)."""
+
+    transaction_id: Bytes32
+    index: U32
+    order_id: U63
+    owner: Bytes20
+    subaccount: U8
+    instrument: U32
+    side: U8
+    price_uusd: U63
+    size_lots: U32
+    label: U63
+
+
+class OrderCancelled(Wire, tag=5):
+    """What was left of an order is gone; reason is a stable code (requested, immediate_or_cancel, liquidation...)."""
+
+    order_id: U63
+    owner: Bytes20
+    subaccount: U8
+    instrument: U32
+    left_lots: U32
+    reason: str
+
+
+class Trade(Wire, tag=6):
+    """One match of the call: two fills at one price."""
+
+    instrument: U32
+    price_uusd: U63
+    size_lots: U32
+    buy_order_id: U63
+    sell_order_id: U63
+    buyer: Bytes20
+    buyer_subaccount: U8
+    seller: Bytes20
+    seller_subaccount: U8
+    buyer_fee_uusd: I64
+    seller_fee_uusd: I64
+
+
+class CashMoved(Wire, tag=7):
+    """Deposit (+), withdrawal (-) or transfer; `cause` names which."""
+
+    owner: Bytes20
+    subaccount: U8
+    amount_uusd: I64
+    cause: str
+
+
+class HealthChanged(Wire, tag=8):
+    """An account moved between healthy, reduce_only and liquidation."""
+
+    owner: Bytes20
+    subaccount: U8
+    health: str
+    im_excess_uusd: I64
+    mm_excess_uusd: I64
+
+
+class LiquidationStep(Wire, tag=9):
+    """The ledger acted for an account below maintenance: what it placed into this block's call (signed lots)."""
+
+    owner: Bytes20
+    subaccount: U8
+    instrument: U32
+    size_lots: I64
+    limit_price_uusd: U63
+    mm_excess_uusd: I64
+
+
+class ExpirySettled(Wire, tag=10):
+    """An expiry's options were exercised or lapsed at the settlement price."""
+
+    underlying: U8
+    expiry_ns: U63
+    settlement_price_uusd: U63
+    positions: U32
+    paid_uusd: U63
+
+
+Event = (
+    TransactionApplied
+    | TransactionRejected
+    | ActionRejected
+    | OrderAccepted
+    | OrderCancelled
+    | Trade
+    | CashMoved
+    | HealthChanged
+    | LiquidationStep
+    | ExpirySettled
+)
