@@ -73,7 +73,6 @@ class LedgerParameters(Wire):
 class LedgerGenesis(Wire):
     """Everything the ledger knows before the first block."""
 
-    chain_id_seed: Bytes32
     time_ns: U63
     custodian_key: Bytes32
     reporters: Annotated[tuple[OracleReporter, ...], msgspec.Meta(min_length=1, max_length=256)]
