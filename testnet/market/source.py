@@ -1,0 +1,101 @@
+"""What every market kind offers, and the instruments that a testnet lists on it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ledger.instruments import LOTS_PER_CONTRACT, Instrument, Kind, Underlying
+from primitives.amounts import NS, SECONDS_PER_YEAR
+
+DAY_NS = 86_400 * NS
+EXPIRY_OF_DAY_NS = 8 * 3_600 * NS
+"""Options expire at 08:00:00 UTC."""
+SIGMAS_LISTED = 2.5
+"""Strikes are listed within this many standard deviations of the forward."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrueChain:
+    """One expiry as it really is: forward and noiseless option values.
+
+    Arrays are aligned and ascending by (strike, kind). Floats are USD; `vegas` are per 1.00 of volatility.
+    `has_future` says whether venues quote a dated future for it (else put-call parity must give the forward).
+    """
+
+    underlying: Underlying
+    expiry_ns: int
+    forward: float
+    has_future: bool
+    strikes_uusd: NDArray[np.int64]
+    kinds: NDArray[np.int64]
+    vols: NDArray[np.float64]
+    mids: NDArray[np.float64]
+    vegas: NDArray[np.float64]
+    half_spreads: NDArray[np.float64]
+
+
+class MarketSource(Protocol):
+    """A market that moves with market time. Asking does not change it; only `advance_to` does."""
+
+    @property
+    def time_ns(self) -> int:
+        """Market time reached so far."""
+
+    @property
+    def start_ns(self) -> int:
+        """Market time at which it began."""
+
+    @property
+    def underlyings(self) -> tuple[Underlying, ...]:
+        """What it quotes, ascending."""
+
+    def advance_to(self, market_time_ns: int) -> None:
+        """Move on; a time in the past changes nothing."""
+
+    def index(self, underlying: Underlying) -> float:
+        """Spot in USD."""
+
+    def expiries(self, underlying: Underlying) -> tuple[int, ...]:
+        """Expiries in nanoseconds, ascending, expired ones left out."""
+
+    def strikes(self, underlying: Underlying, expiry_ns: int) -> tuple[int, ...]:
+        """Strikes in micro-USD, ascending."""
+
+    def chain(self, underlying: Underlying) -> tuple[TrueChain, ...]:
+        """One chain per unexpired expiry, ascending."""
+
+
+def years_between(from_ns: int, to_ns: int) -> float:
+    """Time to expiry in years of 365 days."""
+    return (to_ns - from_ns) / (NS * SECONDS_PER_YEAR)
+
+
+def listing(source: MarketSource, expiries_max: int = 4, strikes_max: int = 8) -> list[Instrument]:
+    """The instruments a testnet begins with, ids ascending: perpetuals first, then options.
+
+    Options are sorted by (underlying, expiry, strike, kind). Of each underlying at most `expiries_max` expiries and
+    `strikes_max` strikes each, the ones nearest to evenly spread moneyness within SIGMAS_LISTED.
+    """
+    keys = [(int(Kind.PERPETUAL), int(underlying), 0, 0) for underlying in source.underlyings]
+    for underlying in source.underlyings:
+        for chain in source.chain(underlying)[:expiries_max]:
+            strikes = _spread_strikes(chain, source.time_ns, strikes_max)
+            keys += [(k, int(underlying), chain.expiry_ns, s) for s in strikes for k in (Kind.CALL, Kind.PUT)]
+    return [
+        Instrument(number, underlying, kind, expiry_ns, strike, LOTS_PER_CONTRACT[Underlying(underlying)])
+        for number, (kind, underlying, expiry_ns, strike) in enumerate(keys)
+    ]
+
+
+def _spread_strikes(chain: TrueChain, now_ns: int, strikes_max: int) -> list[int]:
+    strikes = np.unique(chain.strikes_uusd)
+    if len(strikes) <= strikes_max:
+        return [int(strike) for strike in strikes]
+    deviation = float(np.median(chain.vols)) * years_between(now_ns, chain.expiry_ns) ** 0.5
+    wanted = chain.forward * np.exp(deviation * np.linspace(-SIGMAS_LISTED, SIGMAS_LISTED, strikes_max)) * 1e6
+    nearest = {int(strikes[np.abs(strikes - price).argmin()]) for price in wanted}
+    return sorted(nearest)
