@@ -21,8 +21,9 @@ from consensus.messages import (
     StatusRequest,
     Votes,
 )
+from consensus.messages import Transaction as RawTransaction
 from gossip.network import MESSAGE_BYTES_MAX, Lane
-from ledger.transactions import SignedReport, SignedTransaction
+from ledger.transactions import SignedReport
 from primitives.codec import Wire, decode
 
 BUNDLE_TRANSACTIONS_MAX = 512
@@ -30,10 +31,10 @@ BUNDLE_TRANSACTIONS_MAX = 512
 
 
 class TransactionBundle(Wire, tag=32):
-    """Client transactions that the sender has admitted to its mempool."""
+    """Client transactions (encoded SignedTransactions) that the sender has admitted to its mempool."""
 
     transactions: Annotated[
-        tuple[SignedTransaction, ...], msgspec.Meta(min_length=1, max_length=BUNDLE_TRANSACTIONS_MAX)
+        tuple[RawTransaction, ...], msgspec.Meta(min_length=1, max_length=BUNDLE_TRANSACTIONS_MAX)
     ]
 
 

@@ -1,0 +1,247 @@
+"""Executes blocks off the event loop: validates, builds, speculates and commits. Owns the ledger state.
+
+The state is moved along one branch at a time: layers above the final state, one for each executed block, rolled back
+when another branch is asked for. All calls that touch the state run on one worker thread, one after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+import trio
+
+from consensus.messages import Block, QuorumCertificate, hash_of
+from ledger.admission import signatures_of_block
+from ledger.apply import BlockContext, BlockResult, apply_block, validate_block
+from ledger.oracle import build_oracle_update, compute_block_time
+from ledger.state import State
+from ledger.transactions import SignedReport, transaction_id
+from node.mempool import Mempool
+from node.storage.block_store import BlockStore, FinalBlock
+from node.verifier import SignatureVerifier
+from node.views import views_of
+from primitives.codec import encode
+from primitives.errors import InvariantViolation, ProtocolViolation, ensure
+from primitives.identifiers import BlockHash
+
+T = TypeVar("T")
+Leaves = Sequence[tuple[bytes, bytes | None]]
+
+PAYLOAD_BYTES_MAX = 1_000_000
+"""Bytes of client transactions that our own blocks carry; well below the bulk lane's message limit."""
+PAYLOAD_TRANSACTIONS_MAX = 2_000
+"""Client transactions that our own blocks carry."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """One executed block: its place and what it did."""
+
+    block_hash: BlockHash
+    block: Block
+    result: BlockResult
+    leaves: Leaves
+    transaction_ids: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What the leader puts into its block."""
+
+    transactions: tuple[bytes, ...]
+    time_ns: int
+    parent_state_root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FinalResult:
+    """A final block with its outcome, for clients and metrics."""
+
+    height: int
+    block_hash: BlockHash
+    block: Block
+    result: BlockResult
+
+
+class LedgerService:
+    """The one owner of the ledger's state."""
+
+    def __init__(
+        self, state: State, tip_hash: BlockHash, tip_height: int, store: BlockStore, verifier: SignatureVerifier
+    ) -> None:
+        self._state = state
+        self._store = store
+        self._verifier = verifier
+        self._lock = trio.Lock()
+        self._layers: list[Executed] = []
+        self._blocks: dict[BlockHash, Block] = {}
+        self.final_hash = tip_hash
+        self.final_height = tip_height
+        self.final_root = state.root()
+        self.mempool = Mempool()
+
+    # --- what consensus asks for ---
+
+    async def is_valid(self, block_hash: BlockHash, block: Block) -> bool:
+        """Whether the block may be voted for: its parent's root, its time, its oracle update and every signature."""
+        header = block.header
+        try:
+            checks = signatures_of_block(self._state, block.transactions)
+        except ProtocolViolation as violation:
+            return self._refuse(block, violation)
+        if not await self._verifier.all_valid(checks):
+            log.warning("block_refused", height=header.height, view=header.view, reason="bad_signature")
+            return False
+        async with self._lock:
+            self._blocks[block_hash] = block
+            try:
+                await self._in_thread(lambda: self._validate(block))
+            except ProtocolViolation as violation:
+                self._blocks.pop(block_hash, None)
+                return self._refuse(block, violation)
+        return True
+
+    async def execute(self, block_hash: BlockHash) -> None:
+        """Execute a validated block ahead of its finality, so that its root is there when a child needs it."""
+        async with self._lock:
+            if block_hash in self._blocks:
+                await self._in_thread(lambda: self._move_to(block_hash))
+
+    async def build(self, parent: BlockHash, height: int, reports: Sequence[SignedReport]) -> Payload:
+        """Fill a block on `parent`: the newest oracle reports and the oldest waiting transactions."""
+        async with self._lock:
+            return await self._in_thread(lambda: self._build(parent, height, reports))
+
+    async def finalize(self, blocks: Sequence[Block], proof: QuorumCertificate) -> list[FinalResult]:
+        """Execute (if need be), commit and store final blocks, in height order. Blocks known to be final are skipped."""
+        async with self._lock:
+            return await self._in_thread(lambda: self._finalize(blocks, proof))
+
+    async def read(self, question: Callable[[State], T]) -> T:
+        """Answer a question about the state as executed now, between two blocks."""
+        async with self._lock:
+            return await self._in_thread(lambda: question(self._state))
+
+    # --- on the worker thread, under the lock ---
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(work)
+
+    def _refuse(self, block: Block, violation: ProtocolViolation) -> bool:
+        log.warning(
+            "block_refused",
+            height=block.header.height,
+            view=block.header.view,
+            reason=violation.reason.value,
+            detail=violation.detail,
+        )
+        return False
+
+    def _validate(self, block: Block) -> None:
+        header = block.header
+        self._move_to(BlockHash(header.parent_hash))
+        validate_block(
+            self._state,
+            BlockContext(height=header.height, time_ns=header.time_ns),
+            block.transactions,
+            parent_state_root=header.parent_state_root,
+        )
+
+    def _build(self, parent: BlockHash, height: int, reports: Sequence[SignedReport]) -> Payload:
+        self._move_to(parent)
+        update = build_oracle_update(self._state, reports)
+        excluded = {item for layer in self._layers for item in layer.transaction_ids}
+        waiting = self.mempool.pick(PAYLOAD_TRANSACTIONS_MAX, PAYLOAD_BYTES_MAX, excluded)
+        return Payload(
+            transactions=(encode(update), *waiting),
+            time_ns=compute_block_time(self._state, update),
+            parent_state_root=self._state.root(),
+        )
+
+    def _move_to(self, target: BlockHash) -> None:
+        """Roll back and execute until the state is the one after `target`."""
+        path: list[BlockHash] = []
+        on_branch = {layer.block_hash: place for place, layer in enumerate(self._layers)}
+        cursor = target
+        while cursor != self.final_hash and cursor not in on_branch:
+            block = self._blocks.get(cursor)
+            if block is None:
+                raise InvariantViolation(f"consensus asked for the state after an unknown block {cursor.hex()[:12]}")
+            path.append(cursor)
+            cursor = BlockHash(block.header.parent_hash)
+        keep = on_branch[cursor] + 1 if cursor in on_branch else 0
+        while len(self._layers) > keep:
+            self._layers.pop()
+            self._state.rollback_block()
+        for block_hash in reversed(path):
+            self._layers.append(self._apply(block_hash, self._blocks[block_hash]))
+
+    def _apply(self, block_hash: BlockHash, block: Block) -> Executed:
+        self._state.begin_block()
+        context = BlockContext(height=block.header.height, time_ns=block.header.time_ns)
+        result = apply_block(self._state, context, block.transactions)
+        return Executed(
+            block_hash=block_hash,
+            block=block,
+            result=result,
+            leaves=self._state.changed_leaves(),
+            transaction_ids=tuple(transaction_id(raw) for raw in block.transactions[1:]),
+        )
+
+    def _finalize(self, blocks: Sequence[Block], proof: QuorumCertificate) -> list[FinalResult]:
+        fresh = [block for block in blocks if block.header.height > self.final_height]
+        if not fresh:
+            return []
+        hashes = [hash_of(block.header) for block in fresh]
+        for block_hash, block in zip(hashes, fresh, strict=True):
+            self._blocks[block_hash] = block
+        results: list[FinalResult] = []
+        stored: list[FinalBlock] = []
+        for block_hash, block in zip(hashes, fresh, strict=True):
+            if not (self._layers and self._layers[0].block_hash == block_hash):
+                self._check_root_chain(block)
+                self._move_to(block_hash)
+            ensure(self._layers[0].block_hash == block_hash, "a final block follows the final tip")
+            layer = self._layers.pop(0)
+            self._state.commit_oldest()
+            self.final_hash, self.final_height = block_hash, block.header.height
+            self.final_root = layer.result.root
+            self.mempool.finish(list(layer.transaction_ids))
+            results.append(FinalResult(block.header.height, block_hash, block, layer.result))
+            last = block is fresh[-1]
+            stored.append(self._stored(layer, proof if last else None, last))
+        self._store.commit_many(stored)
+        self._forget_old()
+        return results
+
+    def _check_root_chain(self, block: Block) -> None:
+        """A block that is final by proof was not validated by us: its parent root must be what we computed."""
+        self._move_to(BlockHash(block.header.parent_hash))
+        if self._state.root() != block.header.parent_state_root:
+            raise InvariantViolation(
+                f"our state root after height {block.header.height - 1} is not the one that the validators agreed on"
+            )
+
+    def _stored(self, layer: Executed, proof: QuorumCertificate | None, last: bool) -> FinalBlock:
+        return FinalBlock(
+            height=layer.block.header.height,
+            block_hash=layer.block_hash,
+            block=encode(layer.block),
+            proof=encode(proof) if proof is not None else b"",
+            events=encode(layer.result.events),
+            transaction_ids=layer.transaction_ids,
+            leaves=layer.leaves,
+            views=views_of(self._state, layer.block, layer.result) if last else {},
+        )
+
+    def _forget_old(self) -> None:
+        self._blocks = {
+            block_hash: block
+            for block_hash, block in self._blocks.items()
+            if block.header.height > self.final_height
+        }
