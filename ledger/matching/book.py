@@ -1,7 +1,8 @@
 """The resting orders of one instrument, as an immutable value: one leaf of the state. Pure.
 
-A change gives a new Book that shares its orders with the old one, so undo is keeping the old value. The canonical
-bytes are primitives.codec.encode(book). Who may rest, and how many (orders_per_book_max), is the caller's rule.
+A change gives a new Book that shares its orders with the old one, so undo is keeping the old value. The
+canonical bytes are primitives.codec.encode(book). Who may rest, and how many (orders_per_book_max), is the
+caller's rule.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ _BULK = 32
 """From so many new orders on a side, sorting it once is cheaper than inserting one by one."""
 
 
-class Book(Wire):
+class Book(Wire, frozen=True):
     """Both sides, best first: price, then older block, then lower id."""
 
-    bids: tuple[RestingOrder, ...] = ()
-    asks: tuple[RestingOrder, ...] = ()
+    bids: tuple[RestingOrder, ...]
+    asks: tuple[RestingOrder, ...]
 
     def __len__(self) -> int:
         return len(self.bids) + len(self.asks)
@@ -94,6 +95,9 @@ class Book(Wire):
         ensure(index >= 0 and orders[index].priority == order.priority, "only a resting order is changed")
         changed = orders[:index] + by + orders[index + 1 :]
         return Book(changed, self.asks) if order.side == Side.BUY else Book(self.bids, changed)
+
+
+EMPTY_BOOK = Book((), ())
 
 
 def _inserted(orders: tuple[RestingOrder, ...], new: list[RestingOrder]) -> tuple[RestingOrder, ...]:

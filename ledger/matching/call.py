@@ -1,7 +1,7 @@
 """The uniform-price call: everything of one block that crosses trades at one price. Pure.
 
-Clearing price: most volume; then least imbalance; then nearest to the mark; then lower. Allocation at the margin:
-price, then older block, then pro rata within the block by largest remainder. Source: market.md section 4.
+Clearing price: most volume; then least imbalance; then nearest to the mark; then lower. Allocation at the
+margin: price, then older block, then pro rata within the block by largest remainder.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class CallResult:
 def run_call(book: Book, incoming: Iterable[RestingOrder], mark_uusd: int, ticks: Ticks) -> CallResult:
     """Match an uncrossed book and a block's incoming orders at one price.
 
-    The result depends on the set of orders only, not on their sequence. Without a crossing the cost is that of
-    adding `incoming` to the book.
+    The result depends on the set of orders only, not on their sequence. Without a crossing the cost is that
+    of adding `incoming` to the book.
 
     Args:
         book: resting orders; left as it is.
@@ -79,7 +79,8 @@ def run_call(book: Book, incoming: Iterable[RestingOrder], mark_uusd: int, ticks
     crossing = book.with_orders(incoming) if incoming else book
     bids, asks, self_crossed = _without_self_crossing(*_crossing_zone(crossing))
     clearing = compute_clearing(bids, asks, mark_uusd, ticks)
-    buys = sells = ()
+    buys: tuple[Fill, ...] = ()
+    sells: tuple[Fill, ...] = ()
     if clearing is not None:
         price, volume, _ = clearing
         buys = allocate([order for order in bids if order.price_uusd >= price], volume)
@@ -93,8 +94,9 @@ def compute_clearing(
 ) -> Clearing | None:
     """The clearing price of two sides, each best first; None when they do not cross.
 
-    Volume and imbalance are constant between neighbouring order prices, so only order prices and the gaps between
-    them are looked at, upwards. The best of them are neighbours: volume has one peak, and imbalance only falls.
+    Volume and imbalance are constant between neighbouring order prices, so only order prices and the gaps
+    between them are looked at, upwards. The best of them are neighbours: volume has one peak, and demand less
+    supply only falls.
     """
     if not bids or not asks or bids[0].price_uusd < asks[0].price_uusd:
         return None
@@ -115,7 +117,7 @@ def compute_clearing(
 def _segments(
     bids: Sequence[RestingOrder], asks: Sequence[RestingOrder], ticks: Ticks
 ) -> Iterable[tuple[int, int, int, int]]:
-    """(lowest price, highest price, demand, supply) over which neither changes, upwards from best ask to best bid."""
+    """(lowest price, highest price, demand, supply) where neither changes, upwards from best ask to best bid."""
     bid_lots: dict[int, int] = defaultdict(int)
     ask_lots: dict[int, int] = defaultdict(int)
     lowest, highest = asks[0].price_uusd, bids[0].price_uusd
@@ -148,7 +150,7 @@ def _nearest_to_mark(low: int, high: int, mark_uusd: int, ticks: Ticks) -> int:
 
 
 def allocate(orders: Sequence[RestingOrder], volume_lots: int) -> tuple[Fill, ...]:
-    """Share `volume_lots` among orders in priority order: price, then older block, then pro rata in the block."""
+    """Share `volume_lots` among orders in priority order: price, older block, then pro rata in the block."""
     fills: list[Fill] = []
     for _, level in groupby(orders, key=lambda order: (order.price_uusd, order.placed_height)):
         equals = list(level)
@@ -163,8 +165,8 @@ def allocate(orders: Sequence[RestingOrder], volume_lots: int) -> tuple[Fill, ..
 def share_pro_rata(sizes: Sequence[int], total: int) -> list[int]:
     """Shares of `total` in proportion to `sizes` (earlier means lower id), none above its size.
 
-    Each share is rounded down, and the lots left over go one each to the largest remainders, ties to the larger
-    size, then to the earlier one.
+    Each share is rounded down, and the lots left over go one each to the largest remainders, ties to the
+    larger size, then to the earlier one.
     """
     available = sum(sizes)
     if total >= available:
@@ -179,15 +181,16 @@ def share_pro_rata(sizes: Sequence[int], total: int) -> list[int]:
 def pair(buys: Sequence[Fill], sells: Sequence[Fill]) -> tuple[Match, ...]:
     """Trades between buyers and sellers of equal total, walking both in priority order."""
     matches: list[Match] = []
-    sellers = iter(sells)
-    sell, offered = None, 0
-    for buy, wanted in buys:
-        while wanted:
-            if sell is None or not offered:
-                sell, offered = next(sellers)
-            size = min(wanted, offered)
-            matches.append(Match(buy, sell, size))
-            wanted, offered = wanted - size, offered - size  # noqa: PLW2901
+    buy_index = sell_index = bought = sold = 0
+    while buy_index < len(buys):
+        (buy, wanted), (sell, offered) = buys[buy_index], sells[sell_index]
+        size = min(wanted - bought, offered - sold)
+        matches.append(Match(buy, sell, size))
+        bought, sold = bought + size, sold + size
+        if bought == wanted:
+            buy_index, bought = buy_index + 1, 0
+        if sold == offered:
+            sell_index, sold = sell_index + 1, 0
     return tuple(matches)
 
 
@@ -207,8 +210,8 @@ def _without_self_crossing(
 ) -> tuple[list[RestingOrder], list[RestingOrder], tuple[RestingOrder, ...]]:
     """Remove newer orders until no account's bid reaches its own ask.
 
-    Whole orders go: as long as one lot of each remained, the account could buy and sell at the one price. With
-    none left that cross, whatever the price is, an account fills on one side at most.
+    Whole orders go: as long as one lot of each remained, the account could buy and sell at the one price.
+    With none left that cross, whatever the price is, an account fills on one side at most.
     """
     own_asks: dict[AccountKey, list[RestingOrder]] = defaultdict(list)
     for ask in asks:

@@ -12,10 +12,10 @@ AccountKey = tuple[bytes, int]
 """(owner, subaccount)."""
 
 Ticks = Sequence[tuple[int, int]]
-"""(price at or above, tick) pairs in micro-USD, descending, the last from 0; ((0, tick),) is one tick for all prices."""
+"""(price at or above, tick) pairs in micro-USD, descending, the last from 0; ((0, tick),) is a uniform grid."""
 
 
-class RestingOrder(Wire):
+class RestingOrder(Wire, frozen=True):
     """What is left of an accepted order, on the book or about to take part in its first call.
 
     `placed_height` is the block that accepted it: its age. Ids grow with acceptance and are never used twice.
@@ -64,7 +64,7 @@ def is_on_tick(ticks: Ticks, price_uusd: int) -> bool:
 
 
 def floor_to_tick(ticks: Ticks, price_uusd: int) -> int:
-    """Highest grid price at or below `price_uusd` (at least 0). Each step of `ticks` is counted from its own start."""
+    """Highest grid price at or below `price_uusd` (at least 0); each step of `ticks` counts from its own start."""
     start, tick = next(pair for pair in ticks if price_uusd >= pair[0])
     return price_uusd - (price_uusd - start) % tick
 
