@@ -7,7 +7,7 @@ allocated in proportion to a claimed length: msgspec stops at the end of the inp
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import msgspec
 
@@ -15,6 +15,7 @@ from primitives.errors import ProtocolViolation
 from primitives.reasons import CodecReason
 
 
+@dataclass_transform(frozen_default=True)
 class Wire(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
     """Base of every object that is hashed, signed, sent or stored. No maps, floats or defaults."""
 
@@ -51,7 +52,7 @@ def decode(kind: type[T], raw: bytes, *, bytes_max: int) -> T:
     if len(raw) > bytes_max:
         raise ProtocolViolation(CodecReason.TOO_LARGE, f"{len(raw)} bytes, the limit is {bytes_max}")
     try:
-        value: T = _decoder(kind).decode(raw)
+        value: T = _decoder(kind).decode(raw)  # type: ignore[arg-type]  # types are hashable
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ProtocolViolation(CodecReason.MALFORMED, str(error)[:200]) from None
     if _ENCODER.encode(value) != raw:
@@ -61,5 +62,5 @@ def decode(kind: type[T], raw: bytes, *, bytes_max: int) -> T:
 
 def decode_own(kind: type[T], raw: bytes) -> T:
     """Decode bytes that we wrote ourselves (from our own disk or process). Raises msgspec errors."""
-    value: T = _decoder(kind).decode(raw)
+    value: T = _decoder(kind).decode(raw)  # type: ignore[arg-type]  # types are hashable
     return value

@@ -1,10 +1,12 @@
 """Ed25519 through libsodium, under one strict rule set everywhere. Pure.
 
-libsodium refuses non-canonical S, small-order and non-canonical keys, so validity is a function of bytes alone;
+libsodium refuses a non-canonical S and small-order or non-canonical keys, so validity depends on bytes alone;
 evidence depends on that.
 """
 
 from __future__ import annotations
+
+from typing import NoReturn
 
 from nacl.bindings import (
     crypto_core_ed25519_is_valid_point,
@@ -12,7 +14,7 @@ from nacl.bindings import (
     crypto_sign_seed_keypair,
 )
 from nacl.bindings import crypto_sign_open as _open
-from nacl.exceptions import CryptoError
+from nacl.exceptions import BadSignatureError
 
 from primitives.errors import ProtocolViolation
 from primitives.hashing import digest
@@ -25,7 +27,9 @@ SEED_BYTES = 32
 
 
 class SigningKey:
-    """A secret key. Never printed, never pickled."""
+    """A secret key. Never printed, never pickled, never copied."""
+
+    __slots__ = ("_secret", "public_key")
 
     def __init__(self, seed: bytes) -> None:
         """`seed` is 32 secret bytes."""
@@ -39,7 +43,7 @@ class SigningKey:
     def __repr__(self) -> str:
         return f"SigningKey(public_key={self.public_key.hex()})"
 
-    def __reduce__(self) -> str:
+    def __reduce__(self) -> NoReturn:
         raise TypeError("a secret key is not serialisable")
 
 
@@ -49,7 +53,7 @@ def is_valid(public_key: bytes, message: bytes, signature: bytes) -> bool:
         return False
     try:
         _open(signature + message, public_key)
-    except (CryptoError, ValueError, TypeError):
+    except BadSignatureError:
         return False
     return True
 
