@@ -9,7 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from consensus.inputs import TimerKind
-from consensus.messages import Block, ConsensusMessage, PairEvidence, QuorumCertificate
+from consensus.messages import (
+    Block,
+    BlockRequest,
+    Certificate,
+    ConsensusMessage,
+    PairEvidence,
+    QuorumCertificate,
+    VoteKind,
+)
 from primitives.codec import U8, U32, U63, Bytes32, Wire
 from primitives.identifiers import BlockHash, ValidatorIndex
 
@@ -45,12 +53,26 @@ class RaisedFloor(Wire, tag=4):
 
 
 class Admitted(Wire, tag=5):
-    """The certificate that admitted us to a view; replayed so that a restart does not regress."""
+    """The certificate that admitted us to a view; replayed so that a restart does not regress.
+
+    It rides along with the first vote in the view, so that after a power loss of all validators the certificates
+    which justify the next block are still held by every voter.
+    """
 
     view: U63
+    certificate: Certificate
 
 
-JournalRecord = OwnVote | OwnProposal | HeldBlock | RaisedFloor | Admitted
+class Conflict(Wire, tag=6):
+    """R9: both sides of a broken promise. A core restored with one of these stays halted."""
+
+    reason: str
+    ours: QuorumCertificate | None
+    theirs: QuorumCertificate | None
+    block: Block | None
+
+
+JournalRecord = OwnVote | OwnProposal | HeldBlock | RaisedFloor | Admitted | Conflict
 
 # --- effects ---
 
@@ -112,10 +134,29 @@ class ValidatePayload:
 
 @dataclass(frozen=True, slots=True)
 class DeliverFinal:
-    """Blocks decided for good, in height order, with the proof of the last; at least once each."""
+    """Blocks decided for good, in height order, with the proof of the last; at least once each.
+
+    During a long catch-up the proof may be that of a descendant of the last block (`proof.block` says which).
+    """
 
     blocks: tuple[Block, ...]
     proof: QuorumCertificate
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether the proof is a heavy notarization (two delays) rather than a finalization (three)."""
+        return self.proof.kind == VoteKind.NOTARIZE
+
+
+@dataclass(frozen=True, slots=True)
+class ServeBlocks:
+    """A peer asks for blocks that the core no longer holds: answer it with a BlockResponse from storage.
+
+    Empty when the hash is unknown; at most `request.count_max` blocks and what one frame may carry.
+    """
+
+    to: ValidatorIndex
+    request: BlockRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +203,7 @@ Effect = (
     | BuildPayload
     | ValidatePayload
     | DeliverFinal
+    | ServeBlocks
     | ReportNotarized
     | EnteredView
     | ReportEvidence
