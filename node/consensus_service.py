@@ -1,0 +1,248 @@
+"""Drives the consensus core: messages, timers and answers in; effects performed in order. One task owns the core.
+
+Order of effects: whatever one turn of the loop wants to persist is appended and fsynced once, before anything of that
+turn is sent (consensus.md section 14). A journal error stops the process.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+import trio
+
+from consensus import admission
+from consensus.core import Core
+from consensus.effects import (
+    Broadcast,
+    BuildPayload,
+    CancelTimer,
+    DeliverFinal,
+    Effect,
+    EnteredView,
+    Halt,
+    Persist,
+    ReportEvidence,
+    ReportNotarized,
+    Send,
+    ServeBlocks,
+    SetTimer,
+    ValidatePayload,
+)
+from consensus.inputs import Input, MessageReceived, PayloadBuilt, Started, TimerFired, TimerKind, Validated
+from consensus.messages import Block, BlockResponse, ConsensusMessage, Proposal, QuorumCertificate, hash_of
+from gossip.network import Lane, Network
+from node.ledger_service import LedgerService
+from node.messages import lane_of
+from node.metrics import NodeMetrics
+from node.storage.block_store import BlockStore
+from node.storage.journal import Journal
+from node.verifier import SignatureVerifier
+from primitives.codec import decode_own, encode
+from primitives.errors import ProtocolViolation
+from primitives.identifiers import BlockHash, ValidatorIndex
+
+INBOX_MAX = 8_192
+"""Inputs waiting for the core; producers wait when it is full, and the network's bounded inboxes fill behind them."""
+SERVE_BYTES_MAX = 2 * 1024 * 1024
+"""Bytes of blocks in one answer to a peer that catches up."""
+PROPOSAL_TIMES_MAX = 256
+"""Blocks whose time of arrival is remembered, for pacing and for the finality measure."""
+
+log = structlog.get_logger()
+
+
+class OracleReports(Protocol):
+    """Where the leader finds the newest report of each validator."""
+
+    def newest(self) -> Sequence[object]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FinalDelivery:
+    """Blocks decided for good, their proof, and when this node learned it (monotonic)."""
+
+    blocks: tuple[Block, ...]
+    proof: QuorumCertificate
+    final_ns: int
+
+
+class ConsensusService:
+    """The trio shell around `consensus.core.Core`."""
+
+    def __init__(
+        self,
+        core: Core,
+        *,
+        network: Network,
+        journal: Journal,
+        store: BlockStore,
+        ledger: LedgerService,
+        verifier: SignatureVerifier,
+        metrics: NodeMetrics,
+        reports: Callable[[], Sequence[object]],
+        min_block_ms: int,
+        on_evidence: Callable[[ReportEvidence], None],
+    ) -> None:
+        self._core = core
+        self._network = network
+        self._journal = journal
+        self._store = store
+        self._ledger = ledger
+        self._verifier = verifier
+        self._metrics = metrics
+        self._reports = reports
+        self._min_block_ns = min_block_ms * 1_000_000
+        self._on_evidence = on_evidence
+        self._send, self._inbox = trio.open_memory_channel[Input](INBOX_MAX)
+        self._final_send, self.final_blocks = trio.open_memory_channel[FinalDelivery](math.inf)
+        self._deadlines: dict[TimerKind, tuple[float, int]] = {}
+        self._seen_ns: dict[BlockHash, int] = {}
+        self.proposed_ns: dict[BlockHash, int] = {}
+        self.halted = ""
+        self.view = 0
+
+    async def run(self) -> None:
+        """Serve until cancelled. Nothing promised is lost by cancellation: Persist precedes Send."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            await self._take([Started()])
+            while True:
+                inputs = await self._next_inputs()
+                await self._take(inputs)
+                await trio.lowlevel.checkpoint()
+
+    async def receive(self, peer: ValidatorIndex, message: ConsensusMessage) -> None:
+        """Check one decoded message (structure, bounds, signatures) and hand it to the core.
+
+        Raises:
+            ProtocolViolation: the sender is to blame; the message has had no effect.
+        """
+        admission.check(message, self._core)
+        if not await self._verifier.all_valid(admission.signatures_of(message, self._core)):
+            raise ProtocolViolation(admission.RejectionReason.BAD_SIGNATURE, "a signature does not verify")
+        if isinstance(message, Proposal):
+            self._remember(self._seen_ns, hash_of(message.block.header))
+        await self._send.send(MessageReceived(peer, message))
+
+    # --- inputs ---
+
+    async def _next_inputs(self) -> list[Input]:
+        """At least one input: what is waiting, or the timers that ran out."""
+        soonest = min((deadline for deadline, _ in self._deadlines.values()), default=math.inf)
+        inputs: list[Input] = []
+        with trio.move_on_at(soonest):
+            inputs.append(await self._inbox.receive())
+        while len(inputs) < 256:
+            try:
+                inputs.append(self._inbox.receive_nowait())
+            except trio.WouldBlock:
+                break
+        now = trio.current_time()
+        due = [kind for kind, (deadline, _) in self._deadlines.items() if deadline <= now]
+        inputs.extend(TimerFired(kind, self._deadlines.pop(kind)[1]) for kind in sorted(due))
+        return inputs
+
+    async def _take(self, inputs: Sequence[Input]) -> None:
+        effects: list[Effect] = []
+        for item in inputs:
+            effects.extend(self._core.step(item))
+        records = [record for effect in effects if isinstance(effect, Persist) for record in effect.records]
+        if records:
+            encoded = [encode(record) for record in records]
+            with self._metrics.time_journal():
+                await trio.to_thread.run_sync(self._journal.append, encoded)
+        for effect in effects:
+            self._perform(effect)
+
+    # --- effects ---
+
+    def _perform(self, effect: Effect) -> None:  # noqa: PLR0912 - one arm for each effect
+        match effect:
+            case Persist():
+                pass
+            case Send(to, message):
+                self._network.send(to, lane_of(message), encode(message))
+            case Broadcast(message):
+                self._network.broadcast(lane_of(message), encode(message))
+            case SetTimer(kind, view, delay_ms):
+                self._deadlines[kind] = (trio.current_time() + delay_ms / 1000, view)
+            case CancelTimer(kind):
+                self._deadlines.pop(kind, None)
+            case BuildPayload():
+                self._start(self._build, effect)
+            case ValidatePayload():
+                self._start(self._validate, effect)
+            case ServeBlocks():
+                self._start(self._serve, effect)
+            case DeliverFinal(blocks, proof):
+                self._final_send.send_nowait(FinalDelivery(blocks, proof, time.monotonic_ns()))
+            case ReportNotarized():
+                self._metrics.on_notarized(effect)
+            case EnteredView(view, leader, admitted_by):
+                self.view = view
+                self._metrics.on_view(view, admitted_by)
+                log.debug("view_entered", view=view, leader=leader, admitted_by=admitted_by)
+            case ReportEvidence():
+                log.error("evidence", kind=effect.kind, offender=effect.offender)
+                self._metrics.on_evidence(effect)
+                self._on_evidence(effect)
+            case Halt(reason, detail):
+                self.halted = reason
+                log.critical("consensus_halted", reason=reason, detail=detail)
+
+    def _start(self, work: Callable[[Effect], Awaitable[None]], effect: Effect) -> None:
+        self._nursery.start_soon(work, effect)
+
+    async def _build(self, effect: BuildPayload) -> None:
+        """Wait for the block interval, then fill a block. Answers with PayloadBuilt."""
+        parent_seen_ns = self._seen_ns.get(effect.parent, 0)
+        wait_ns = parent_seen_ns + self._min_block_ns - time.monotonic_ns()
+        if wait_ns > 0:
+            await trio.sleep(wait_ns / 1e9)
+        with self._metrics.time_build():
+            payload = await self._ledger.build(effect.parent, effect.height, self._reports())
+        self.built_ns = time.monotonic_ns()
+        await self._send.send(
+            PayloadBuilt(
+                effect.parent, effect.view, payload.transactions, payload.time_ns, payload.parent_state_root
+            )
+        )
+
+    async def _validate(self, effect: ValidatePayload) -> None:
+        with self._metrics.time_validate():
+            ok = await self._ledger.is_valid(effect.block_hash, effect.block)
+        await self._send.send(Validated(effect.block_hash, ok))
+        if ok:
+            with self._metrics.time_execute():
+                await self._ledger.execute(effect.block_hash)
+
+    async def _serve(self, effect: ServeBlocks) -> None:
+        """Answer a request for blocks that only the store still has."""
+        blocks = await trio.to_thread.run_sync(self._stored_blocks, effect)
+        response = BlockResponse(effect.request.block, blocks)
+        self._network.send(effect.to, Lane.BULK, encode(response))
+
+    def _stored_blocks(self, effect: ServeBlocks) -> tuple[Block, ...]:
+        request = effect.request
+        height = self._store.height_of(request.block)
+        blocks: list[Block] = []
+        size = 0
+        while height is not None and height > request.height_above and len(blocks) < request.count_max:
+            raw = self._store.block_at(height)
+            if raw is None or (blocks and size + len(raw) > SERVE_BYTES_MAX):
+                break
+            blocks.append(decode_own(Block, raw))
+            size += len(raw)
+            height -= 1
+        return tuple(blocks)
+
+    @staticmethod
+    def _remember(times: dict[BlockHash, int], block_hash: BlockHash) -> None:
+        times.setdefault(block_hash, time.monotonic_ns())
+        while len(times) > PROPOSAL_TIMES_MAX:
+            del times[next(iter(times))]

@@ -1,0 +1,173 @@
+"""The validator's oracle: venues in, signed reports out, the newest report of every validator kept. Trio tasks.
+
+Each index interval this validator reports its indices and forwards, and each surface interval it also fits every
+expiry (on a worker thread); a report always carries the last fit, so that none is lost between two blocks. Reports go to all validators on the bulk lane; the leader puts the newest of each into its block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import trio
+
+from gossip.network import Network
+from ledger.instruments import Underlying
+from ledger.market import Slice
+from ledger.transactions import IndexReport, OracleReport, SignedReport, SurfaceReport, report_sign_bytes
+from node.clock import MarketClock
+from node.messages import ReportMessage, lane_of
+from node.oracle.aggregate import (
+    AggregationRules,
+    UnderlyingView,
+    aggregate_forward,
+    aggregate_index,
+    build_view,
+)
+from node.oracle.fitter import SurfaceFitter
+from node.oracle.venue_book import VenueBook
+from node.oracle.venue_client import VenueAdapter
+from primitives.codec import decode, encode
+from primitives.errors import ProtocolViolation
+from primitives.reasons import CodecReason
+from primitives.signing import SigningKey
+
+REPORT_BYTES_MAX = 16_384
+
+
+class ReportPool:
+    """The newest report of each validator; at most one each, so it is bounded by their number."""
+
+    def __init__(self, oracle_keys: Sequence[bytes], chain_id: bytes) -> None:
+        self._keys = tuple(oracle_keys)
+        self._chain_id = chain_id
+        self._newest: dict[int, tuple[int, SignedReport]] = {}
+
+    def check(self, report: SignedReport) -> tuple[int, tuple[bytes, bytes, bytes]]:
+        """(the reporter's clock, the signature to verify) of a report from the wire.
+
+        Raises:
+            ProtocolViolation: unknown reporter, undecodable payload, or another chain's report.
+        """
+        if report.reporter >= len(self._keys):
+            raise ProtocolViolation(CodecReason.OUT_OF_RANGE, "no such oracle reporter")
+        content = decode(OracleReport, report.payload, bytes_max=REPORT_BYTES_MAX)
+        if content.reporter != report.reporter or content.chain_id != self._chain_id:
+            raise ProtocolViolation(CodecReason.OUT_OF_RANGE, "the report names another reporter or chain")
+        key = self._keys[report.reporter]
+        return content.time_ns, (key, report_sign_bytes(report.payload), report.signature)
+
+    def add(self, time_ns: int, report: SignedReport) -> bool:
+        """Keep a verified report if it is newer than what we hold."""
+        held = self._newest.get(report.reporter)
+        if held is not None and held[0] >= time_ns:
+            return False
+        self._newest[report.reporter] = (time_ns, report)
+        return True
+
+    def newest(self) -> list[SignedReport]:
+        """The newest report of each validator, ascending by reporter."""
+        return [self._newest[reporter][1] for reporter in sorted(self._newest)]
+
+
+class OracleService:
+    """Runs the venue adapters and reports what they show."""
+
+    def __init__(
+        self,
+        *,
+        reporter: int,
+        key: SigningKey,
+        chain_id: bytes,
+        clock: MarketClock,
+        adapters: Sequence[VenueAdapter],
+        rules: AggregationRules,
+        network: Network,
+        pool: ReportPool,
+        index_interval_ms: int,
+        surface_interval_ms: int,
+    ) -> None:
+        self._reporter = reporter
+        self._key = key
+        self._chain_id = chain_id
+        self._clock = clock
+        self._adapters = adapters
+        self._rules = rules
+        self._network = network
+        self._pool = pool
+        self._index_interval_s = index_interval_ms / 1000
+        self._surface_every = max(1, surface_interval_ms // index_interval_ms)
+        self._fitter = SurfaceFitter()
+        self._surfaces: tuple[SurfaceReport, ...] = ()
+        self.views: dict[int, UnderlyingView] = {}
+
+    async def run(self) -> None:
+        """Stream venues and report until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for adapter in self._adapters:
+                nursery.start_soon(adapter.run)
+            nursery.start_soon(self._report_forever)
+
+    async def _report_forever(self) -> None:
+        turn = 0
+        while True:
+            deadline = trio.current_time() + self._index_interval_s
+            await self._report(with_surfaces=turn % self._surface_every == 0)
+            turn += 1
+            await trio.sleep_until(deadline)
+
+    async def _report(self, *, with_surfaces: bool) -> None:
+        now_ns = self._clock.now_ns()
+        if with_surfaces:
+            await trio.to_thread.run_sync(self._fit, now_ns)
+        indices = self._look(now_ns)
+        if not indices:
+            return
+        report = OracleReport(self._chain_id, self._reporter, now_ns, indices, self._surfaces)
+        payload = encode(report)
+        signed = SignedReport(payload, self._reporter, self._key.sign(report_sign_bytes(payload)))
+        self._pool.add(now_ns, signed)
+        message = ReportMessage(signed)
+        self._network.broadcast(lane_of(message), encode(message))
+
+    def _look(self, now_ns: int) -> tuple[IndexReport, ...]:
+        """The indices now; the slices of the last fit follow with their forwards of now."""
+        books = [adapter.book for adapter in self._adapters]
+        indices: list[IndexReport] = []
+        for underlying in Underlying:
+            quotes = [book.indexes[underlying] for book in books if underlying in book.indexes]
+            found = aggregate_index(quotes, now_ns, self._rules)
+            if found is not None:
+                indices.append(IndexReport(underlying, found[0]))
+        self._surfaces = tuple(
+            SurfaceReport(surface.underlying, self._moved(surface, books, now_ns)) for surface in self._surfaces
+        )
+        return tuple(indices)
+
+    def _moved(self, surface: SurfaceReport, books: Sequence[VenueBook], now_ns: int) -> tuple[Slice, ...]:
+        moved: list[Slice] = []
+        for piece in surface.slices:
+            if piece.expiry_ns <= now_ns:
+                continue
+            key = (surface.underlying, piece.expiry_ns)
+            futures = [book.forwards[key] for book in books if key in book.forwards]
+            found = aggregate_forward(futures, (), now_ns, self._rules)
+            moved.append(msgspec.structs.replace(piece, forward_uusd=found[0]) if found else piece)
+        return tuple(moved)
+
+    def _fit(self, now_ns: int) -> None:
+        """Refresh the views and fit every expiry: milliseconds, hence on a thread."""
+        self._refresh(now_ns)
+        self._surfaces = tuple(
+            SurfaceReport(underlying, self._fitter.propose(view)) for underlying, view in sorted(self.views.items())
+        )
+
+    def _refresh(self, now_ns: int) -> None:
+        books = [adapter.book for adapter in self._adapters]
+        views: dict[int, UnderlyingView] = {}
+        for underlying in Underlying:
+            view = build_view(underlying, books, now_ns, self._rules)
+            if view is not None:
+                views[underlying] = view
+        self.views = views
+
