@@ -117,7 +117,7 @@ def compute_clearing(
 def _segments(
     bids: Sequence[RestingOrder], asks: Sequence[RestingOrder], ticks: Ticks
 ) -> Iterable[tuple[int, int, int, int]]:
-    """(lowest price, highest price, demand, supply) where neither changes, upwards from best ask to best bid."""
+    """(lowest price, highest price, demand, supply) where neither changes, from best ask to best bid."""
     bid_lots: dict[int, int] = defaultdict(int)
     ask_lots: dict[int, int] = defaultdict(int)
     lowest, highest = asks[0].price_uusd, bids[0].price_uusd

@@ -12,7 +12,7 @@ AccountKey = tuple[bytes, int]
 """(owner, subaccount)."""
 
 Ticks = Sequence[tuple[int, int]]
-"""(price at or above, tick) pairs in micro-USD, descending, the last from 0; ((0, tick),) is a uniform grid."""
+"""(price at or above, tick) pairs in micro-USD, descending, the last from 0; ((0, tick),) is uniform."""
 
 
 class RestingOrder(Wire, frozen=True):
@@ -64,7 +64,7 @@ def is_on_tick(ticks: Ticks, price_uusd: int) -> bool:
 
 
 def floor_to_tick(ticks: Ticks, price_uusd: int) -> int:
-    """Highest grid price at or below `price_uusd` (at least 0); each step of `ticks` counts from its own start."""
+    """Highest grid price at or below `price_uusd` (at least 0); each tick counts from its own start."""
     start, tick = next(pair for pair in ticks if price_uusd >= pair[0])
     return price_uusd - (price_uusd - start) % tick
 

@@ -1,0 +1,249 @@
+"""The state root: an authenticated map from keys to leaf bytes, with proofs that fit a light client. Pure.
+
+A binary radix tree over digest(key) without one-armed branches: its shape, and so its root, depends on the content
+only, never on the order of changes. Trees are immutable and share what did not change, so undo is keeping the old
+tree, and an update costs one digest per branch above a changed leaf, however many leaves change below it.
+
+    leaf   = H("quorate-st-leaf",   path || H("quorate-st-value", value))
+    branch = H("quorate-st-node",   bit || left || right)      bit: where its two halves' paths first differ
+    root   = H("quorate-st-root",   leaves || branch or leaf)  leaves: how many, 8 bytes, big endian
+    path   = H("quorate-st-key",    key)
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+import msgspec
+
+from primitives.codec import U8, U63, Bytes32, Wire
+from primitives.errors import ProtocolViolation
+from primitives.hashing import DIGEST_BYTES, digest
+
+PATH_BITS = 8 * DIGEST_BYTES
+PROOF_STEPS_MAX = PATH_BITS
+"""A path has no more branches; with honest keys a proof has about log2(leaves) + 3. Longer ones are refused."""
+PROOF_BYTES_MAX = 10_000
+"""The longest encoded Proof: 256 steps of at most 37 bytes."""
+
+_EMPTY = bytes(DIGEST_BYTES)
+"""Stands for the top of a tree without leaves."""
+
+
+class ProofReason(StrEnum):
+    """Why a proof is refused."""
+
+    ROOT_MISMATCH = "proof_root_mismatch"
+    """The digests do not lead to the root: key, value, proof or root is another tree's."""
+    NOT_AN_ABSENCE = "proof_not_an_absence"
+    """Offered for an absent key, but the leaf shown is the key's own, or not where the key would lead."""
+    NOT_A_PRESENCE = "proof_not_a_presence"
+    """Offered for a present key, but it shows another leaf."""
+
+
+class Step(Wire, frozen=True):
+    """One branch on the way from the root: the bit it decides and the digest of the half not taken."""
+
+    bit: U8
+    sibling: Bytes32
+
+
+class OtherLeaf(Wire, frozen=True):
+    """The leaf that stands where an absent key would lead."""
+
+    path: Bytes32
+    value_digest: Bytes32
+
+
+class Proof(Wire, frozen=True):
+    """Presence (`other` is None) or absence of one key; an empty tree's proof has neither steps nor `other`."""
+
+    leaves: U63
+    steps: Annotated[tuple[Step, ...], msgspec.Meta(max_length=PROOF_STEPS_MAX)]
+    other: OtherLeaf | None
+
+
+class _Leaf(msgspec.Struct, frozen=True, gc=False):
+    path: int
+    value_digest: bytes
+    digest: bytes
+    leaves: ClassVar[int] = 1
+
+
+class _Branch(msgspec.Struct, frozen=True, gc=False):
+    """`some_path` is the path of one leaf below: all agree in the bits before `bit`."""
+
+    bit: int
+    some_path: int
+    leaves: int
+    left: _Leaf | _Branch
+    right: _Leaf | _Branch
+    digest: bytes
+
+
+_Node = _Leaf | _Branch
+_Changes = tuple[list[int], list[bytes | None]]
+"""Paths, ascending, each once; and for each the value's digest, or None to remove it."""
+
+
+class StateTree:
+    """An immutable map from keys to leaf bytes; it keeps digests only, the values stay with the caller."""
+
+    __slots__ = ("_top", "root")
+
+    root: bytes
+    """32 bytes that commit to every key, every value and their number."""
+
+    def __init__(self, _top: _Node | None = None) -> None:
+        self._top = _top
+        self.root = _root_digest(len(self), _top.digest if _top else _EMPTY)
+
+    def __len__(self) -> int:
+        return self._top.leaves if self._top else 0
+
+    def update(self, changes: Iterable[tuple[bytes, bytes | None]]) -> StateTree:
+        """The tree after setting keys to leaf bytes, or removing them (None; absent ones are no matter).
+
+        A key named twice takes its last change. The old tree stays valid.
+        """
+        last = {_path(key): None if value is None else _value_digest(value) for key, value in changes}
+        if not last:
+            return self
+        paths = sorted(last)
+        return StateTree(_changed(self._top, (paths, [last[path] for path in paths]), 0, len(paths)))
+
+    def prove(self, key: bytes) -> Proof:
+        """Proof of the key's presence or absence, checked by verify_proof against this tree's root."""
+        path, node, steps = _path(key), self._top, []
+        while isinstance(node, _Branch):
+            taken, other = (node.right, node.left) if _bit(path, node.bit) else (node.left, node.right)
+            steps.append(Step(node.bit, other.digest))
+            node = taken
+        found = None
+        if node is not None and node.path != path:
+            found = OtherLeaf(node.path.to_bytes(DIGEST_BYTES, "big"), node.value_digest)
+        return Proof(len(self), tuple(steps), found)
+
+
+def verify_proof(root: bytes, key: bytes, value: bytes | None, proof: Proof) -> None:
+    """Check that under `root` the key has this value, or, with None, that it has none.
+
+    A branch's bit and halves are under the root, so an absent key's own bits lead to exactly one leaf; showing
+    another key's leaf at that place proves the absence.
+
+    Args:
+        root: 32 bytes that the caller trusts.
+        proof: decoded with primitives.codec.decode(Proof, raw, bytes_max=PROOF_BYTES_MAX) when a stranger sent it.
+
+    Raises:
+        ProtocolViolation: with a ProofReason.
+    """
+    path, other = _path(key), proof.other
+    if value is not None:
+        if other is not None:
+            raise ProtocolViolation(ProofReason.NOT_A_PRESENCE, "the proof shows another key's leaf")
+        top = _leaf_digest(path, _value_digest(value))
+    elif other is not None:
+        other_path = int.from_bytes(other.path, "big")
+        if other_path == path or any(
+            _bit(path, step.bit) != _bit(other_path, step.bit) for step in proof.steps
+        ):
+            raise ProtocolViolation(
+                ProofReason.NOT_AN_ABSENCE, "the leaf shown does not stand in the key's place"
+            )
+        top = _leaf_digest(other_path, other.value_digest)
+    else:
+        if proof.leaves or proof.steps:
+            raise ProtocolViolation(ProofReason.NOT_AN_ABSENCE, "no leaf is shown, and the tree is not empty")
+        top = _EMPTY
+    for step in reversed(proof.steps):
+        halves = (step.sibling, top) if _bit(path, step.bit) else (top, step.sibling)
+        top = _branch_digest(step.bit, *halves)
+    if _root_digest(proof.leaves, top) != root:
+        raise ProtocolViolation(ProofReason.ROOT_MISMATCH, "the proof does not lead to the root")
+
+
+def _path(key: bytes) -> int:
+    return int.from_bytes(digest(b"quorate-st-key", key), "big")
+
+
+def _bit(path: int, bit: int) -> int:
+    return path >> (PATH_BITS - 1 - bit) & 1
+
+
+def _value_digest(value: bytes) -> bytes:
+    return digest(b"quorate-st-value", value)
+
+
+def _leaf_digest(path: int, value_digest: bytes) -> bytes:
+    return digest(b"quorate-st-leaf", path.to_bytes(DIGEST_BYTES, "big") + value_digest)
+
+
+def _branch_digest(bit: int, left: bytes, right: bytes) -> bytes:
+    return digest(b"quorate-st-node", bit.to_bytes(1, "big") + left + right)
+
+
+def _root_digest(leaves: int, top: bytes) -> bytes:
+    return digest(b"quorate-st-root", leaves.to_bytes(8, "big") + top)
+
+
+def _changed(node: _Node | None, changes: _Changes, low: int, high: int) -> _Node | None:
+    """`node` after changes[low:high], at least one; shares what they do not touch."""
+    paths, value_digests = changes
+    if node is None or isinstance(node, _Leaf):
+        leaves = {paths[i]: value_digests[i] for i in range(low, high)}
+        if node is not None:
+            leaves.setdefault(node.path, node.value_digest)
+        kept = [(path, value) for path, value in sorted(leaves.items()) if value is not None]
+        return _built(kept, 0, len(kept)) if kept else None
+    some_path = node.some_path
+    bit = min(
+        _first_difference(paths[low], some_path), _first_difference(paths[high - 1], some_path), node.bit
+    )
+    # Sorted paths that agree with the node before `bit` part there: zeros below the threshold, ones from it.
+    shift = PATH_BITS - 1 - bit
+    middle = bisect_left(paths, (some_path >> shift | 1) << shift, low, high)
+    left: _Node | None = None
+    right: _Node | None = None
+    if bit == node.bit:
+        left, right = node.left, node.right
+    elif _bit(some_path, bit):
+        right = node
+    else:
+        left = node
+    new_left = _changed(left, changes, low, middle) if low < middle else left
+    new_right = _changed(right, changes, middle, high) if middle < high else right
+    unchanged = new_left is node.left and new_right is node.right
+    return node if unchanged else _joined(bit, new_left, new_right)
+
+
+def _built(leaves: list[tuple[int, bytes]], low: int, high: int) -> _Node:
+    """A tree of leaves[low:high], at least one, sorted by path."""
+    path, value = leaves[low]
+    if high - low == 1:
+        return _Leaf(path, value, _leaf_digest(path, value))
+    bit = _first_difference(path, leaves[high - 1][0])
+    shift = PATH_BITS - 1 - bit
+    middle = bisect_left(leaves, ((path >> shift | 1) << shift, b""), low, high)
+    return _branch(bit, _built(leaves, low, middle), _built(leaves, middle, high))
+
+
+def _joined(bit: int, left: _Node | None, right: _Node | None) -> _Node | None:
+    """A branch when both halves have leaves, else the half that has: no branch has one arm."""
+    if left is None or right is None:
+        return right if left is None else left
+    return _branch(bit, left, right)
+
+
+def _branch(bit: int, left: _Node, right: _Node) -> _Branch:
+    some_path = left.path if isinstance(left, _Leaf) else left.some_path
+    halves = _branch_digest(bit, left.digest, right.digest)
+    return _Branch(bit, some_path, left.leaves + right.leaves, left, right, halves)
+
+
+def _first_difference(left: int, right: int) -> int:
+    """The first bit in which two paths differ; PATH_BITS when they are equal."""
+    return PATH_BITS - (left ^ right).bit_length()
