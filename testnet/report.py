@@ -1,0 +1,209 @@
+"""The verdict on a run: what was promised, what was measured, and whether too little happened to tell. Pure.
+
+`judge` takes facts and returns the report; nothing here measures. Exit codes: 0 kept, 1 broken, 2 inconclusive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Verdict(StrEnum):
+    """What the run shows about our promises."""
+
+    KEPT = "kept"
+    BROKEN = "broken"
+    INCONCLUSIVE = "inconclusive"
+
+    @property
+    def exit_code(self) -> int:
+        """0, 1 or 2: for scripts and CI."""
+        return {Verdict.KEPT: 0, Verdict.BROKEN: 1, Verdict.INCONCLUSIVE: 2}[self]
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """Two validators with different state roots at one final height."""
+
+    height: int
+    roots: tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """One validator that was killed and started again; seconds since the restart, None if it never happened."""
+
+    validator: int
+    killed_at_seconds: float
+    restarted_at_seconds: float | None
+    caught_up_seconds: float | None
+    voted_seconds: float | None
+
+
+@dataclass(slots=True)
+class Facts:
+    """Everything a run measured."""
+
+    validators: int
+    seconds: float
+    setup_seconds: float = 0.0
+    final_heights: dict[int, int] = field(default_factory=dict)
+    compared_heights: int = 0
+    divergences: list[Divergence] = field(default_factory=list)
+    finality_ms: list[float] = field(default_factory=list)
+    final_blocks_fast: int = 0
+    final_blocks: int = 0
+    orders: dict[str, int] = field(default_factory=dict)
+    rejected: dict[str, int] = field(default_factory=dict)
+    order_to_final_ms: list[float] = field(default_factory=list)
+    acknowledged: int = 0
+    lost_final: int = 0
+    lost_accepted: int = 0
+    trades: int = 0
+    liquidations: int = 0
+    expiries_settled: int = 0
+    epsilon_bp: list[float] = field(default_factory=list)
+    spread_bp: list[float] = field(default_factory=list)
+    conservation_failures: list[str] = field(default_factory=list)
+    conservation_checked: int = 0
+    equivocations: int = 0
+    halted: list[str] = field(default_factory=list)
+    crashed: list[str] = field(default_factory=list)
+    recoveries: list[Recovery] = field(default_factory=list)
+    rss_mb: dict[int, float] = field(default_factory=dict)
+    cpu_seconds: dict[int, float] = field(default_factory=dict)
+    surface_rmse_vol_points: list[float] = field(default_factory=list)
+    market: str = "synthetic"
+    seed: int = 0
+    speed: int = 1
+
+
+def percentile(values: Sequence[float], share: float) -> float | None:
+    """Nearest-rank percentile, None for no values."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def _rounded(value: float | None, digits: int = 2) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def broken_promises(facts: Facts) -> list[str]:
+    """One sentence for each promise that this run saw broken."""
+    broken: list[str] = []
+    for divergence in facts.divergences[:5]:
+        broken.append(f"state roots differ at height {divergence.height}: {dict(divergence.roots)}")
+    broken.extend(f"money was not conserved: {failure}" for failure in facts.conservation_failures[:5])
+    if facts.lost_final:
+        broken.append(f"{facts.lost_final} orders acknowledged as final are missing from the chain")
+    if facts.lost_accepted:
+        broken.append(f"{facts.lost_accepted} accepted orders never reached a final block")
+    if facts.equivocations:
+        broken.append(f"{facts.equivocations} equivocations by validators that should all be honest")
+    broken.extend(f"a validator halted: {reason}" for reason in facts.halted)
+    broken.extend(f"a process ended by itself: {what}" for what in facts.crashed)
+    for recovery in facts.recoveries:
+        if recovery.voted_seconds is None:
+            broken.append(f"validator {recovery.validator} was killed and did not vote again")
+    return broken
+
+
+def doubts(facts: Facts) -> list[str]:
+    """One sentence for each thing that happened too little to tell."""
+    doubtful: list[str] = []
+    if facts.compared_heights < 10:
+        doubtful.append(f"only {facts.compared_heights} heights could be compared, 10 are needed")
+    if facts.trades == 0:
+        doubtful.append("no trade happened")
+    if facts.conservation_checked == 0:
+        doubtful.append("conservation was never checked")
+    if facts.acknowledged == 0:
+        doubtful.append("no order was acknowledged")
+    return doubtful
+
+
+def judge(facts: Facts) -> Verdict:
+    """Broken beats inconclusive beats kept."""
+    if broken_promises(facts):
+        return Verdict.BROKEN
+    return Verdict.INCONCLUSIVE if doubts(facts) else Verdict.KEPT
+
+
+def report_of(facts: Facts) -> dict[str, Any]:
+    """The JSON report; every figure measured in this run."""
+    heights = list(facts.final_heights.values())
+    return {
+        "verdict": judge(facts).value,
+        "broken": broken_promises(facts),
+        "doubts": doubts(facts),
+        "validators": facts.validators,
+        "seconds": round(facts.seconds, 1),
+        "setup_seconds": round(facts.setup_seconds, 1),
+        "market": facts.market,
+        "seed": facts.seed,
+        "speed": facts.speed,
+        "final_height": {"min": min(heights, default=0), "max": max(heights, default=0)},
+        "state_root_agreement": not facts.divergences and facts.compared_heights > 0,
+        "compared_heights": facts.compared_heights,
+        "finality_ms": _finality(facts),
+        "order_to_final_ms": {
+            "p50": _rounded(percentile(facts.order_to_final_ms, 0.50)),
+            "p99": _rounded(percentile(facts.order_to_final_ms, 0.99)),
+            "count": len(facts.order_to_final_ms),
+        },
+        "orders": {
+            **facts.orders,
+            "acknowledged": facts.acknowledged,
+            "lost": facts.lost_final + facts.lost_accepted,
+            "rejected": dict(sorted(facts.rejected.items())),
+        },
+        "trades": facts.trades,
+        "liquidations": facts.liquidations,
+        "expiries_settled": facts.expiries_settled,
+        "epsilon_bp": {
+            "p50": _rounded(percentile(facts.epsilon_bp, 0.50), 3),
+            "p99": _rounded(percentile(facts.epsilon_bp, 0.99), 3),
+            "max": _rounded(max(facts.epsilon_bp, default=None), 3),
+        },
+        "spread_bp": {"p50": _rounded(percentile(facts.spread_bp, 0.50), 3)},
+        "surface_rmse_vol_points": {
+            "p50": _rounded(percentile(facts.surface_rmse_vol_points, 0.50), 3),
+            "max": _rounded(max(facts.surface_rmse_vol_points, default=None), 3),
+        },
+        "conservation": {
+            "ok": not facts.conservation_failures and facts.conservation_checked > 0,
+            "checked_blocks": facts.conservation_checked,
+        },
+        "equivocations": facts.equivocations,
+        "recoveries": [
+            {
+                "validator": item.validator,
+                "killed_at_seconds": _rounded(item.killed_at_seconds),
+                "restarted_at_seconds": _rounded(item.restarted_at_seconds),
+                "caught_up_seconds": _rounded(item.caught_up_seconds),
+                "voted_seconds": _rounded(item.voted_seconds),
+            }
+            for item in facts.recoveries
+        ],
+        "rss_mb_max": _rounded(max(facts.rss_mb.values(), default=None), 1),
+        "cpu_seconds_per_validator": _per_validator(facts.cpu_seconds),
+    }
+
+
+def _finality(facts: Facts) -> dict[str, Any]:
+    share = facts.final_blocks_fast / facts.final_blocks if facts.final_blocks else None
+    return {
+        "p50": _rounded(percentile(facts.finality_ms, 0.50)),
+        "p99": _rounded(percentile(facts.finality_ms, 0.99)),
+        "count": len(facts.finality_ms),
+        "fast_share": _rounded(share, 3),
+    }
+
+
+def _per_validator(values: Mapping[int, float]) -> list[float]:
+    return [round(values[index], 1) for index in sorted(values)]
