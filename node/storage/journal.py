@@ -1,8 +1,9 @@
-"""The safety journal: what a validator must remember before it speaks. Reads and writes one directory, synchronously.
+"""The safety journal: what a validator must remember before it speaks. Reads and writes one directory.
 
-One `append` is one frame, one write and one fdatasync, whatever number of records it carries, so a crash tears at most the
-last frame. A segment begins with its own random salt, which every checksum covers: bytes of an older segment, zeros
-or a repeated frame never pass for a record. Call from a worker thread: fdatasync waits for the disk.
+One `append` is one frame, one write and one fdatasync, whatever number of records it carries, so a crash
+tears at most the last frame. A segment begins with its own random salt, which every checksum covers: bytes
+of an older segment, zeros or a repeated frame never pass for a record. Call from a worker thread: fdatasync
+waits for the disk.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ _SEGMENT_NAME = re.compile(r"segment-(\d{8})\.journal")
 
 
 class Journal:
-    """An open journal: the newest segment, positioned at its end. Any failed write or fsync leaves it closed for good."""
+    """An open journal: the newest segment, positioned at its end. Any failed write or fsync leaves it closed
+    for good."""
 
     def __init__(self, directory: Path, number: int, salt: bytes, sequence: int, dropped_bytes: int) -> None:
         """Use `Journal.open`."""
@@ -71,7 +73,8 @@ class Journal:
         batches, end = _read_frames(path, raw, salt)
         if end < len(raw):
             _truncate(path, end)
-        # A crash between the switch to a new segment and the removal of the old one leaves both: the new one counts.
+        # A crash between the switch to a new segment and the removal of the old one leaves both: the new one
+        # counts.
         for number in numbers[:-1]:
             _segment_path(directory, number).unlink()
         journal = cls(directory, numbers[-1], salt, len(batches), len(raw) - end)
@@ -81,7 +84,8 @@ class Journal:
         """Make these records durable: they are on disk when this returns.
 
         Raises:
-            OperatorError: the disk failed. The caller must stop: a write that failed once is never tried again.
+            OperatorError: the disk failed. The caller must stop: a write that failed once is never tried
+            again.
         """
         ensure(not self._failed, "a journal that failed once is never written again")
         if not records:
@@ -224,7 +228,8 @@ def _payload_at(raw: bytes, position: int, salt: bytes, sequence: int | None) ->
 
 
 def _any_frame_after(raw: bytes, position: int, salt: bytes) -> bool:
-    """Whether a whole frame of this segment stands at or after `position`: then what fails there is no torn tail."""
+    """Whether a whole frame of this segment stands at or after `position`: then what fails there is no torn
+    tail."""
     found = raw.find(_FRAME_MAGIC_BYTES, position)
     while found >= 0:
         if _payload_at(raw, found, salt, None) is not None:
@@ -264,5 +269,5 @@ def _write_all(descriptor: int, raw: bytes) -> None:
 def _corrupt(path: Path, position: int) -> OperatorError:
     return OperatorError(
         f"journal corrupt at byte {position} of {path}: this validator must not vote from it; "
-        "restore an undamaged copy of the whole home directory, or move the journal away to run as an observer"
+        "restore an undamaged copy of the home directory, or move the journal away to run as an observer"
     )

@@ -1,9 +1,9 @@
 """The signer's own memory of how far it has signed, apart from the journal. Reads and writes one small file.
 
-Two numbers per write: `signed`, the highest (epoch, view) whose records are in the journal, and `reserved`, a view that no
-signature may pass before the file is fsynced with a higher one. So it costs one fsync in RESERVE_VIEWS views, and
-still a journal that is missing, rolled back or cut is found out: see `observer_reason`.
-Source: consensus.md section 16.
+Two numbers per write: `signed`, the highest (epoch, view) whose records are in the journal, and `reserved`,
+a view that no signature may pass before the file is fsynced with a higher one. So it costs one fsync in
+RESERVE_VIEWS views, and still a journal that is missing, rolled back or cut is found out: see
+`observer_reason`. Source: consensus.md section 16.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ START = Position(0, 0)
 
 
 class Watermark:
-    """Highest position signed; two slots written in turn, so that a torn write loses at most the last step."""
+    """Highest position signed; two slots written in turn, so that a torn write loses at most the last
+    step."""
 
     def __init__(self, path: Path, signed: Position, reserved: Position, writes: int) -> None:
         """Use `create` or `open`."""
@@ -68,7 +69,8 @@ class Watermark:
         return cls(path, signed, reserved, writes)
 
     def reserve(self, position: Position) -> None:
-        """Before journaling: make sure that the file on disk covers `position`. Fsyncs once in RESERVE_VIEWS views."""
+        """Before journaling: make sure that the file on disk covers `position`. Fsyncs once in RESERVE_VIEWS
+        views."""
         if position <= self.reserved:
             return
         self.reserved = Position(position.epoch, position.view + RESERVE_VIEWS)
@@ -79,7 +81,8 @@ class Watermark:
             raise _failed(self._path, error) from None
 
     def advance(self, position: Position) -> None:
-        """After journaling: note it. Not fsynced: the journal is, and after a power loss may be ahead of this note."""
+        """After journaling: note it. Not fsynced: the journal is, and after a power loss may be ahead of
+        this note."""
         ensure(position <= self.reserved, "nothing is signed above the reserved view")
         if position > self.signed:
             self.signed = position
@@ -99,7 +102,9 @@ class Watermark:
             raise _failed(self._path, error) from None
 
 
-def append_signed(journal: Journal, watermark: Watermark, records: Sequence[bytes], position: Position) -> None:
+def append_signed(
+    journal: Journal, watermark: Watermark, records: Sequence[bytes], position: Position
+) -> None:
     """Journal the records of what is about to be signed at `position`, in the one safe order.
 
     Raises:
@@ -122,23 +127,28 @@ def observer_reason(watermark: Watermark | None, journaled: Position) -> str | N
         )
     if journaled < watermark.signed:
         return (
-            f"the journal ends at epoch {journaled.epoch} view {journaled.view} but this key signed up to epoch "
-            f"{watermark.signed.epoch} view {watermark.signed.view}: this validator observes and signs nothing"
+            f"the journal ends at {_spoken(journaled)} but this key signed up to {_spoken(watermark.signed)}: "
+            "this validator observes and signs nothing"
         )
     if journaled > watermark.reserved:
         return (
-            f"the signer's watermark (epoch {watermark.reserved.epoch} view {watermark.reserved.view}) is older than "
-            f"the journal (epoch {journaled.epoch} view {journaled.view}): this validator observes and signs nothing"
+            f"the signer's watermark ({_spoken(watermark.reserved)}) is older than the journal "
+            f"({_spoken(journaled)}): this validator observes and signs nothing"
         )
     return None
 
 
 def floor_after(journal: Journal, watermark: Watermark) -> Position:
-    """Sign nothing at or below this: everything reserved when the journal's tail was torn, else no restriction.
+    """Sign nothing at or below this: everything reserved when the journal's tail was torn, else no
+    restriction.
 
     A torn tail cannot be told from damage to the last record, and that record may have been signed and sent.
     """
     return watermark.reserved if journal.dropped_bytes else START
+
+
+def _spoken(position: Position) -> str:
+    return f"epoch {position.epoch} view {position.view}"
 
 
 def _slot_bytes(signed: Position, reserved: Position, writes: int) -> bytes:
@@ -157,4 +167,6 @@ def _read_slot(raw: bytes, offset: int) -> tuple[int, Position, Position] | None
 
 
 def _failed(path: Path, error: OSError) -> OperatorError:
-    return OperatorError(f"the signer's watermark {path} cannot be written ({error.strerror}): the node stops")
+    return OperatorError(
+        f"the signer's watermark {path} cannot be written ({error.strerror}): the node stops"
+    )

@@ -1,0 +1,145 @@
+"""The node's counters and timings: one Prometheus registry per node object, plus what the status reply
+shows. Reads clocks.
+
+Nothing here serves HTTP: the gateway fetches the text over the Unix socket.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from consensus.effects import ReportEvidence, ReportNotarized
+
+FINALITY_SAMPLES_MAX = 16_384
+"""Newest finality times kept for percentiles; older ones are forgotten."""
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.1, 0.15, 0.25, 0.5, 1, 2, 5)
+
+
+class NodeMetrics:
+    """What one node counts. Not thread-safe beyond what Prometheus' own objects are."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._journal = self._histogram("journal_seconds", "Append and fsync of one batch of safety records")
+        self._build = self._histogram("build_seconds", "Filling a block of our own")
+        self._validate = self._histogram("validate_seconds", "Validating a proposed block")
+        self._execute = self._histogram("execute_seconds", "Executing a block ahead of its finality")
+        self._finality = self._histogram("finality_seconds", "From first sight of a block to its finality")
+        self._store = self._histogram("store_seconds", "Committing final blocks to the store")
+        self._views = Counter(
+            "quorate_views", "Views entered, by what admitted us", ["by"], registry=self.registry
+        )
+        self._notarized = Counter("quorate_notarized_blocks", "Blocks notarized", registry=self.registry)
+        self._evidence = Counter("quorate_evidence", "Proved offences", ["kind"], registry=self.registry)
+        self._final = Counter(
+            "quorate_final_blocks", "Final blocks, by path", ["path"], registry=self.registry
+        )
+        self._events = Counter(
+            "quorate_events", "Things counted by reason", ["name", "reason"], registry=self.registry
+        )
+        self._gauges: dict[str, Gauge] = {}
+        self._view = self._gauge("view")
+        self._height = self._gauge("final_height")
+        self.finality_us: deque[int] = deque(maxlen=FINALITY_SAMPLES_MAX)
+        self.finality_count = 0
+        self.fast_count = 0
+
+    # --- timings ---
+
+    def time_journal(self) -> AbstractContextManager[None]:
+        """Times one journal append."""
+        return _timed(self._journal)
+
+    def time_build(self) -> AbstractContextManager[None]:
+        """Times the filling of a block."""
+        return _timed(self._build)
+
+    def time_validate(self) -> AbstractContextManager[None]:
+        """Times one validation."""
+        return _timed(self._validate)
+
+    def time_execute(self) -> AbstractContextManager[None]:
+        """Times one execution ahead."""
+        return _timed(self._execute)
+
+    def time_store(self) -> AbstractContextManager[None]:
+        """Times one commit of final blocks."""
+        return _timed(self._store)
+
+    # --- events ---
+
+    def on_view(self, view: int, admitted_by: str) -> None:
+        """We entered a view."""
+        self._view.set(view)
+        self._views.labels(admitted_by).inc()
+
+    def on_notarized(self, effect: ReportNotarized) -> None:
+        """A block has a notarization."""
+        del effect
+        self._notarized.inc()
+
+    def on_evidence(self, effect: ReportEvidence) -> None:
+        """An offence was proved."""
+        self._evidence.labels(effect.kind).inc()
+
+    def on_final(self, height: int, finality_us: int | None, fast: bool) -> None:
+        """A block is final; `finality_us` since we first saw it (None in catch-up), `fast` by the two-delay
+        path."""
+        self._height.set(height)
+        self._final.labels("fast" if fast else "slow").inc()
+        if finality_us is None:
+            return
+        self.finality_us.append(finality_us)
+        self.finality_count += 1
+        self.fast_count += fast
+        self._finality.observe(finality_us / 1e6)
+
+    def count(self, name: str, reason: str, amount: int = 1) -> None:
+        """Count something by reason: both from enums of ours, never from a stranger."""
+        self._events.labels(name, reason).inc(amount)
+
+    def set(self, name: str, value: float) -> None:
+        """Set the gauge quorate_<name>; names are ours."""
+        self._gauge(name).set(value)
+
+    # --- reading ---
+
+    def finality_percentiles_us(self) -> tuple[int, int]:
+        """(p50, p99) of the newest samples; zeros before the first."""
+        samples = sorted(self.finality_us)
+        if not samples:
+            return 0, 0
+        return samples[len(samples) // 2], samples[min(len(samples) - 1, len(samples) * 99 // 100)]
+
+    def fast_share_ppm(self) -> int:
+        """Share of timed blocks that took the two-delay path."""
+        return self.fast_count * 1_000_000 // self.finality_count if self.finality_count else 0
+
+    def text(self, extra: Mapping[tuple[str, str], int] | None = None) -> bytes:
+        """Prometheus text format; `extra` (name, label) -> count, such as gossip's counters, is shown as it
+        is."""
+        lines = [
+            f'quorate_{name}{{label="{label}"}} {count}\n' for (name, label), count in (extra or {}).items()
+        ]
+        return generate_latest(self.registry) + "".join(lines).encode()
+
+    def _gauge(self, name: str) -> Gauge:
+        if name not in self._gauges:
+            self._gauges[name] = Gauge(f"quorate_{name}", name.replace("_", " "), registry=self.registry)
+        return self._gauges[name]
+
+    def _histogram(self, name: str, help_text: str) -> Histogram:
+        return Histogram(f"quorate_{name}", help_text, buckets=_SECONDS, registry=self.registry)
+
+
+@contextmanager
+def _timed(histogram: Histogram) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    histogram.observe(time.perf_counter() - began)

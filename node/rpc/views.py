@@ -1,0 +1,109 @@
+"""What the node writes beside each final block for the gateway to read: named blobs of the block store. Pure.
+
+The view of a name replaces the one before, in the same transaction as the block it belongs to, so all views
+and leaves that one read transaction sees are of one height.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from ledger.market import Slice
+from primitives.codec import I64, U8, U32, U63, Bytes20, Bytes32, Wire
+
+
+class ViewName(StrEnum):
+    """Names under which BlockStore.view finds them."""
+
+    STATUS = "status"
+    MARKS = "marks"
+    MARGINS = "margins"
+    BOOKS = "books"
+    SURFACES = "surfaces"
+
+
+BOOK_LEVELS_MAX = 20
+"""Price levels per side in BookRow; deeper ones are left out."""
+
+
+class StatusView(Wire):
+    """The final tip that the other views belong to."""
+
+    height: U63
+    block_hash: Bytes32
+    state_root: Bytes32
+    time_ns: U63
+
+
+class MarkRow(Wire):
+    """One instrument's mark. `vol_e6`: implied volatility (1e-6; 0 for a perpetual); `delta_e6`: of one
+    contract."""
+
+    instrument: U32
+    mark_uusd: U63
+    vol_e6: U63
+    delta_e6: I64
+
+
+class MarksView(Wire):
+    """Marks of all instruments, ascending by id."""
+
+    height: U63
+    time_ns: U63
+    rows: tuple[MarkRow, ...]
+
+
+class MarginRow(Wire):
+    """One account's health: equity (cash + mark-to-market) and the excess over each requirement."""
+
+    owner: Bytes20
+    subaccount: U8
+    equity_uusd: I64
+    im_excess_uusd: I64
+    mm_excess_uusd: I64
+    health: str
+
+
+class MarginsView(Wire):
+    """All accounts, ascending by (owner, sub-account)."""
+
+    height: U63
+    rows: tuple[MarginRow, ...]
+
+
+class Level(Wire):
+    """Resting lots at one price."""
+
+    price_uusd: U63
+    size_lots: U63
+
+
+class BookRow(Wire):
+    """One instrument's resting orders by price level, best first, at most BOOK_LEVELS_MAX a side."""
+
+    instrument: U32
+    bids: tuple[Level, ...]
+    asks: tuple[Level, ...]
+
+
+class BooksView(Wire):
+    """Books that are not empty, ascending by instrument id."""
+
+    height: U63
+    rows: tuple[BookRow, ...]
+
+
+class SurfaceRow(Wire):
+    """One underlying's index and agreed slices, in order of expiry."""
+
+    underlying: U8
+    index_uusd: U63
+    slices: tuple[Slice, ...]
+
+
+class SurfacesView(Wire):
+    """All underlyings, ascending."""
+
+    height: U63
+    time_ns: U63
+    rows: tuple[SurfaceRow, ...]
