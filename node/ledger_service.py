@@ -72,7 +72,12 @@ class LedgerService:
     """The one owner of the ledger's state."""
 
     def __init__(
-        self, state: State, tip_hash: BlockHash, tip_height: int, store: BlockStore, verifier: SignatureVerifier
+        self,
+        state: State,
+        tip_hash: BlockHash,
+        tip_height: int,
+        store: BlockStore,
+        verifier: SignatureVerifier,
     ) -> None:
         self._state = state
         self._store = store
@@ -171,7 +176,9 @@ class LedgerService:
         while cursor != self.final_hash and cursor not in on_branch:
             block = self._blocks.get(cursor)
             if block is None:
-                raise InvariantViolation(f"consensus asked for the state after an unknown block {cursor.hex()[:12]}")
+                raise InvariantViolation(
+                    f"consensus asked for the state after an unknown block {cursor.hex()[:12]}"
+                )
             path.append(cursor)
             cursor = BlockHash(block.header.parent_hash)
         keep = on_branch[cursor] + 1 if cursor in on_branch else 0

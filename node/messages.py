@@ -59,9 +59,7 @@ NodeMessage = (
 )
 
 _BULK = (Proposal, BlockRequest, BlockResponse, TransactionBundle, ReportMessage)
-_VOTE_TYPES = (
-    Votes | CertificateMessage | Status | StatusRequest | CertificateRequest | EvidenceMessage
-)
+_VOTE_TYPES = Votes | CertificateMessage | Status | StatusRequest | CertificateRequest | EvidenceMessage
 _BULK_TYPES = Proposal | BlockRequest | BlockResponse | TransactionBundle | ReportMessage
 
 

@@ -140,7 +140,8 @@ class OracleService:
             if found is not None:
                 indices.append(IndexReport(underlying, found[0]))
         self._surfaces = tuple(
-            SurfaceReport(surface.underlying, self._moved(surface, books, now_ns)) for surface in self._surfaces
+            SurfaceReport(surface.underlying, self._moved(surface, books, now_ns))
+            for surface in self._surfaces
         )
         return tuple(indices)
 
@@ -159,7 +160,8 @@ class OracleService:
         """Refresh the views and fit every expiry: milliseconds, hence on a thread."""
         self._refresh(now_ns)
         self._surfaces = tuple(
-            SurfaceReport(underlying, self._fitter.propose(view)) for underlying, view in sorted(self.views.items())
+            SurfaceReport(underlying, self._fitter.propose(view))
+            for underlying, view in sorted(self.views.items())
         )
 
     def _refresh(self, now_ns: int) -> None:
@@ -170,4 +172,3 @@ class OracleService:
             if view is not None:
                 views[underlying] = view
         self.views = views
-
