@@ -15,7 +15,9 @@ compile() { # compile OUTPUT SOURCE...
     shift
     "$scratch/venv/bin/pip-compile" --quiet --generate-hashes --allow-unsafe --strip-extras --no-annotate \
         --no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options \
-        --output-file "$output" "$@"
+        --output-file "$scratch/lock" "$@"
+    sed -e '/^#/d' -e '/^$/d' "$scratch/lock" >"$output"
+    rm "$scratch/lock"
 }
 
 printf 'setuptools>=77\nwheel\n' >"$scratch/build.in"
