@@ -191,8 +191,23 @@ class TransactionStatus(Wire, tag=103):
     transaction_ids: tuple[Bytes32, ...]
 
 
-Notice = FinalBlockNotice | TransactionStatus
-FromNode = Answer | FinalBlockNotice | TransactionStatus
+class BlockTiming(Wire, tag=104):
+    """How a block became final here; for measuring. Clocks are this machine's monotonic one.
+
+    `proposed_ns`: when this node had built the block, 0 when another node did. `signers`: who signed the proof.
+    """
+
+    height: U63
+    block_hash: Bytes32
+    proposer: U32
+    proposed_ns: U63
+    final_ns: U63
+    is_fast: bool
+    signers: tuple[U32, ...]
+
+
+Notice = FinalBlockNotice | TransactionStatus | BlockTiming
+FromNode = Answer | FinalBlockNotice | TransactionStatus | BlockTiming
 
 
 def frame(message: Wire) -> bytes:
