@@ -222,7 +222,7 @@ def state_is_integers(source: Source) -> Iterator[str]:
 
 def modules_say_what_they_are(source: Source) -> Iterator[str]:
     docstring = ast.get_docstring(source.tree)
-    if not docstring or not docstring.split("\n")[0].rstrip().endswith("."):
+    if not docstring or not docstring.split("\n\n")[0].rstrip().endswith("."):
         yield f"{source.path} begins with no sentence that says what it is"
     elif source.package in PURE and not re.search(r"\bPure[.:]", docstring):
         yield f'{source.path} does not say "Pure."'
