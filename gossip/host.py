@@ -21,6 +21,7 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
+from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.io.trio import TrioTCPStream
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection.raw_connection import RawConnection
@@ -30,13 +31,13 @@ from libp2p.peer.peerstore import PeerStore
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
-from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
 from gossip.counters import Counters
 from gossip.link import StreamBroken
+from gossip.muxer import LeanStream, LeanYamux
 from gossip.network import NetworkConfig, PeerConfig
 from gossip.reasons import GossipReason
 from primitives.errors import OperatorError
@@ -59,7 +60,10 @@ StreamHandler = Callable[[str, "ByteStream"], Awaitable[None]]
 
 
 class _BufferedTcp(TrioTCPStream):
-    """Reads the socket in large pieces: noise asks for two bytes, then for a few hundred, in separate calls."""
+    """Reads the socket in large pieces: noise asks for two bytes, then for a few hundred, in separate calls.
+
+    No locks: yamux has one reader, and one writer at a time.
+    """
 
     def __init__(self, stream: trio.SocketStream) -> None:
         super().__init__(stream)
@@ -70,12 +74,24 @@ class _BufferedTcp(TrioTCPStream):
         if n == 0:
             return b""
         if self._offset == len(self._ahead):
-            self._ahead = await super().read(max(n or 0, _READ_BYTES))
             self._offset = 0
+            self._ahead = await self._receive()
         end = len(self._ahead) if n is None else min(self._offset + n, len(self._ahead))
         piece = self._ahead[self._offset : end]
         self._offset = end
         return piece
+
+    async def _receive(self) -> bytes:
+        try:
+            return bytes(await self.stream.receive_some(_READ_BYTES))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise ConnectionClosedError("the socket is gone", transport="tcp") from error
+
+    async def write(self, data: bytes) -> None:
+        try:
+            await self.stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise ConnectionClosedError("the socket is gone", transport="tcp") from error
 
 
 class _GatedNoise(NoiseTransport):
@@ -117,41 +133,16 @@ def _shut_down(sock: Any) -> None:
             raise
 
 
-class ByteStream:
+class ByteStream(LeanStream):
     """One negotiated libp2p stream as bytes in and out."""
 
     def __init__(self, stream: INetStream, edge: Edge) -> None:
-        self._muxed: Any = cast(Any, stream).muxed_stream
+        super().__init__(cast(Any, stream).muxed_stream)
         self._edge = edge
-        self.connection: Any = cast(Any, stream).muxed_conn
-
-    async def read(self) -> bytes:
-        """Some bytes, at least one. Raises StreamBroken when the stream has ended or failed."""
-        try:
-            data: bytes = await self._muxed.read(_READ_BYTES)
-        except Exception as error:
-            raise StreamBroken(type(error).__name__) from error
-        if not data:
-            raise StreamBroken("ended")
-        return data
-
-    async def write(self, data: bytes) -> None:
-        """Write all. Not to be cancelled half-way without `abort`. Raises StreamBroken."""
-        try:
-            await self._muxed.write(data)
-        except Exception as error:
-            raise StreamBroken(type(error).__name__) from error
-
-    async def close(self) -> None:
-        """End our side politely."""
-        try:
-            await self._muxed.close()
-        except Exception as error:
-            raise StreamBroken(type(error).__name__) from error
 
     def abort(self) -> None:
         """Cut the connection under this stream."""
-        self._edge.abort_connection(self.connection)
+        self._edge.abort_connection(self._connection)
 
 
 class _BoundedSwarm(Swarm):
@@ -186,10 +177,10 @@ class _BoundedSwarm(Swarm):
         finally:
             self._inbound_open -= 1
 
-    async def _upgrade(self, raw: RawConnection, maddr: Multiaddr, address: str) -> Yamux:
+    async def _upgrade(self, raw: RawConnection, maddr: Multiaddr, address: str) -> LeanYamux:
         self._half_open[address] = self._half_open.get(address, 0) + 1
         try:
-            return cast(Yamux, await self.upgrade_inbound_raw_conn(raw, maddr))
+            return cast(LeanYamux, await self.upgrade_inbound_raw_conn(raw, maddr))
         finally:
             self._half_open[address] -= 1
             if not self._half_open[address]:
@@ -226,7 +217,7 @@ class Edge:
             key_pair, noise_privkey=create_noise_key_pair().private_key, admit=admit, sockets=self._sockets
         )
         # Threshold: noise and yamux only. A default host would accept a dialler who offers plaintext.
-        upgrader = TransportUpgrader({NOISE: noise}, {TProtocol(YAMUX): Yamux})
+        upgrader = TransportUpgrader({NOISE: noise}, {TProtocol(YAMUX): LeanYamux})
         own_id = ID.from_pubkey(key_pair.public_key)
         peer_store = PeerStore()
         peer_store.add_key_pair(own_id, key_pair)

@@ -331,4 +331,3 @@ class Libp2pNetwork:
         if self._edge is None:
             raise InvariantViolation("the network is used before it runs")
         return self._edge
-
