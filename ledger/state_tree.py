@@ -1,8 +1,8 @@
 """The state root: an authenticated map from keys to leaf bytes, with proofs that fit a light client. Pure.
 
-A binary radix tree over digest(key) without one-armed branches: its shape, and so its root, depends on the content
-only, never on the order of changes. Trees are immutable and share what did not change, so undo is keeping the old
-tree, and an update costs one digest per branch above a changed leaf, however many leaves change below it.
+A binary radix tree over digest(key) without one-armed branches: its shape, and so its root, depends on the
+content only, never on the order of changes. Trees are immutable and share what did not change, so undo is
+keeping the old tree, and an update costs one digest per branch above a changed leaf, shared by a batch.
 
     leaf   = H("quorate-st-leaf",   path || H("quorate-st-value", value))
     branch = H("quorate-st-node",   bit || left || right)      bit: where its two halves' paths first differ
@@ -25,7 +25,7 @@ from primitives.hashing import DIGEST_BYTES, digest
 
 PATH_BITS = 8 * DIGEST_BYTES
 PROOF_STEPS_MAX = PATH_BITS
-"""A path has no more branches; with honest keys a proof has about log2(leaves) + 3. Longer ones are refused."""
+"""A path has no more branches; honest keys need about log2(leaves) + 3. Longer ones are refused."""
 PROOF_BYTES_MAX = 10_000
 """The longest encoded Proof: 256 steps of at most 37 bytes."""
 
@@ -59,7 +59,7 @@ class OtherLeaf(Wire, frozen=True):
 
 
 class Proof(Wire, frozen=True):
-    """Presence (`other` is None) or absence of one key; an empty tree's proof has neither steps nor `other`."""
+    """Presence (`other` is None) or absence of one key; an empty tree's has neither steps nor `other`."""
 
     leaves: U63
     steps: Annotated[tuple[Step, ...], msgspec.Meta(max_length=PROOF_STEPS_MAX)]
@@ -131,12 +131,12 @@ class StateTree:
 def verify_proof(root: bytes, key: bytes, value: bytes | None, proof: Proof) -> None:
     """Check that under `root` the key has this value, or, with None, that it has none.
 
-    A branch's bit and halves are under the root, so an absent key's own bits lead to exactly one leaf; showing
-    another key's leaf at that place proves the absence.
+    A branch's bit and halves are under the root, so an absent key's own bits lead to exactly one leaf;
+    showing another key's leaf at that place proves the absence.
 
     Args:
         root: 32 bytes that the caller trusts.
-        proof: decoded with primitives.codec.decode(Proof, raw, bytes_max=PROOF_BYTES_MAX) when a stranger sent it.
+        proof: from a stranger, decoded by primitives.codec.decode with PROOF_BYTES_MAX.
 
     Raises:
         ProtocolViolation: with a ProofReason.

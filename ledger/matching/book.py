@@ -7,8 +7,10 @@ caller's rule.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from itertools import groupby
+
+import msgspec
 
 from ledger.matching.orders import RestingOrder, insertion_index
 from ledger.transactions import Side
@@ -84,10 +86,11 @@ class Book(Wire, frozen=True):
 
     def without_ids(self, order_ids: Set[int]) -> Book:
         """Take off many at once, in one pass; ids that do not rest are ignored."""
-        return Book(
-            tuple([order for order in self.bids if order.order_id not in order_ids]),
-            tuple([order for order in self.asks if order.order_id not in order_ids]),
-        )
+        return self.with_left(dict.fromkeys(order_ids, 0))
+
+    def with_left(self, left_lots: Mapping[int, int]) -> Book:
+        """Set what is left of many orders by id, in one pass: those with 0 go, all others keep their places."""
+        return Book(_with_left(self.bids, left_lots), _with_left(self.asks, left_lots))
 
     def _spliced(self, order: RestingOrder, by: tuple[RestingOrder, ...]) -> Book:
         orders = self.side(order.side)
@@ -107,3 +110,14 @@ def _inserted(orders: tuple[RestingOrder, ...], new: list[RestingOrder]) -> tupl
         index = insertion_index(orders, order)
         orders = (*orders[:index], order, *orders[index:])
     return orders
+
+
+def _with_left(orders: tuple[RestingOrder, ...], left_lots: Mapping[int, int]) -> tuple[RestingOrder, ...]:
+    kept: list[RestingOrder] = []
+    for order in orders:
+        left = left_lots.get(order.order_id, order.left_lots)
+        if left == order.left_lots:
+            kept.append(order)
+        elif left:
+            kept.append(msgspec.structs.replace(order, left_lots=left))
+    return tuple(kept)

@@ -251,22 +251,13 @@ def _leftovers(
     book: Book, incoming: Sequence[RestingOrder], fills: Sequence[Fill], removed: Sequence[RestingOrder]
 ) -> tuple[Book, tuple[RestingOrder, ...]]:
     """What rests after the call, and what is left of immediate-or-cancel orders, by id."""
-    filled = {order.order_id: size for order, size in fills}
-    gone = {order.order_id for order in removed}
-    gone |= {order.order_id for order, size in fills if size == order.left_lots}
-    unfilled = [
-        _less(order, filled.get(order.order_id, 0))
-        for order in sorted(incoming, key=lambda order: order.order_id)
-        if order.time_in_force == TimeInForce.IOC and order.order_id not in gone
-    ]
-    gone |= {order.order_id for order in unfilled}
-    if gone:
-        book = book.without_ids(gone)
-    for order, size in fills:
-        if order.order_id not in gone:
-            book = book.replaced(_less(order, size))
-    return book, tuple(unfilled)
-
-
-def _less(order: RestingOrder, size_lots: int) -> RestingOrder:
-    return msgspec.structs.replace(order, left_lots=order.left_lots - size_lots) if size_lots else order
+    left = {order.order_id: order.left_lots - size for order, size in fills}
+    left |= {order.order_id: 0 for order in removed}
+    unfilled: list[RestingOrder] = []
+    for order in sorted(incoming, key=lambda order: order.order_id):
+        if order.time_in_force == TimeInForce.IOC:
+            lots = left.get(order.order_id, order.left_lots)
+            left[order.order_id] = 0
+            if lots:
+                unfilled.append(msgspec.structs.replace(order, left_lots=lots))
+    return book.with_left(left) if left else book, tuple(unfilled)
