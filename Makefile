@@ -8,9 +8,10 @@ TESTNET_ARGS := --validators 4 --seconds 60
 .PHONY: help install testnet test test-slow lint format clean
 
 help:
-	@echo "make testnet [ARGS='--seconds 120']  four validators trading on this machine, and a verdict"
-	@echo "make test                            lint, types and the default test suite"
-	@echo "make test-slow                       the tests marked slow"
+	@echo "make testnet    four validators trading on this machine for a minute, and a verdict;"
+	@echo "                ARGS='--validators 7 --seconds 300' says otherwise"
+	@echo "make test       lint, types and the default test suite"
+	@echo "make test-slow  the tests marked slow"
 	@echo "make install | lint | format | clean"
 
 install: $(VENV)/.installed
@@ -30,9 +31,8 @@ $(VENV)/.installed: $(VENV)/.locked pyproject.toml
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# What ARGS says comes last and so wins.
 testnet: install
-	@$(BIN)/quorate testnet up $(TESTNET_ARGS) $(ARGS)
+	@$(BIN)/quorate testnet up $(or $(ARGS),$(TESTNET_ARGS))
 
 lint: install
 	@$(BIN)/ruff check .
