@@ -1,6 +1,6 @@
 """From several venues' quotes to one view per underlying: median, clip, average; stale sources dropped. Pure.
 
-Source: market.md section 2. A liar among three or more venues moves an average by at most the clip over the count.
+A liar among three or more venues moves an average by at most the clip over the count. Source: market.md 2.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class UnderlyingView:
 
 
 def clipped_mean(values: Sequence[int], clip_ppm: int) -> int:
-    """Average after each value was moved to within clip_ppm of the median; rounded down. `values` is not empty."""
+    """Average after each of `values` (at least one) was moved to within clip_ppm of the median; floored."""
     ordered = sorted(values)
     middle = len(ordered) // 2
     median = ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) // 2
@@ -87,7 +87,7 @@ def aggregate_index(
 def aggregate_forward(
     futures: Sequence[ForwardQuote], chains: Sequence[ChainSnapshot], now_ns: int, rules: AggregationRules
 ) -> tuple[int, int] | None:
-    """(forward in micro-USD, venues) of one expiry: from dated futures, else from each venue's put-call parity."""
+    """(forward in micro-USD, venues) of one expiry: from dated futures, else from the venues' parity."""
     oldest_ns = now_ns - rules.option_age_ns_max
     found = _aggregate_mids(futures, oldest_ns, rules)
     if found is not None:
@@ -131,7 +131,7 @@ def aggregate_chain(
 ) -> ChainView | None:
     """One expiry's options over its fresh venues; None when no fresh venue quotes any.
 
-    An option's mid is the clipped mean of its venues' mids, its bid and ask their medians. A venue without both
+    An option's mid is the clipped mean of its venues' mids, its bid and ask are medians. A venue without both
     sides of an option says nothing about it.
     """
     fresh = [chain for chain in chains if chain.time_ns >= now_ns - rules.option_age_ns_max]

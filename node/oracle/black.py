@@ -1,7 +1,7 @@
 """Black-76 without discount and its implied volatility, vectorised, for a validator's own fit. Pure.
 
-Not replicated state: `math.erfc` and `np.exp` may differ in the last bit between machines, and the stake-weighted
-median of the validators' slices does not mind. The chain's own pricing is ledger.pricing.
+Not replicated state: `math.erfc` and `np.exp` may differ in the last bit between machines, and the
+stake-weighted median of the validators' slices does not mind. The chain's own pricing is ledger.pricing.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def normal_cdf(x: Floats) -> Floats:
 
 
 def price_and_vega(
-    forward: float, strikes: Floats, tau_years: float, vols: Floats, is_call: Bools
+    forward: float | Floats, strikes: Floats, tau_years: float, vols: Floats, is_call: Bools
 ) -> tuple[Floats, Floats]:
-    """Undiscounted values and vegas (per 1.00 of volatility) in the unit of `forward`."""
+    """Undiscounted values and vegas (per 1.00 of volatility); `forward` is one, or one per strike."""
     deviation = vols * sqrt(tau_years)
     d1 = np.log(forward / strikes) / deviation + 0.5 * deviation
     sign = np.where(is_call, 1.0, -1.0)
@@ -40,7 +40,7 @@ def price_and_vega(
 
 
 def implied_vol(
-    forward: float, strikes: Floats, tau_years: float, prices: Floats, is_call: Bools
+    forward: float | Floats, strikes: Floats, tau_years: float, prices: Floats, is_call: Bools
 ) -> tuple[Floats, Floats]:
     """Implied volatilities and vegas; NaN where the price admits none between VOL_MIN and VOL_MAX.
 

@@ -1,12 +1,13 @@
 """What a venue tells us: index, dated futures and option chains, as bounded wire messages. Pure.
 
-A frame is a 4-byte big-endian length and a msgpack array of messages. Prices are integer micro-USD, times are
-market time in nanoseconds. A real exchange's adapter translates into these messages; the simulated venues send them.
+A frame is a 4-byte big-endian length and a msgpack array of messages. Prices are integer micro-USD, times
+are market time in nanoseconds. A real exchange's adapter translates into these; simulated venues send them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated
 
 import msgspec
@@ -55,7 +56,7 @@ class ForwardQuote(Wire, tag=2):
 class ChainSnapshot(Wire, tag=3):
     """All option quotes of one expiry at one venue, in columns, ascending by (strike, kind).
 
-    `kinds` holds ledger.instruments.Kind numbers (CALL or PUT). A bid or an ask of 0 means that side has none.
+    `kinds` holds ledger.instruments.Kind numbers (CALL or PUT). A bid or an ask of 0 means there is none.
     """
 
     underlying: U8
@@ -119,7 +120,7 @@ def _check_chain(chain: ChainSnapshot) -> None:
     if not len(chain.kinds) == len(chain.bids_uusd) == len(chain.asks_uusd) == count:
         raise ProtocolViolation(QuoteReason.BAD_CHAIN, "columns of different lengths")
     keys = list(zip(chain.strikes_uusd, chain.kinds, strict=True))
-    if any(left >= right for left, right in zip(keys, keys[1:], strict=False)):
+    if any(left >= right for left, right in pairwise(keys)):
         raise ProtocolViolation(QuoteReason.BAD_CHAIN, "strikes not strictly ascending per kind")
     if not set(chain.kinds) <= {Kind.CALL, Kind.PUT} or (keys and keys[0][0] == 0):
         raise ProtocolViolation(QuoteReason.BAD_CHAIN, "neither a call nor a put, or a strike of zero")

@@ -1,4 +1,4 @@
-"""The SSVI slice in floating point, its derivatives, and the butterfly bound. Pure; for fits, not for the chain.
+"""The SSVI slice in floating point, its derivatives and the butterfly bound, for fits. Pure.
 
 w(k) = (theta + rho psi k + sqrt(psi^2 k^2 + 2 rho psi theta k + theta^2)) / 2, with psi = theta * phi.
 Source: market.md section 2.

@@ -6,7 +6,10 @@ from enum import StrEnum
 
 import msgspec
 
-from primitives.amounts import NS, PPM
+from primitives.amounts import PPM
+
+TRUTH = "truth"
+"""Name of the noiseless stream beside the venues."""
 
 
 class MarketKind(StrEnum):
@@ -53,7 +56,8 @@ def default_venues() -> tuple[VenueSpec, ...]:
 class MarketConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything the market process needs; passed to it as a JSON file.
 
-    Market time = start_market_ns + (monotonic now - start_monotonic_ns) * speed, on the machine's monotonic clock.
+    Market time = start_market_ns + (monotonic now - start_monotonic_ns) * speed, on the machine's one
+    monotonic clock.
     """
 
     kind: MarketKind
@@ -79,9 +83,5 @@ def market_time_ns(config: MarketConfig, monotonic_ns: int) -> int:
 
 
 def venue_address(socket_dir: str, venue: str) -> str:
-    """Where a venue listens; the name `truth` is the noiseless stream."""
+    """Where a venue listens; the name TRUTH is the noiseless stream."""
     return f"unix:{socket_dir}/{venue}.sock"
-
-
-DAY_START_NS = 1_767_225_600 * NS
-"""2026-01-01T00:00:00Z: synthetic markets happen in the days after it."""

@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ledger.instruments import LOTS_PER_CONTRACT, Instrument, Kind, Underlying
-from primitives.amounts import NS, SECONDS_PER_YEAR
+from primitives.amounts import NS, PPM, SECONDS_PER_YEAR
 
 DAY_NS = 86_400 * NS
 EXPIRY_OF_DAY_NS = 8 * 3_600 * NS
 """Options expire at 08:00:00 UTC."""
+EXPIRY_SHARE_OF_RUN = 0.6
+"""A short run is placed so that the first expiry comes after this share of it."""
 SIGMAS_LISTED = 2.5
 """Strikes are listed within this many standard deviations of the forward."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shock:
+    """A scripted jump of every underlying at a market time; -60_000 ppm is -6 %. Volatility jumps with it."""
+
+    at_ns: int
+    size_ppm: int
+
+    def factor(self, time_ns: int) -> float:
+        """What it has multiplied prices by at a time."""
+        return 1 + self.size_ppm / PPM if time_ns >= self.at_ns else 1.0
+
+
+def random_stream(seed: int, *names: object) -> np.random.Generator:
+    """The stream of random numbers that belongs to a seed and a name."""
+    material = "|".join(map(str, (seed, *names)))
+    return np.random.Generator(np.random.PCG64(int.from_bytes(sha256(material.encode()).digest(), "big")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,25 +98,28 @@ def years_between(from_ns: int, to_ns: int) -> float:
 def listing(source: MarketSource, expiries_max: int = 4, strikes_max: int = 8) -> list[Instrument]:
     """The instruments a testnet begins with, ids ascending: perpetuals first, then options.
 
-    Options are sorted by (underlying, expiry, strike, kind). Of each underlying at most `expiries_max` expiries and
-    `strikes_max` strikes each, the ones nearest to evenly spread moneyness within SIGMAS_LISTED.
+    Options are sorted by (underlying, expiry, strike, kind). Of each underlying `expiries_max` expiries and
+    `strikes_max` strikes each at most, the ones nearest to evenly spread moneyness within SIGMAS_LISTED.
     """
-    keys = [(int(Kind.PERPETUAL), int(underlying), 0, 0) for underlying in source.underlyings]
+    keys = [(underlying, 0, 0, Kind.PERPETUAL) for underlying in source.underlyings]
     for underlying in source.underlyings:
         for chain in source.chain(underlying)[:expiries_max]:
-            strikes = _spread_strikes(chain, source.time_ns, strikes_max)
-            keys += [(k, int(underlying), chain.expiry_ns, s) for s in strikes for k in (Kind.CALL, Kind.PUT)]
+            for strike in _spread_strikes(chain, source.time_ns, strikes_max):
+                keys += [(underlying, chain.expiry_ns, strike, kind) for kind in (Kind.CALL, Kind.PUT)]
     return [
-        Instrument(number, underlying, kind, expiry_ns, strike, LOTS_PER_CONTRACT[Underlying(underlying)])
-        for number, (kind, underlying, expiry_ns, strike) in enumerate(keys)
+        Instrument(number, int(underlying), int(kind), expiry_ns, strike, LOTS_PER_CONTRACT[underlying])
+        for number, (underlying, expiry_ns, strike, kind) in enumerate(keys)
     ]
 
 
 def _spread_strikes(chain: TrueChain, now_ns: int, strikes_max: int) -> list[int]:
+    """Nearest to evenly spread moneyness; where that gives too few, the nearest to the forward as well."""
     strikes = np.unique(chain.strikes_uusd)
-    if len(strikes) <= strikes_max:
-        return [int(strike) for strike in strikes]
     deviation = float(np.median(chain.vols)) * years_between(now_ns, chain.expiry_ns) ** 0.5
     wanted = chain.forward * np.exp(deviation * np.linspace(-SIGMAS_LISTED, SIGMAS_LISTED, strikes_max)) * 1e6
-    nearest = {int(strikes[np.abs(strikes - price).argmin()]) for price in wanted}
-    return sorted(nearest)
+    chosen = {int(strikes[np.abs(strikes - price).argmin()]) for price in wanted}
+    for strike in strikes[np.abs(strikes - chain.forward * 1e6).argsort()].tolist():
+        if len(chosen) >= strikes_max:
+            break
+        chosen.add(strike)
+    return sorted(chosen)
