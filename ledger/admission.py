@@ -1,0 +1,168 @@
+"""Cheap checks before the mempool, and what a block's signatures cover. Pure.
+
+The order is size, typed decode, bounds, canonical form (all in the codec), chain, account, nonce, then each order's own
+shape; the signature is the caller's, who verifies in batches and remembers what it verified.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from ledger.accounts import Account, nonce_bits_to_int, use_nonce
+from ledger.instruments import Instrument, Kind
+from ledger.matching.orders import AccountKey, Ticks, is_on_tick
+from ledger.oracle import decode_update
+from ledger.reasons import LedgerReason
+from ledger.transactions import (
+    PAYLOAD_BYTES_MAX,
+    Deposit,
+    PlaceOrder,
+    SignedTransaction,
+    TimeInForce,
+    Transaction,
+    report_sign_bytes,
+    transaction_id,
+    transaction_sign_bytes,
+)
+from primitives.codec import decode
+from primitives.errors import ProtocolViolation
+from primitives.signing import address_of
+
+if TYPE_CHECKING:
+    from ledger.state import State
+
+TRANSACTION_BYTES_MAX = PAYLOAD_BYTES_MAX + 256
+"""A payload and its envelope."""
+SignatureCheck = tuple[bytes, bytes, bytes]
+"""(public key, signed bytes, signature)."""
+
+
+class ReadTransaction(NamedTuple):
+    """A decoded transaction and who signed it."""
+
+    id: bytes
+    public_key: bytes
+    owner: bytes
+    content: Transaction
+    check: SignatureCheck
+
+    @property
+    def account(self) -> AccountKey:
+        """The sub-account that acts."""
+        return self.owner, self.content.subaccount
+
+    @property
+    def order(self) -> tuple[bytes, int, int, bytes]:
+        """Processing order inside a block, whatever order the leader gave."""
+        return self.owner, self.content.subaccount, self.content.nonce, self.id
+
+
+@lru_cache(maxsize=8_192)
+def read_transaction(raw: bytes) -> ReadTransaction:
+    """Decode one transaction; remembered, because mempool, validation and execution all need it.
+
+    Raises:
+        ProtocolViolation: TOO_LARGE, MALFORMED or NOT_CANONICAL.
+    """
+    signed = decode(SignedTransaction, raw, bytes_max=TRANSACTION_BYTES_MAX)
+    content = decode(Transaction, signed.payload, bytes_max=PAYLOAD_BYTES_MAX)
+    check = (signed.public_key, transaction_sign_bytes(signed.payload), signed.signature)
+    return ReadTransaction(transaction_id(raw), signed.public_key, address_of(signed.public_key), content, check)
+
+
+def signatures_of_block(state: State, transactions: tuple[bytes, ...]) -> list[SignatureCheck]:
+    """Every signature a block carries, reports first, as (public key, signed bytes, signature).
+
+    Raises:
+        ProtocolViolation: NO_ORACLE_UPDATE, ORACLE_REPORTER, UNDECODABLE_TRANSACTION.
+    """
+    if not transactions:
+        raise ProtocolViolation(LedgerReason.NO_ORACLE_UPDATE, "the block has no first transaction")
+    reporters = state.genesis.reporters
+    checks: list[SignatureCheck] = []
+    for report in read_or_refuse(decode_update, transactions[0]).reports:
+        if report.reporter >= len(reporters):
+            raise ProtocolViolation(LedgerReason.ORACLE_REPORTER, f"no reporter {report.reporter}")
+        key = reporters[report.reporter].oracle_key
+        checks.append((key, report_sign_bytes(report.payload), report.signature))
+    checks += [read_or_refuse(read_transaction, raw).check for raw in transactions[1:]]
+    return checks
+
+
+def read_or_refuse(read, raw: bytes):  # type: ignore[no-untyped-def]
+    """`read(raw)`, any refusal as UNDECODABLE_TRANSACTION with its cause."""
+    try:
+        return read(raw)
+    except ProtocolViolation as violation:
+        raise ProtocolViolation(LedgerReason.UNDECODABLE_TRANSACTION, str(violation)) from None
+
+
+def check_transaction(state: State, raw: bytes) -> ReadTransaction:
+    """Whether a transaction may wait for a block, as the state stands now; its signature is the caller's to verify.
+
+    Passing promises nothing: prices, margin and other transactions may still refuse it when its block executes.
+
+    Raises:
+        ProtocolViolation: with the reason.
+    """
+    read = read_transaction(raw)
+    account = check_sender(state, read)
+    use_nonce(
+        account.nonce_floor,
+        nonce_bits_to_int(account.nonce_bits),
+        read.content.nonce,
+        state.parameters.nonce_window,
+    )
+    for action in read.content.actions:
+        if isinstance(action, PlaceOrder):
+            check_order_shape(state, action, state.clock.time_ns)
+        elif isinstance(action, Deposit):
+            check_custodian(state, read.public_key)
+    return read
+
+
+def check_sender(state: State, read: ReadTransaction) -> Account:
+    """The account that acts. Raises ProtocolViolation: WRONG_CHAIN, UNKNOWN_ACCOUNT."""
+    if read.content.chain_id != state.chain_id:
+        raise ProtocolViolation(LedgerReason.WRONG_CHAIN, "signed for another chain")
+    account = state.account(read.account)
+    if account is None:
+        raise ProtocolViolation(
+            LedgerReason.UNKNOWN_ACCOUNT, f"{read.owner.hex()} has no sub-account {read.content.subaccount}"
+        )
+    return account
+
+
+def check_custodian(state: State, public_key: bytes) -> None:
+    """Raises ProtocolViolation(NOT_CUSTODIAN)."""
+    if public_key != state.genesis.custodian_key:
+        raise ProtocolViolation(LedgerReason.NOT_CUSTODIAN, "only the custodian's key signs deposits")
+
+
+def ticks_of(state: State, instrument: Instrument) -> Ticks:
+    """The price grid of an instrument."""
+    parameters = state.underlying(instrument.underlying)
+    if instrument.kind == Kind.PERPETUAL:
+        return ((0, parameters.perpetual_tick_uusd),)
+    return parameters.ticks
+
+
+def check_order_shape(state: State, order: PlaceOrder, time_ns: int) -> Instrument:
+    """What is wrong with an order whatever the account and the book; its instrument if nothing is.
+
+    Raises:
+        ProtocolViolation: UNKNOWN_INSTRUMENT, INSTRUMENT_EXPIRED, OFF_TICK, POST_ONLY_NOT_GTC.
+    """
+    instrument = state.instruments.get(order.instrument)
+    if instrument is None:
+        raise ProtocolViolation(LedgerReason.UNKNOWN_INSTRUMENT, f"no instrument {order.instrument}")
+    if instrument.kind != Kind.PERPETUAL and instrument.expiry_ns <= time_ns:
+        raise ProtocolViolation(LedgerReason.INSTRUMENT_EXPIRED, f"{instrument.name} has expired")
+    if not is_on_tick(ticks_of(state, instrument), order.price_uusd):
+        raise ProtocolViolation(
+            LedgerReason.OFF_TICK, f"{order.price_uusd} is not on the price grid of {instrument.name}"
+        )
+    if order.post_only and order.time_in_force != TimeInForce.GTC:
+        raise ProtocolViolation(LedgerReason.POST_ONLY_NOT_GTC, "a post-only order must be good till cancelled")
+    return instrument

@@ -1,0 +1,93 @@
+"""Why the ledger refuses a block, a transaction or an action. Pure."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class LedgerReason(StrEnum):
+    """Stable codes: used in events, replies and metrics, never renamed."""
+
+    # A block that may not be voted for.
+    UNDECODABLE_TRANSACTION = "undecodable_transaction"
+    """A transaction of the block is not the canonical form of its type, or is too large."""
+    DUPLICATE_TRANSACTION = "duplicate_transaction"
+    """The same bytes twice in one block."""
+    BAD_SIGNATURE = "bad_signature"
+    """A client's or reporter's signature does not verify."""
+    NO_ORACLE_UPDATE = "no_oracle_update"
+    """The block has no first transaction."""
+    ORACLE_QUORUM = "oracle_quorum"
+    """Reports are present but hold less than two thirds of the voting power."""
+    ORACLE_ORDER = "oracle_order"
+    """Reports are not in strictly ascending order of reporter."""
+    ORACLE_REPORTER = "oracle_reporter"
+    """No such reporter, or the payload names another one."""
+    ORACLE_STALE = "oracle_stale"
+    """A report is older than the limit, measured against the block's time."""
+    ORACLE_REPEATED = "oracle_repeated"
+    """A report is not newer than that reporter's last used one."""
+    ORACLE_CONTENT = "oracle_content"
+    """A report's underlyings or expiries are unknown, out of order, or incomplete."""
+    WRONG_BLOCK_TIME = "wrong_block_time"
+    """The header's time is not the one that follows from the reports."""
+    WRONG_STATE_ROOT = "wrong_state_root"
+    """The header's parent_state_root is not the root of the state it is applied to."""
+    WRONG_HEIGHT = "wrong_height"
+    """The block does not follow the state it is applied to."""
+
+    # A transaction of which nothing takes effect.
+    WRONG_CHAIN = "wrong_chain"
+    """Signed for another chain."""
+    UNKNOWN_ACCOUNT = "unknown_account"
+    """The signer has no such sub-account; it exists after its first deposit or transfer."""
+    BAD_NONCE = "bad_nonce"
+    """Already used, or outside the account's nonce window."""
+
+    # An action of a transaction that is refused on its own.
+    UNKNOWN_INSTRUMENT = "unknown_instrument"
+    INSTRUMENT_EXPIRED = "instrument_expired"
+    OFF_TICK = "off_tick"
+    """The price is not a multiple of the instrument's tick."""
+    PRICE_OUTSIDE_BAND = "price_outside_band"
+    """A buy too far above the mark, or a sell too far below it."""
+    POST_ONLY_WOULD_CROSS = "post_only_would_cross"
+    POST_ONLY_NOT_GTC = "post_only_not_gtc"
+    """A post-only order cannot be immediate-or-cancel: it would never trade."""
+    ONLY_POST_ONLY = "only_post_only"
+    """Confidence in the prices is so low that only post-only and reduce-only orders are taken."""
+    REDUCE_ONLY_WOULD_INCREASE = "reduce_only_would_increase"
+    """A reduce-only order on the position's own side, or (with the others) larger than the position."""
+    ACCOUNT_MUST_REDUCE = "account_must_reduce"
+    """The account is below its initial requirement and may only cancel and reduce."""
+    ACCOUNT_IN_LIQUIDATION = "account_in_liquidation"
+    """The account is below its maintenance requirement; the ledger acts for it."""
+    INSUFFICIENT_MARGIN = "insufficient_margin"
+    """The initial requirement would not hold with the worse of all buys or all sells filled."""
+    TOO_MANY_ORDERS = "too_many_orders"
+    """The account's limit of open orders."""
+    TOO_MANY_POSITIONS = "too_many_positions"
+    """The account's limit of positions, counting what its orders could open."""
+    BOOK_FULL = "book_full"
+    """The book's limit of resting orders."""
+    DUPLICATE_LABEL = "duplicate_label"
+    """The label is already used by an open order of the sub-account."""
+    UNKNOWN_ORDER = "unknown_order"
+    """No such open order of this sub-account at the start of the block."""
+    NOT_CUSTODIAN = "not_custodian"
+    """Only the custodian's key may sign a deposit."""
+    TOO_MANY_ACCOUNTS = "too_many_accounts"
+    SAME_ACCOUNT = "same_account"
+    """A transfer from a sub-account to itself."""
+
+
+class CancelReason(StrEnum):
+    """Why an order left the book without being filled."""
+
+    REQUESTED = "requested"
+    IMMEDIATE_OR_CANCEL = "immediate_or_cancel"
+    SELF_TRADE = "self_trade"
+    LIQUIDATION = "liquidation"
+    EXPIRED = "expired"
+    REDUCE_ONLY = "reduce_only"
+    """The position it was to reduce became smaller than the order."""

@@ -1,0 +1,200 @@
+"""One block's working copies: accounts and books are opened once, changed freely, written back once. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec.structs import replace
+
+from ledger.accounts import (
+    Account,
+    OpenOrder,
+    Position,
+    new_account,
+    nonce_bits_of,
+    nonce_bits_to_int,
+    trade_perpetual,
+)
+from ledger.events import Event, OrderCancelled
+from ledger.instruments import Instrument, Kind
+from ledger.matching.book import Book
+from ledger.matching.orders import AccountKey, RestingOrder
+from ledger.reasons import CancelReason
+from ledger.state import State, Supply, Totals
+from ledger.state_keys import KEY_SUPPLY, KEY_TOTALS
+from primitives.errors import ensure
+
+
+class OpenAccount:
+    """An account while a block works on it. `positions` maps instrument to (lots, cost); `orders` id to instrument."""
+
+    __slots__ = ("cash_uusd", "health", "key", "nonce_floor", "nonce_used", "orders", "positions")
+
+    def __init__(self, account: Account) -> None:
+        self.key = account.key
+        self.cash_uusd = account.cash_uusd
+        self.nonce_floor = account.nonce_floor
+        self.nonce_used = nonce_bits_to_int(account.nonce_bits)
+        self.health = account.health
+        self.positions = {item.instrument: (item.lots, item.cost_uusd) for item in account.positions}
+        self.orders = {item.order_id: item.instrument for item in account.orders}
+
+    def lots(self, instrument: int) -> int:
+        """Signed lots held of one instrument."""
+        return self.positions.get(instrument, (0, 0))[0]
+
+    def closed(self) -> Account:
+        """The leaf these values make."""
+        owner, subaccount = self.key
+        return Account(
+            owner,
+            subaccount,
+            self.cash_uusd,
+            self.nonce_floor,
+            nonce_bits_of(self.nonce_used),
+            self.health,
+            tuple(Position(item, *self.positions[item]) for item in sorted(self.positions)),
+            tuple(OpenOrder(item, self.orders[item]) for item in sorted(self.orders)),
+        )
+
+
+class Workspace:
+    """What a block has changed so far. Nothing reaches the state's leaves before `write_back`."""
+
+    def __init__(self, state: State, height: int, time_ns: int) -> None:
+        self.state = state
+        self.height = height
+        self.time_ns = time_ns
+        self.events: list[Event] = []
+        self.supply: dict[str, int] = {
+            name: getattr(state.supply, name) for name in Supply.__struct_fields__
+        }
+        self.cash_change_uusd = 0
+        self.cost_change_uusd = 0
+        self.next_order_id = state.clock.next_order_id
+        self.books: dict[int, Book] = {}
+        self.incoming: dict[int, list[RestingOrder]] = {}
+        """This block's new orders by instrument; they are in state.orders and in their account's orders already."""
+        self._accounts: dict[AccountKey, OpenAccount] = {}
+
+    # --- accounts ---
+
+    def account(self, key: AccountKey) -> OpenAccount | None:
+        """The working copy of an account, None when there is no such account."""
+        found = self._accounts.get(key)
+        if found is None:
+            stored = self.state.account(key)
+            if stored is None:
+                return None
+            found = self._accounts[key] = OpenAccount(stored)
+        return found
+
+    def existing(self, key: AccountKey) -> OpenAccount:
+        """The working copy of an account that must exist."""
+        found = self.account(key)
+        ensure(found is not None, "an order's account exists")
+        assert found is not None  # noqa: S101
+        return found
+
+    def account_or_new(self, key: AccountKey) -> OpenAccount:
+        """The working copy of an account, opened with nothing in it when there was none."""
+        found = self.account(key)
+        if found is None:
+            found = self._accounts[key] = OpenAccount(new_account(*key, 0))
+        return found
+
+    def add_cash(self, account: OpenAccount, amount_uusd: int) -> None:
+        """Credit (+) or debit (-); the other side of the entry is the caller's."""
+        account.cash_uusd += amount_uusd
+        self.cash_change_uusd += amount_uusd
+
+    def trade(self, account: OpenAccount, instrument: Instrument, lots: int, price_uusd: int) -> None:
+        """Give an account `lots` (signed, + buys) of an instrument at a price per contract on the grid."""
+        value_uusd = lots * price_uusd // instrument.lots_per_contract
+        held, cost_uusd = account.positions.get(instrument.id, (0, 0))
+        if instrument.kind == Kind.PERPETUAL:
+            new_lots, new_cost, cash = trade_perpetual(held, cost_uusd, lots, value_uusd)
+        else:
+            new_lots, new_cost, cash = held + lots, 0, -value_uusd
+        self.cost_change_uusd += new_cost - cost_uusd
+        self.add_cash(account, cash)
+        if new_lots:
+            account.positions[instrument.id] = (new_lots, new_cost)
+        else:
+            ensure(new_cost == 0, "a closed position has no cost left")
+            account.positions.pop(instrument.id, None)
+
+    # --- orders and books ---
+
+    def book(self, instrument: int) -> Book:
+        """The book as it stands in this block."""
+        found = self.books.get(instrument)
+        return self.state.book(instrument) if found is None else found
+
+    def add_order(self, account: OpenAccount, instrument: int, order: RestingOrder) -> None:
+        """Enter a new order for this block's call; its id must be `next_order_id`."""
+        ensure(order.order_id == self.next_order_id, "order ids are given in sequence")
+        self.next_order_id += 1
+        self.state.orders.put(order.order_id, order)
+        account.orders[order.order_id] = instrument
+        self.incoming.setdefault(instrument, []).append(order)
+
+    def cancel_resting(self, instrument: int, order_ids: Iterable[int], reason: CancelReason) -> None:
+        """Take resting orders of one book off, in order of id."""
+        ids = sorted(order_ids)
+        orders = [self.order(order_id) for order_id in ids]
+        book = self.book(instrument)
+        self.books[instrument] = book.without(orders[0]) if len(orders) == 1 else book.without_ids(set(ids))
+        for order in orders:
+            self.forget(instrument, order, reason)
+
+    def order(self, order_id: int) -> RestingOrder:
+        """An open order by id."""
+        found = self.state.orders.get(order_id)
+        ensure(found is not None, "an account's order rests in its book")
+        assert found is not None  # noqa: S101
+        return found
+
+    def forget(self, instrument: int, order: RestingOrder, reason: CancelReason) -> None:
+        """An order has left its book (or never got there): close it with its account and say so."""
+        self.close_order(order)
+        self.events.append(
+            OrderCancelled(
+                order.order_id, order.owner, order.subaccount, instrument, order.left_lots, reason.value
+            )
+        )
+
+    def close_order(self, order: RestingOrder) -> None:
+        """Take an order from the index and from its account."""
+        self.state.orders.put(order.order_id, None)
+        self.existing(order.account).orders.pop(order.order_id, None)
+
+    def shrink_order(self, order: RestingOrder, by_lots: int) -> None:
+        """The index follows a book in which an order was partly filled."""
+        self.state.orders.put(order.order_id, replace(order, left_lots=order.left_lots - by_lots))
+
+    # --- the end ---
+
+    def touched(self) -> list[OpenAccount]:
+        """Every account opened in this block, by key."""
+        return [self._accounts[key] for key in sorted(self._accounts)]
+
+    def write_back(self) -> None:
+        """Write every account and book that changed, and the money outside the accounts."""
+        state = self.state
+        for account in self.touched():
+            leaf = account.closed()
+            if leaf != state.account(account.key):
+                state.put_account(leaf)
+        for instrument in sorted(self.books):
+            if self.books[instrument] != state.book(instrument):
+                state.put_book(instrument, self.books[instrument])
+        supply = Supply(**self.supply)
+        if supply != state.supply:
+            state.put(KEY_SUPPLY, supply)
+        if self.cash_change_uusd or self.cost_change_uusd:
+            totals = state.totals
+            state.put(
+                KEY_TOTALS,
+                Totals(totals.cash_uusd + self.cash_change_uusd, totals.cost_uusd + self.cost_change_uusd),
+            )
