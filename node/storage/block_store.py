@@ -152,8 +152,8 @@ class BlockStore:
             "ids": b"".join(block.transaction_ids),
             "hash": block.block_hash,
         }
-        for table, value in height_tables.items():
-            transaction.put(key, value, db=self._databases[table], append=True)
+        for table, raw in height_tables.items():
+            transaction.put(key, raw, db=self._databases[table], append=True)
         transaction.put(block.block_hash, key, db=self._databases["height"])
         for transaction_id in block.transaction_ids:
             transaction.put(transaction_id, key, db=self._databases["transaction"])

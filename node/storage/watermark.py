@@ -127,8 +127,8 @@ def observer_reason(watermark: Watermark | None, journaled: Position) -> str | N
         )
     if journaled < watermark.signed:
         return (
-            f"the journal ends at {_spoken(journaled)} but this key signed up to {_spoken(watermark.signed)}: "
-            "this validator observes and signs nothing"
+            f"the journal ends at {_spoken(journaled)} but this key signed up to "
+            f"{_spoken(watermark.signed)}: this validator observes and signs nothing"
         )
     if journaled > watermark.reserved:
         return (

@@ -1,0 +1,271 @@
+"""One node's own choices: node.toml, environment and command line into frozen structs. Reads files.
+
+Precedence: command line, then QUORATE_* environment variables, then node.toml, then the defaults here. Every
+scalar setting has a variable: `[gateway] port` is QUORATE_GATEWAY_PORT. Paths are relative to the home
+directory.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import msgspec
+
+from node.logs import LEVELS
+from primitives.errors import OperatorError
+
+CONFIG_FILE = "node.toml"
+ENVIRONMENT_PREFIX = "QUORATE_"
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of every table of the file: unknown names are refused, so that a typing error is not silent."""
+
+
+class ListenConfig(_Section, frozen=True, kw_only=True):
+    """Where other validators reach this node (libp2p over TCP)."""
+
+    host: Text = "127.0.0.1"
+    port: Port = 26_600
+
+
+class PeerAddress(_Section, frozen=True, kw_only=True):
+    """Where this node dials the validator with this index in genesis."""
+
+    index: Annotated[int, msgspec.Meta(ge=0, le=255)]
+    host: Text
+    port: Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+
+
+class GatewayConfig(_Section, frozen=True, kw_only=True):
+    """The HTTP and WebSocket interface for clients, its own process."""
+
+    enabled: bool = True
+    host: Text = "127.0.0.1"
+    port: Port = 26_700
+    token_file: str = ""
+    """File with the bearer token that every request must carry; empty asks for none."""
+    behind_tls_proxy: bool = False
+    """The operator's word that a proxy with TLS stands in front; required for any host but loopback."""
+
+
+class MarketClockConfig(_Section, frozen=True, kw_only=True):
+    """Market time: the wall clock, or for a testnet start_market_ns + speed * (monotonic -
+    start_monotonic_ns)."""
+
+    start_market_ns: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 0
+    """0: market time is the wall clock, and `speed` must be 1."""
+    start_monotonic_ns: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 0
+    """CLOCK_MONOTONIC of this machine at start_market_ns; shared by all processes on it."""
+    speed: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1
+
+
+class NodeConfig(_Section, frozen=True, kw_only=True):
+    """Everything one operator may choose; what all validators must agree on is in genesis."""
+
+    home: str = ""
+    """Set by the loader, not in the file."""
+    name: Text
+    index: Annotated[int, msgspec.Meta(ge=0, le=255)] | None = None
+    """Place in genesis' validator list; None follows and does not vote."""
+    genesis: Text = "genesis.json"
+    keystore: Text = "keystore.json"
+    data: Text = "data"
+    log_level: str = "info"
+    log_file: str = ""
+    """Empty: standard error."""
+    insecure_keys: bool = False
+    """Accept a keystore without encryption: for testnets only."""
+    retention_blocks: Count = 0
+    """Final blocks kept below the tip; 0 keeps all."""
+    listen: ListenConfig = ListenConfig()
+    gateway: GatewayConfig = GatewayConfig()
+    market_clock: MarketClockConfig = MarketClockConfig()
+    peers: tuple[PeerAddress, ...] = ()
+    venues: dict[str, str] = {}
+    """Venue name -> `unix:/path/to.sock` or `tcp:host:port`."""
+
+    @property
+    def home_path(self) -> Path:
+        """The home directory, absolute."""
+        return Path(self.home)
+
+    @property
+    def genesis_path(self) -> Path:
+        """The genesis document."""
+        return self.home_path / self.genesis
+
+    @property
+    def keystore_path(self) -> Path:
+        """The file with this validator's secret keys."""
+        return self.home_path / self.keystore
+
+    @property
+    def data_path(self) -> Path:
+        """The directory of everything the node writes itself."""
+        return self.home_path / self.data
+
+    @property
+    def journal_path(self) -> Path:
+        """Directory of the safety journal."""
+        return self.data_path / "journal"
+
+    @property
+    def watermark_path(self) -> Path:
+        """The signer's watermark: beside the keystore, apart from the journal."""
+        return self.keystore_path.with_suffix(".watermark")
+
+    @property
+    def store_path(self) -> Path:
+        """Directory of the block store."""
+        return self.data_path / "blocks"
+
+    @property
+    def socket_path(self) -> Path:
+        """The Unix socket between the node and its gateway."""
+        return self.data_path / "node.sock"
+
+    @property
+    def log_path(self) -> Path | None:
+        """The log file, or None for standard error."""
+        return self.home_path / self.log_file if self.log_file else None
+
+    @property
+    def token_path(self) -> Path | None:
+        """The gateway's token file, or None."""
+        return self.home_path / self.gateway.token_file if self.gateway.token_file else None
+
+
+def load_config(
+    home: Path,
+    path: Path | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> NodeConfig:
+    """Read and check one node's configuration.
+
+    Args:
+        path: the TOML file; node.toml in the home directory when None.
+        environment: usually os.environ; only QUORATE_* names of settings are read.
+        overrides: dotted setting -> value from the command line, such as {"gateway.port": 0}; None values
+        are skipped.
+
+    Raises:
+        OperatorError: one clear sentence that names the file or variable and the setting.
+    """
+    path = home / CONFIG_FILE if path is None else path
+    raw = _read_toml(path)
+    if "home" in raw:
+        raise OperatorError(f"{path}: `home` is given on the command line, not in the file")
+    for setting, kind in _scalar_settings(NodeConfig):
+        variable = ENVIRONMENT_PREFIX + "_".join(setting).upper()
+        if environment is not None and variable in environment:
+            _set(raw, setting, _from_text(variable, environment[variable], kind), path)
+    for dotted, value in (overrides or {}).items():
+        if value is not None:
+            _set(raw, tuple(dotted.split(".")), value, path)
+    raw["home"] = str(home.absolute())
+    try:
+        config = msgspec.convert(raw, NodeConfig)
+    except msgspec.ValidationError as error:
+        raise OperatorError(f"{path}: {_sentence(error)}") from None
+    check_config(config, path)
+    return config
+
+
+def check_config(config: NodeConfig, path: Path) -> None:
+    """Relations between settings that no type can state. Raises OperatorError."""
+    if config.log_level not in LEVELS:
+        known = ", ".join(LEVELS)
+        raise OperatorError(f"{path}: log_level: {config.log_level!r} is none of {known}")
+    indices = [peer.index for peer in config.peers]
+    if len(set(indices)) != len(indices):
+        raise OperatorError(f"{path}: peers: an index appears twice")
+    if config.index in indices:
+        raise OperatorError(f"{path}: peers: index {config.index} is this node itself")
+    clock = config.market_clock
+    if clock.start_market_ns == 0 and (clock.speed != 1 or clock.start_monotonic_ns):
+        raise OperatorError(f"{path}: market_clock: the wall clock (start_market_ns = 0) runs at speed 1")
+    _check_gateway(config, path)
+    for name, address in config.venues.items():
+        scheme, _, rest = address.partition(":")
+        if scheme not in ("unix", "tcp") or not rest:
+            raise OperatorError(f"{path}: venues.{name}: {address!r} is neither unix:/path nor tcp:host:port")
+
+
+def _check_gateway(config: NodeConfig, path: Path) -> None:
+    gateway = config.gateway
+    if not gateway.enabled or is_loopback(gateway.host):
+        return
+    if not gateway.token_file or not gateway.behind_tls_proxy:
+        raise OperatorError(
+            f"{path}: gateway.host: {gateway.host} is not loopback; set gateway.token_file and, once a proxy "
+            "with TLS stands in front, gateway.behind_tls_proxy = true"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address; unknown names count as public."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise OperatorError(f"there is no configuration at {path}: `quorate init` writes one") from None
+    except OSError as error:
+        raise OperatorError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise OperatorError(f"{path} is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise OperatorError(f"{path} is not valid TOML: {error}") from None
+
+
+def _scalar_settings(kind: type[_Section], prefix: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    """(path, type) of every setting that a variable can carry: no lists, no tables of free names, not
+    home."""
+    found: list[tuple[tuple[str, ...], Any]] = []
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        if isinstance(hint, type) and issubclass(hint, _Section):
+            found += _scalar_settings(hint, (*prefix, name))
+        elif name not in ("home", "peers", "venues"):
+            found.append(((*prefix, name), hint))
+    return found
+
+
+def _from_text(variable: str, text: str, kind: Any) -> Any:
+    try:
+        return msgspec.convert(text, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise OperatorError(f"environment variable {variable}={text!r}: {_sentence(error)}") from None
+
+
+def _set(raw: dict[str, Any], setting: tuple[str, ...], value: Any, path: Path) -> None:
+    table = raw
+    for name in setting[:-1]:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise OperatorError(f"{path}: {name} must be a table")
+    table[setting[-1]] = value
+
+
+def _sentence(error: msgspec.ValidationError) -> str:
+    """msgspec's message with its path in our words: "Expected `int`, got `str` - at `$.gateway.port`"."""
+    message, _, place = str(error).partition(" - at ")
+    setting = place.strip("`").removeprefix("$.")
+    return f"{setting}: {message}" if setting else message

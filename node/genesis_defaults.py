@@ -1,0 +1,145 @@
+"""A genesis with sensible numbers: market.md's defaults, a small listing, and times scaled by a testnet's
+speed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ledger.genesis import (
+    GenesisAccount,
+    LedgerGenesis,
+    LedgerParameters,
+    OracleReporter,
+    UnderlyingParameters,
+)
+from ledger.instruments import LOTS_PER_CONTRACT, Instrument, Kind, Underlying
+from ledger.margin.parameters import default_margin_parameters
+from node.genesis import GENESIS_VERSION, ConsensusParameters, GenesisDocument, ValidatorEntry
+from primitives.amounts import NS, USD
+
+DAY_NS = 86_400 * NS
+EXPIRY_OF_DAY_NS = 8 * 3_600 * NS
+"""Options expire at 08:00:00 UTC."""
+DEFAULT_INDEX_USD = {Underlying.BTC: 100_000, Underlying.ETH: 4_000}
+"""Where `quorate init` starts when the operator says nothing; the first oracle update replaces it."""
+STRIKE_STEP_USD = {Underlying.BTC: 5_000, Underlying.ETH: 200}
+EXPIRY_DAYS = (1, 2, 7, 30)
+STRIKES_EACH_SIDE = 4
+
+PREMIUM_TICKS = ((1_000 * USD, 5 * USD), (50 * USD, USD), (0, USD // 10))
+"""$5 at and above $1,000; $1 at and above $50; else $0.10 (market.md section 1)."""
+PERPETUAL_TICKS_UUSD = {Underlying.BTC: USD, Underlying.ETH: USD // 10}
+
+
+def default_ledger_genesis(
+    *,
+    time_ns: int,
+    custodian_key: bytes,
+    reporters: Sequence[OracleReporter],
+    index_uusd: Mapping[Underlying, int],
+    instruments: Sequence[Instrument],
+    accounts: Sequence[GenesisAccount] = (),
+    speed: int = 1,
+) -> LedgerGenesis:
+    """The ledger's genesis with market.md's numbers.
+
+    Args:
+        time_ns: market time at height 0.
+        index_uusd: starting index of each underlying that is traded.
+        instruments: what is listed, ids ascending.
+        speed: market seconds per real second: network-bound intervals (staleness, oracle epoch) grow with it.
+    """
+    return LedgerGenesis(
+        time_ns=time_ns,
+        custodian_key=custodian_key,
+        reporters=tuple(reporters),
+        underlyings=tuple(_underlying(item, index_uusd[item]) for item in sorted(index_uusd)),
+        instruments=tuple(instruments),
+        accounts=tuple(accounts),
+        parameters=default_ledger_parameters(speed),
+    )
+
+
+def default_ledger_parameters(speed: int = 1) -> LedgerParameters:
+    """Policy numbers; `speed` scales the intervals that exist because of networks."""
+    return LedgerParameters(
+        maker_fee_ppm=200,
+        taker_fee_ppm=500,
+        option_fee_cap_ppm=125_000,
+        nonce_window=100,
+        open_orders_max=400,
+        positions_max=200,
+        orders_per_book_max=2_000,
+        oracle_stale_ns=10 * NS * speed,
+        oracle_epoch_ns=5 * NS * speed,
+        theta_limit_ppm=150_000,
+        forward_limit_ppm=20_000,
+        confidence_decay_ppm=100_000,
+        settlement_window_ns=1_800 * NS,
+        settlement_bucket_ns=4 * NS,
+        settlement_carry_buckets_max=3,
+        liquidation_close_ppm=200_000,
+        liquidation_delta_uusd=100_000 * USD,
+        price_band_ppm=250_000,
+        insurance_fund_uusd=1_000_000 * USD,
+    )
+
+
+def default_consensus_parameters() -> ConsensusParameters:
+    """consensus.md section 1, for validators on one continent."""
+    return ConsensusParameters(
+        delta_ms=250, min_block_ms=50, retain_views=1_024, lookahead_views=64, final_weight=0
+    )
+
+
+def default_instruments(time_ns: int, index_uusd: Mapping[Underlying, int]) -> list[Instrument]:
+    """A perpetual per underlying, and calls and puts at round strikes around the index for a few expiries."""
+    keys = [(Kind.PERPETUAL, underlying, 0, 0) for underlying in sorted(index_uusd)]
+    for underlying in sorted(index_uusd):
+        step = STRIKE_STEP_USD[underlying] * USD
+        middle = (index_uusd[underlying] + step // 2) // step
+        for expiry_ns in default_expiries(time_ns):
+            for place in range(max(1, middle - STRIKES_EACH_SIDE), middle + STRIKES_EACH_SIDE + 1):
+                keys += [(kind, underlying, expiry_ns, place * step) for kind in (Kind.CALL, Kind.PUT)]
+    return [
+        Instrument(number, int(underlying), int(kind), expiry_ns, strike, LOTS_PER_CONTRACT[underlying])
+        for number, (kind, underlying, expiry_ns, strike) in enumerate(keys)
+    ]
+
+
+def default_expiries(time_ns: int) -> list[int]:
+    """08:00 UTC of the days EXPIRY_DAYS after the last 08:00, ascending."""
+    last = (time_ns - EXPIRY_OF_DAY_NS) // DAY_NS * DAY_NS + EXPIRY_OF_DAY_NS
+    return [last + days * DAY_NS for days in EXPIRY_DAYS]
+
+
+def make_genesis(
+    chain_name: str,
+    validators: Sequence[ValidatorEntry],
+    ledger: LedgerGenesis,
+    consensus: ConsensusParameters | None = None,
+) -> GenesisDocument:
+    """The whole document; check_genesis holds for it if it holds for its parts."""
+    return GenesisDocument(
+        version=GENESIS_VERSION,
+        chain_name=chain_name,
+        time_ns=ledger.time_ns,
+        validators=tuple(validators),
+        consensus=consensus or default_consensus_parameters(),
+        ledger=ledger,
+    )
+
+
+def reporters_of(validators: Sequence[ValidatorEntry]) -> tuple[OracleReporter, ...]:
+    """The ledger's view of the validators: their oracle keys and weights, in their order."""
+    return tuple(OracleReporter(entry.oracle_key, entry.weight) for entry in validators)
+
+
+def _underlying(underlying: Underlying, index_uusd: int) -> UnderlyingParameters:
+    return UnderlyingParameters(
+        underlying=int(underlying),
+        index_uusd=index_uusd,
+        ticks=PREMIUM_TICKS,
+        perpetual_tick_uusd=PERPETUAL_TICKS_UUSD[underlying],
+        margin=default_margin_parameters(underlying),
+    )

@@ -1,0 +1,245 @@
+"""A validator's secret keys on disk: three Ed25519 seeds, encrypted under a password. Reads and writes one
+file.
+
+scrypt derives the key from the NFKD form of the password, ChaCha20-Poly1305 encrypts, and the file's
+readable part (version, parameters, public keys) is authenticated with it. The file must be its owner's alone
+(0600).
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import stat
+import sys
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from gossip.peer_id import peer_id_of
+from primitives.errors import OperatorError
+from primitives.signing import SEED_BYTES, SigningKey
+
+PASSWORD_VARIABLE = "QUORATE_PASSWORD"
+FILE_BYTES_MAX = 65_536
+"""A longer keystore is refused."""
+PASSWORD_CHARACTERS_MIN = 8
+SCRYPT_LOG_N = 17
+"""128 MiB and a third of a second per guess."""
+SCRYPT_R = 8
+SCRYPT_P = 1
+
+
+class ValidatorKeys:
+    """The three secret seeds of one validator: what it votes, reports and connects with. Never printed."""
+
+    def __init__(self, consensus: bytes, oracle: bytes, network: bytes) -> None:
+        """Each 32 secret bytes."""
+        self.consensus = SigningKey(consensus)
+        self.oracle = SigningKey(oracle)
+        self.network_seed = network
+        self.peer_id = peer_id_of(SigningKey(network).public_key)
+        self._seeds = (consensus, oracle, network)
+
+    @classmethod
+    def generate(cls) -> ValidatorKeys:
+        """New keys from the operating system's randomness."""
+        return cls(os.urandom(SEED_BYTES), os.urandom(SEED_BYTES), os.urandom(SEED_BYTES))
+
+    def __repr__(self) -> str:
+        return f"ValidatorKeys(consensus={self.consensus.public_key.hex()}, peer_id={self.peer_id})"
+
+    def __reduce__(self) -> str:
+        raise TypeError("secret keys are not serialisable")
+
+    def seeds(self) -> bytes:
+        """96 secret bytes: consensus, oracle, network."""
+        return b"".join(self._seeds)
+
+
+class _Public(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    consensus_key: str
+    oracle_key: str
+    peer_id: str
+
+
+class _Encryption(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Limits keep a forged file from asking for unbounded memory or a trivial derivation."""
+
+    log_n: Annotated[int, msgspec.Meta(ge=14, le=20)]
+    r: Annotated[int, msgspec.Meta(ge=8, le=8)]
+    p: Annotated[int, msgspec.Meta(ge=1, le=4)]
+    salt: str
+    nonce: str
+
+
+class _KeystoreFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    version: Annotated[int, msgspec.Meta(ge=1, le=1)]
+    public: _Public
+    insecure: bool
+    """True: `secret` is the seeds themselves, readable by whoever reads the file. For testnets."""
+    encryption: _Encryption | None
+    """scrypt parameters and the ChaCha20-Poly1305 nonce; None exactly when insecure."""
+    secret: str
+    """Hexadecimal."""
+
+
+def save_keystore(
+    keys: ValidatorKeys, path: Path, password: str | None, *, log_n: int = SCRYPT_LOG_N
+) -> None:
+    """Create the file; never overwrites one. `password` None writes the insecure form.
+
+    Raises:
+        OperatorError: it exists, cannot be written, or the password is too short.
+    """
+    public = _public_of(keys)
+    if password is None:
+        document = _KeystoreFile(1, public, True, None, keys.seeds().hex())
+    else:
+        check_password(password)
+        encryption = _Encryption(log_n, SCRYPT_R, SCRYPT_P, os.urandom(16).hex(), os.urandom(12).hex())
+        document = _KeystoreFile(
+            1, public, False, encryption, _seal(keys.seeds(), password, public, encryption)
+        )
+    raw = msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(descriptor)
+    except FileExistsError:
+        raise OperatorError(f"the keystore {path} exists already and is never overwritten") from None
+    except OSError as error:
+        raise OperatorError(f"cannot write the keystore {path}: {error.strerror}") from None
+
+
+def load_keystore(path: Path, password: str | None, *, allow_insecure: bool = False) -> ValidatorKeys:
+    """Read the keys. `password` is not needed for an insecure file.
+
+    Raises:
+        OperatorError: unreadable, readable by others, corrupt, insecure without leave, or a wrong password.
+    """
+    document = _read(path)
+    if document.insecure:
+        if not allow_insecure:
+            raise OperatorError(
+                f"the keystore {path} is not encrypted: start with --insecure-keys if this is a testnet"
+            )
+        seeds = _unhex(document.secret, path)
+    else:
+        if password is None:
+            raise OperatorError(f"the keystore {path} is encrypted: a password is needed")
+        seeds = _unseal(document, password, path)
+    if len(seeds) != 3 * SEED_BYTES:
+        raise _corrupt(path)
+    keys = ValidatorKeys(*(seeds[start : start + SEED_BYTES] for start in range(0, len(seeds), SEED_BYTES)))
+    if _public_of(keys) != document.public:
+        raise _corrupt(path)
+    return keys
+
+
+def is_insecure(path: Path) -> bool:
+    """Whether the file holds its secrets without encryption. Raises like load_keystore."""
+    return _read(path).insecure
+
+
+def check_password(password: str) -> None:
+    """Raises OperatorError for a password that is too short."""
+    if len(password) < PASSWORD_CHARACTERS_MIN:
+        raise OperatorError(f"the password must have at least {PASSWORD_CHARACTERS_MIN} characters")
+
+
+def read_password(file: Path | None, environment: Mapping[str, str], prompt: str) -> str:
+    """The password from a file's first line, else QUORATE_PASSWORD, else asked on the terminal.
+
+    Raises:
+        OperatorError: none of the three can give one.
+    """
+    if file is not None:
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError):
+            raise OperatorError(f"cannot read the password file {file}") from None
+        if not lines or not lines[0]:
+            raise OperatorError(f"the password file {file} is empty")
+        return lines[0]
+    if PASSWORD_VARIABLE in environment:
+        return environment[PASSWORD_VARIABLE]
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise OperatorError(f"no password: give --password-file or set {PASSWORD_VARIABLE}")
+    return getpass.getpass(prompt)
+
+
+def _read(path: Path) -> _KeystoreFile:
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            raw = file.read(FILE_BYTES_MAX + 1)
+    except FileNotFoundError:
+        raise OperatorError(f"there is no keystore at {path}: `quorate init` writes one") from None
+    except OSError as error:
+        raise OperatorError(f"cannot read the keystore {path}: {error.strerror}") from None
+    if mode & 0o077:
+        raise OperatorError(f"the keystore {path} is open to other users (mode {mode:04o}): chmod 600 it")
+    try:
+        document = msgspec.json.decode(raw[: FILE_BYTES_MAX + 1], type=_KeystoreFile)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise _corrupt(path) from None
+    if len(raw) > FILE_BYTES_MAX or document.insecure != (document.encryption is None):
+        raise _corrupt(path)
+    return document
+
+
+def _public_of(keys: ValidatorKeys) -> _Public:
+    return _Public(keys.consensus.public_key.hex(), keys.oracle.public_key.hex(), keys.peer_id)
+
+
+def _derive(password: str, encryption: _Encryption, path: Path | None = None) -> bytes:
+    from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+    salt = bytes.fromhex(encryption.salt) if path is None else _unhex(encryption.salt, path)
+    kdf = Scrypt(salt=salt, length=32, n=2**encryption.log_n, r=encryption.r, p=encryption.p)
+    return kdf.derive(unicodedata.normalize("NFKD", password).encode())
+
+
+def _seal(seeds: bytes, password: str, public: _Public, encryption: _Encryption) -> str:
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+    cipher = ChaCha20Poly1305(_derive(password, encryption))
+    return cipher.encrypt(bytes.fromhex(encryption.nonce), seeds, _authenticated(public, encryption)).hex()
+
+
+def _unseal(document: _KeystoreFile, password: str, path: Path) -> bytes:
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+    encryption = document.encryption
+    if encryption is None:
+        raise _corrupt(path)
+    nonce, sealed = _unhex(encryption.nonce, path), _unhex(document.secret, path)
+    if len(nonce) != 12 or len(sealed) != 3 * SEED_BYTES + 16:
+        raise _corrupt(path)
+    cipher = ChaCha20Poly1305(_derive(password, encryption, path))
+    try:
+        return cipher.decrypt(nonce, sealed, _authenticated(document.public, encryption))
+    except InvalidTag:
+        raise OperatorError(f"wrong password for the keystore {path}, or the file was altered") from None
+
+
+def _authenticated(public: _Public, encryption: _Encryption) -> bytes:
+    return msgspec.json.encode((1, public, encryption))
+
+
+def _unhex(text: str, path: Path) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise _corrupt(path) from None
+
+
+def _corrupt(path: Path) -> OperatorError:
+    return OperatorError(f"the keystore {path} is corrupt: restore it from a copy")
