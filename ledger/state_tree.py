@@ -107,13 +107,14 @@ class StateTree:
     def update(self, changes: Iterable[tuple[bytes, bytes | None]]) -> StateTree:
         """The tree after setting keys to leaf bytes, or removing them (None; absent ones are no matter).
 
-        A key named twice takes its last change. The old tree stays valid.
+        A key named twice takes its last change. The old tree stays valid; it is the result if nothing changed.
         """
         last = {_path(key): None if value is None else _value_digest(value) for key, value in changes}
         if not last:
             return self
         paths = sorted(last)
-        return StateTree(_changed(self._top, (paths, [last[path] for path in paths]), 0, len(paths)))
+        top = _changed(self._top, (paths, [last[path] for path in paths]), 0, len(paths))
+        return self if top is self._top else StateTree(top)
 
     def prove(self, key: bytes) -> Proof:
         """Proof of the key's presence or absence, checked by verify_proof against this tree's root."""
@@ -148,9 +149,8 @@ def verify_proof(root: bytes, key: bytes, value: bytes | None, proof: Proof) -> 
         top = _leaf_digest(path, _value_digest(value))
     elif other is not None:
         other_path = int.from_bytes(other.path, "big")
-        if other_path == path or any(
-            _bit(path, step.bit) != _bit(other_path, step.bit) for step in proof.steps
-        ):
+        leads_there = all(_bit(path, step.bit) == _bit(other_path, step.bit) for step in proof.steps)
+        if other_path == path or not leads_there:
             raise ProtocolViolation(
                 ProofReason.NOT_AN_ABSENCE, "the leaf shown does not stand in the key's place"
             )
@@ -198,6 +198,8 @@ def _changed(node: _Node | None, changes: _Changes, low: int, high: int) -> _Nod
         if node is not None:
             leaves.setdefault(node.path, node.value_digest)
         kept = [(path, value) for path, value in sorted(leaves.items()) if value is not None]
+        if node is not None and kept == [(node.path, node.value_digest)]:
+            return node
         return _built(kept, 0, len(kept)) if kept else None
     some_path = node.some_path
     bit = min(

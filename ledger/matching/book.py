@@ -89,7 +89,7 @@ class Book(Wire, frozen=True):
         return self.with_left(dict.fromkeys(order_ids, 0))
 
     def with_left(self, left_lots: Mapping[int, int]) -> Book:
-        """Set what is left of many orders by id, in one pass: those with 0 go, all others keep their places."""
+        """Set what is left of many orders, by id, in one pass; those with 0 go, no other moves."""
         return Book(_with_left(self.bids, left_lots), _with_left(self.asks, left_lots))
 
     def _spliced(self, order: RestingOrder, by: tuple[RestingOrder, ...]) -> Book:

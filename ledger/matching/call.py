@@ -71,7 +71,7 @@ def run_call(book: Book, incoming: Iterable[RestingOrder], mark_uusd: int, ticks
 
     Args:
         book: resting orders; left as it is.
-        incoming: this block's new orders, prices on the grid.
+        incoming: this block's new orders. Prices off the grid are kept to, but the ledger takes none.
         mark_uusd: breaks ties among prices.
         ticks: the instrument's price grid.
     """

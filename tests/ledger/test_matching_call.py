@@ -86,6 +86,14 @@ def test_of_prices_equally_near_to_the_mark_the_lower_wins() -> None:
     assert run_call(EMPTY_BOOK, orders, 105, ((0, 10),)).clearing == Clearing(100, 1, 0)
 
 
+@pytest.mark.parametrize(("mark", "price"), [(101, 103), (104, 103), (105, 103), (106, 107), (109, 107)])
+def test_limits_between_grid_prices_are_kept_when_no_grid_price_lies_between_them(
+    mark: int, price: int
+) -> None:
+    orders = [a_bid(1, 1, 107), an_ask(2, 1, 103)]
+    assert run_call(EMPTY_BOOK, orders, mark, ((0, 10),)).clearing == Clearing(price, 1, 0)
+
+
 def test_an_older_block_is_served_before_a_newer_one_at_the_same_price() -> None:
     old, new = a_bid(1, 4, 100, height=1), a_bid(2, 4, 100, height=2)
     assert filled(call([new, an_ask(3, 5, 100, height=2)], book=Book((old,), ()))) == {1: 4, 2: 1, 3: 5}
