@@ -107,7 +107,7 @@ class StateTree:
     def update(self, changes: Iterable[tuple[bytes, bytes | None]]) -> StateTree:
         """The tree after setting keys to leaf bytes, or removing them (None; absent ones are no matter).
 
-        A key named twice takes its last change. The old tree stays valid; it is the result if nothing changed.
+        A key named twice takes its last change. The old tree stays valid; it is returned if nothing is new.
         """
         last = {_path(key): None if value is None else _value_digest(value) for key, value in changes}
         if not last:
