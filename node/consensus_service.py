@@ -10,8 +10,6 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
 import structlog
 import trio
 
@@ -36,6 +34,7 @@ from consensus.effects import (
 from consensus.inputs import Input, MessageReceived, PayloadBuilt, Started, TimerFired, TimerKind, Validated
 from consensus.messages import Block, BlockResponse, ConsensusMessage, Proposal, QuorumCertificate, hash_of
 from gossip.network import Lane, Network
+from ledger.transactions import SignedReport
 from node.ledger_service import LedgerService
 from node.messages import lane_of
 from node.metrics import NodeMetrics
@@ -45,6 +44,7 @@ from node.verifier import SignatureVerifier
 from primitives.codec import decode_own, encode
 from primitives.errors import ProtocolViolation
 from primitives.identifiers import BlockHash, ValidatorIndex
+from primitives.reasons import CodecReason
 
 INBOX_MAX = 8_192
 """Inputs waiting for the core; producers wait when it is full, and the network's bounded inboxes fill behind them."""
@@ -56,18 +56,13 @@ PROPOSAL_TIMES_MAX = 256
 log = structlog.get_logger()
 
 
-class OracleReports(Protocol):
-    """Where the leader finds the newest report of each validator."""
-
-    def newest(self) -> Sequence[object]: ...
-
-
 @dataclass(frozen=True, slots=True)
 class FinalDelivery:
     """Blocks decided for good, their proof, and when this node learned it (monotonic)."""
 
     blocks: tuple[Block, ...]
     proof: QuorumCertificate
+    is_fast: bool
     final_ns: int
 
 
@@ -84,7 +79,7 @@ class ConsensusService:
         ledger: LedgerService,
         verifier: SignatureVerifier,
         metrics: NodeMetrics,
-        reports: Callable[[], Sequence[object]],
+        reports: Callable[[], Sequence[SignedReport]],
         min_block_ms: int,
         on_evidence: Callable[[ReportEvidence], None],
     ) -> None:
@@ -101,8 +96,9 @@ class ConsensusService:
         self._send, self._inbox = trio.open_memory_channel[Input](INBOX_MAX)
         self._final_send, self.final_blocks = trio.open_memory_channel[FinalDelivery](math.inf)
         self._deadlines: dict[TimerKind, tuple[float, int]] = {}
-        self._seen_ns: dict[BlockHash, int] = {}
+        self.seen_ns: dict[BlockHash, int] = {}
         self.proposed_ns: dict[BlockHash, int] = {}
+        self._built_ns = 0
         self.halted = ""
         self.view = 0
 
@@ -122,11 +118,11 @@ class ConsensusService:
         Raises:
             ProtocolViolation: the sender is to blame; the message has had no effect.
         """
-        admission.check(message, self._core)
-        if not await self._verifier.all_valid(admission.signatures_of(message, self._core)):
-            raise ProtocolViolation(admission.RejectionReason.BAD_SIGNATURE, "a signature does not verify")
+        admission.check(message, self._core.epoch)
+        if not await self._verifier.all_valid(admission.signatures_of(message, self._core.epoch)):
+            raise ProtocolViolation(CodecReason.BAD_SIGNATURE, "a consensus signature does not verify")
         if isinstance(message, Proposal):
-            self._remember(self._seen_ns, hash_of(message.block.header))
+            self._remember(self.seen_ns, hash_of(message.block.header), time.monotonic_ns())
         await self._send.send(MessageReceived(peer, message))
 
     # --- inputs ---
@@ -169,6 +165,8 @@ class ConsensusService:
                 self._network.send(to, lane_of(message), encode(message))
             case Broadcast(message):
                 self._network.broadcast(lane_of(message), encode(message))
+                if isinstance(message, Proposal):
+                    self._on_own_proposal(message.block)
             case SetTimer(kind, view, delay_ms):
                 self._deadlines[kind] = (trio.current_time() + delay_ms / 1000, view)
             case CancelTimer(kind):
@@ -179,8 +177,8 @@ class ConsensusService:
                 self._start(self._validate, effect)
             case ServeBlocks():
                 self._start(self._serve, effect)
-            case DeliverFinal(blocks, proof):
-                self._final_send.send_nowait(FinalDelivery(blocks, proof, time.monotonic_ns()))
+            case DeliverFinal(blocks, proof, is_fast):
+                self._final_send.send_nowait(FinalDelivery(blocks, proof, is_fast, time.monotonic_ns()))
             case ReportNotarized():
                 self._metrics.on_notarized(effect)
             case EnteredView(view, leader, admitted_by):
@@ -198,15 +196,29 @@ class ConsensusService:
     def _start(self, work: Callable[[Effect], Awaitable[None]], effect: Effect) -> None:
         self._nursery.start_soon(work, effect)
 
+    def _on_own_proposal(self, block: Block) -> None:
+        """Our own block comes without ValidatePayload: we built it on this state. A resent one is known already."""
+        block_hash = hash_of(block.header)
+        if block_hash in self.proposed_ns:
+            return
+        self._remember(self.proposed_ns, block_hash, self._built_ns)
+        self._remember(self.seen_ns, block_hash, self._built_ns)
+        self._ledger.adopt(block_hash, block)
+        self._nursery.start_soon(self._execute, block_hash)
+
+    async def _execute(self, block_hash: BlockHash) -> None:
+        with self._metrics.time_execute():
+            await self._ledger.execute(block_hash)
+
     async def _build(self, effect: BuildPayload) -> None:
         """Wait for the block interval, then fill a block. Answers with PayloadBuilt."""
-        parent_seen_ns = self._seen_ns.get(effect.parent, 0)
-        wait_ns = parent_seen_ns + self._min_block_ns - time.monotonic_ns()
+        parentseen_ns = self.seen_ns.get(effect.parent, 0)
+        wait_ns = parentseen_ns + self._min_block_ns - time.monotonic_ns()
         if wait_ns > 0:
             await trio.sleep(wait_ns / 1e9)
         with self._metrics.time_build():
             payload = await self._ledger.build(effect.parent, effect.height, self._reports())
-        self.built_ns = time.monotonic_ns()
+        self._built_ns = time.monotonic_ns()
         await self._send.send(
             PayloadBuilt(
                 effect.parent, effect.view, payload.transactions, payload.time_ns, payload.parent_state_root
@@ -218,8 +230,7 @@ class ConsensusService:
             ok = await self._ledger.is_valid(effect.block_hash, effect.block)
         await self._send.send(Validated(effect.block_hash, ok))
         if ok:
-            with self._metrics.time_execute():
-                await self._ledger.execute(effect.block_hash)
+            await self._execute(effect.block_hash)
 
     async def _serve(self, effect: ServeBlocks) -> None:
         """Answer a request for blocks that only the store still has."""
@@ -242,7 +253,7 @@ class ConsensusService:
         return tuple(blocks)
 
     @staticmethod
-    def _remember(times: dict[BlockHash, int], block_hash: BlockHash) -> None:
-        times.setdefault(block_hash, time.monotonic_ns())
+    def _remember(times: dict[BlockHash, int], block_hash: BlockHash, now_ns: int) -> None:
+        times.setdefault(block_hash, now_ns)
         while len(times) > PROPOSAL_TIMES_MAX:
             del times[next(iter(times))]

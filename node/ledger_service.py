@@ -90,6 +90,11 @@ class LedgerService:
         self.final_root = state.root()
         self.mempool = Mempool()
 
+    @property
+    def state_for_reading(self) -> State:
+        """The state as executed so far, for looking up single leaves; a leaf is immutable, so no lock is needed."""
+        return self._state
+
     # --- what consensus asks for ---
 
     async def is_valid(self, block_hash: BlockHash, block: Block) -> bool:
@@ -110,6 +115,10 @@ class LedgerService:
                 self._blocks.pop(block_hash, None)
                 return self._refuse(block, violation)
         return True
+
+    def adopt(self, block_hash: BlockHash, block: Block) -> None:
+        """Know a block that we built ourselves; it needs no validation."""
+        self._blocks[block_hash] = block
 
     async def execute(self, block_hash: BlockHash) -> None:
         """Execute a validated block ahead of its finality, so that its root is there when a child needs it."""

@@ -43,6 +43,9 @@ class Mempool:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def __contains__(self, transaction_id: bytes) -> bool:
+        return transaction_id in self._waiting
+
     def check(self, transaction_id: bytes, sender: bytes, size: int) -> None:
         """Raises ProtocolViolation(MempoolReason) when the transaction would not be taken."""
         if transaction_id in self._waiting or transaction_id in self._finished:

@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 
 from consensus.messages import (
+    Block,
     BlockRequest,
     BlockResponse,
     CertificateMessage,
@@ -17,6 +18,7 @@ from consensus.messages import (
     ConsensusMessage,
     EvidenceMessage,
     Proposal,
+    QuorumCertificate,
     Status,
     StatusRequest,
     Votes,
@@ -36,6 +38,13 @@ class TransactionBundle(Wire, tag=32):
     transactions: Annotated[
         tuple[RawTransaction, ...], msgspec.Meta(min_length=1, max_length=BUNDLE_TRANSACTIONS_MAX)
     ]
+
+
+class FinalBlockMessage(Wire, tag=34):
+    """For followers: a final block and the proof that it is final."""
+
+    block: Block
+    proof: QuorumCertificate
 
 
 class ReportMessage(Wire, tag=33):

@@ -54,7 +54,7 @@ IMPURE_NAMES = {"open", "print", "input", "exec", "eval", "hash", "id", "randomb
 """`hash` and `id` differ from process to process."""
 BY_NAME = {("node/__main__.py", "testnet")}
 """The one import by name: a console script with every command, and no arrow that points up."""
-KNOWS_LIBP2P = {f"gossip/{name}.py" for name in ("host", "pubsub", "request_response", "service")}
+KNOWS_LIBP2P = {f"gossip/{name}.py" for name in ("host", "pubsub", "request_response", "service", "muxer")}
 HAS_FLOATS = "ledger/pricing/kernel.py"
 INTEGER_MATH = {"comb", "factorial", "gcd", "isqrt", "lcm", "perm", "prod"}
 FLOAT_NUMPY = re.compile(
