@@ -31,13 +31,13 @@ from libp2p.peer.peerstore import PeerStore
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
+from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.transport.tcp.tcp import TCP
-from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
 from gossip.counters import Counters
 from gossip.link import StreamBroken
-from gossip.muxer import LeanStream, LeanYamux
+from gossip.muxer import LeanStream, LeanUpgrader
 from gossip.network import NetworkConfig, PeerConfig
 from gossip.reasons import GossipReason
 from primitives.errors import OperatorError
@@ -177,10 +177,10 @@ class _BoundedSwarm(Swarm):
         finally:
             self._inbound_open -= 1
 
-    async def _upgrade(self, raw: RawConnection, maddr: Multiaddr, address: str) -> LeanYamux:
+    async def _upgrade(self, raw: RawConnection, maddr: Multiaddr, address: str) -> Yamux:
         self._half_open[address] = self._half_open.get(address, 0) + 1
         try:
-            return cast(LeanYamux, await self.upgrade_inbound_raw_conn(raw, maddr))
+            return cast(Yamux, await self.upgrade_inbound_raw_conn(raw, maddr))
         finally:
             self._half_open[address] -= 1
             if not self._half_open[address]:
@@ -217,7 +217,7 @@ class Edge:
             key_pair, noise_privkey=create_noise_key_pair().private_key, admit=admit, sockets=self._sockets
         )
         # Threshold: noise and yamux only. A default host would accept a dialler who offers plaintext.
-        upgrader = TransportUpgrader({NOISE: noise}, {TProtocol(YAMUX): LeanYamux})
+        upgrader = LeanUpgrader({NOISE: noise}, {TProtocol(YAMUX): Yamux})
         own_id = ID.from_pubkey(key_pair.public_key)
         peer_store = PeerStore()
         peer_store.add_key_pair(own_id, key_pair)

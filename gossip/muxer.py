@@ -12,14 +12,16 @@ from types import TracebackType
 from typing import Any, cast
 
 import trio
+from libp2p.abc import IMuxedConn, ISecureConn
+from libp2p.peer.id import ID
 from libp2p.stream_muxer.yamux.yamux import (
     DEFAULT_WINDOW_SIZE,
     HEADER_SIZE,
     MAX_MESSAGE_SIZE,
     TYPE_DATA,
     YAMUX_HEADER_FORMAT,
-    Yamux,
 )
+from libp2p.transport.upgrader import TransportUpgrader
 
 from gossip.link import StreamBroken
 
@@ -51,17 +53,15 @@ class QuickLock:
             self._held = False
 
 
-class LeanYamux(Yamux):
-    """The muxer of every connection of ours."""
+class LeanUpgrader(TransportUpgrader):
+    """Makes every connection's muxer lean before it starts. libp2p names its Yamux class itself: no subclass fits."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.streams_lock = cast(Any, QuickLock())
-        self._write_lock = cast(Any, QuickLock())
-
-    async def _write_frame(self, data: bytes) -> None:
-        async with self._write_lock:
-            await self.secured_conn.write(data)
+    async def upgrade_connection(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
+        muxed = await super().upgrade_connection(conn, peer_id)
+        yamux = cast(Any, muxed)
+        yamux.streams_lock = QuickLock()
+        yamux._write_lock = QuickLock()
+        return muxed
 
 
 class LeanStream:
@@ -69,7 +69,7 @@ class LeanStream:
 
     def __init__(self, muxed: Any) -> None:
         self._muxed = muxed
-        self._connection: LeanYamux = muxed.conn
+        self._connection: Any = muxed.conn
         self._window_bytes = DEFAULT_WINDOW_SIZE
         self._credit_bytes = 0
         muxed.window_lock = QuickLock()
@@ -106,7 +106,8 @@ class LeanStream:
             if len(data) <= min(muxed.send_window, MAX_MESSAGE_SIZE - HEADER_SIZE) and not muxed.send_closed:
                 muxed.send_window -= len(data)
                 header = _HEADER.pack(0, TYPE_DATA, 0, muxed.stream_id, len(data))
-                await self._connection._write_frame(header + data)
+                async with self._connection._write_lock:
+                    await self._connection.secured_conn.write(header + data)
             else:
                 await muxed.write(data)
         except Exception as error:
