@@ -1,7 +1,7 @@
 """One venue's quote stream: connects, decodes, checks, reconnects. Trio sockets.
 
 An adapter fills a VenueBook and never raises for what a venue does. The simulated venues speak our own
-frames; a real exchange gets its own adapter behind the same Protocol, translating its WebSocket messages into quotes.
+frames; a real exchange gets its own adapter behind the same Protocol, translating its messages into quotes.
 """
 
 from __future__ import annotations

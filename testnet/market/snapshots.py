@@ -45,7 +45,8 @@ Knots = list[tuple[int, float]]
 class Smile:
     """One expiry's implied volatilities at a snapshot, ascending by strike (USD).
 
-    `premium` is ln(forward / index), `moneyness` ln(strike / forward) / sqrt(tau); half spreads in volatility.
+    `premium` is ln(forward / index), `moneyness` ln(strike / forward) / sqrt(tau); half spreads are in
+    volatility.
     """
 
     forward: float
