@@ -1,0 +1,200 @@
+"""Accounts' holdings as columns, ready to be multiplied with the risk arrays. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from ledger.margin.reasons import MarginReason
+from ledger.margin.scenarios import RiskArrays
+from ledger.pricing.kernel import Bools, Ints
+from primitives.errors import ProtocolViolation, ensure
+
+ACCOUNT_LOTS_MAX = 1_000_000
+"""Gross lots of one account. More is refused: with LOT_VALUE_E8_MAX it keeps every sum below 2^62."""
+CASH_UUSD_MAX = 1 << 60
+"""Largest cash or cost, either sign ($1.15 trillion); beyond it 64-bit sums would not be exact."""
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Position(NamedTuple):
+    """One holding. `lots` is signed; `cost_uusd` is, for a perpetual, the exact sum of price * lots /
+    lots_per_contract paid, and 0 for an option (its premium went through cash)."""
+
+    instrument_id: int
+    lots: int
+    cost_uusd: int = 0
+
+
+class Portfolios(NamedTuple):
+    """Portfolios of A accounts with P positions in all; positions of one account are in the risk arrays' rank
+    order. `offsets` has shape (A + 1,), `cash_uusd` (A,), the rest (P,)."""
+
+    offsets: Ints
+    instrument_ids: Ints
+    lots: Ints
+    cost_uusd: Ints
+    cash_uusd: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where accounts, underlyings, expiry groups and strikes begin and end among the positions."""
+
+    rows: Ints
+    """(P,), risk row of each position."""
+    group_ends: Ints
+    """(Q,), end of each (account, expiry group) run of positions."""
+    group_index: Ints
+    """(Q,), its expiry group in the risk arrays."""
+    part_group_ends: Ints
+    """(R,), end of each (account, underlying) part, counted in groups."""
+    part_account: Ints
+    part_underlying: Ints
+    strike_ends: Ints
+    """(T,), end of each (account, underlying, expiry, strike) run of positions."""
+    strike_row: Ints
+    """(T,), a risk row of that strike."""
+    strike_offsets: Ints
+    """(A + 1,), each account's strikes."""
+
+
+def compute_layout(risk: RiskArrays, portfolios: Portfolios) -> Layout:
+    """Boundaries of all runs; needs positions in rank order inside each account."""
+    rows = risk.rows_of(portfolios.instrument_ids)
+    offsets = portfolios.offsets
+    positions = len(rows)
+    is_account_end = np.zeros(positions + 1, dtype=np.bool_)
+    is_account_end[offsets] = True
+    group_ends = _run_ends(risk.group[rows], is_account_end)
+    strike_ends = _run_ends(risk.strike_group[rows], is_account_end)
+    part_ends = _run_ends(risk.underlying[rows], is_account_end)
+    last_rows = rows[part_ends - 1]
+    return Layout(
+        rows=rows,
+        group_ends=group_ends,
+        group_index=risk.group[rows[group_ends - 1]],
+        part_group_ends=np.searchsorted(group_ends, part_ends) + 1,
+        part_account=np.searchsorted(offsets, part_ends - 1, side="right") - 1,
+        part_underlying=risk.underlying[last_rows],
+        strike_ends=strike_ends,
+        strike_row=rows[strike_ends - 1],
+        strike_offsets=np.searchsorted(strike_ends, offsets, side="right"),
+    )
+
+
+def _run_ends(labels: Ints, is_account_end: Bools) -> Ints:
+    """Ends (exclusive) of runs of equal labels that do not cross an account's end."""
+    is_end = is_account_end[1:].copy()
+    is_end[:-1] |= labels[1:] != labels[:-1]
+    ends: Ints = np.flatnonzero(is_end).astype(np.int64) + 1
+    return ends
+
+
+def sorted_positions(risk: RiskArrays, positions: Iterable[Position]) -> Ints:
+    """(3, n) columns (id, lots, cost) of one account's positions in rank order."""
+    columns = np.array([tuple(position) for position in positions], dtype=np.int64).reshape(-1, 3).T
+    order = np.argsort(risk.rank[risk.rows_of(columns[0])])
+    arranged: Ints = columns[:, order]
+    return arranged
+
+
+def single_portfolio(risk: RiskArrays, cash_uusd: int, positions: Sequence[Position]) -> Portfolios:
+    """One account's portfolio; raises as `PortfolioTable.replace`."""
+    check_portfolio(cash_uusd, positions)
+    ids, lots, cost = sorted_positions(risk, positions)
+    offsets = np.array([0, len(ids)], dtype=np.int64)
+    return Portfolios(offsets, ids, lots, cost, np.array([cash_uusd], dtype=np.int64))
+
+
+def check_portfolio(cash_uusd: int, positions: Sequence[Position]) -> None:
+    """Refuse what exact 64-bit sums could not hold.
+
+    Raises:
+        ProtocolViolation: POSITION_LIMIT (gross lots above ACCOUNT_LOTS_MAX) or CASH_LIMIT.
+    """
+    if sum(abs(position.lots) for position in positions) > ACCOUNT_LOTS_MAX:
+        raise ProtocolViolation(
+            MarginReason.POSITION_LIMIT, f"an account holds at most {ACCOUNT_LOTS_MAX} lots in all"
+        )
+    if abs(cash_uusd) + sum(abs(position.cost_uusd) for position in positions) > CASH_UUSD_MAX:
+        raise ProtocolViolation(
+            MarginReason.CASH_LIMIT, f"cash and cost are at most {CASH_UUSD_MAX} micro-USD in all"
+        )
+
+
+class PortfolioTable(Generic[Key]):
+    """All accounts' portfolios; an account keeps its place for ever, in order of first appearance.
+
+    Replacing one account costs only its own positions until the next `portfolios`, which splices all
+    replacements in with one pass. The caller bounds the number of accounts.
+    """
+
+    def __init__(self) -> None:
+        self.accounts: list[Key] = []
+        """Place -> account, the order of every array that the margin functions return."""
+        self._place: dict[Key, int] = {}
+        self._cash: list[int] = []
+        self._pending: dict[int, tuple[Position, ...]] = {}
+        self._offsets = np.zeros(1, dtype=np.int64)
+        self._columns = np.zeros((3, 0), dtype=np.int64)
+        self._layout: Layout | None = None
+        self._layout_ids = np.zeros(0, dtype=np.int64)
+
+    def place_of(self, account: Key) -> int:
+        """Row of an account in the margin arrays. Raises KeyError for an account never replaced."""
+        return self._place[account]
+
+    def set_cash(self, account: Key, cash_uusd: int) -> None:
+        """Change only the cash of an account already here."""
+        check_portfolio(cash_uusd, ())
+        self._cash[self._place[account]] = cash_uusd
+
+    def replace(self, account: Key, cash_uusd: int, positions: Sequence[Position]) -> None:
+        """Set an account's whole portfolio, in any order of positions, at most one per instrument.
+
+        Raises:
+            ProtocolViolation: POSITION_LIMIT or CASH_LIMIT; the table is then unchanged.
+        """
+        check_portfolio(cash_uusd, positions)
+        place = self._place.setdefault(account, len(self.accounts))
+        if place == len(self.accounts):
+            self.accounts.append(account)
+            self._cash.append(cash_uusd)
+        self._cash[place] = cash_uusd
+        self._pending[place] = tuple(positions)
+
+    def portfolios(self, risk: RiskArrays) -> tuple[Portfolios, Layout]:
+        """Columns of all accounts and their runs under `risk`; the runs are kept until something changes."""
+        if self._pending:
+            self._splice(risk)
+        cash = np.array(self._cash, dtype=np.int64)
+        portfolios = Portfolios(self._offsets, self._columns[0], self._columns[1], self._columns[2], cash)
+        if self._layout is None or not np.array_equal(self._layout_ids, risk.instrument_ids):
+            self._layout = compute_layout(risk, portfolios)
+            self._layout_ids = risk.instrument_ids
+        return portfolios, self._layout
+
+    def _splice(self, risk: RiskArrays) -> None:
+        known = len(self._offsets) - 1
+        lengths = np.zeros(len(self.accounts), dtype=np.int64)
+        lengths[:known] = np.diff(self._offsets)
+        pieces = []
+        done = 0
+        for place in sorted(self._pending):
+            start, end = (int(self._offsets[min(edge, known)]) for edge in (place, place + 1))
+            pieces.append(self._columns[:, done:start])
+            arranged = sorted_positions(risk, self._pending[place])
+            pieces.append(arranged)
+            lengths[place] = arranged.shape[1]
+            done = end
+        pieces.append(self._columns[:, done:])
+        self._columns = np.concatenate(pieces, axis=1)
+        self._offsets = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(lengths)))
+        ensure(int(self._offsets[-1]) == self._columns.shape[1], "the splice keeps every position")
+        self._pending.clear()
+        self._layout = None
