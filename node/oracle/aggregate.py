@@ -1,8 +1,8 @@
 """From several venues' quotes to one view per underlying: median, clip, average; stale sources dropped. Pure.
 
-Stricter than market.md section 2, which clips to +-0.5 % of the median: with five venues a steady liar would still
-move the average by 10 bp, more than most spreads, and every validator's by the same. So the clip is also held to a
-few of the venues' usual deviations; the liar then moves it by less than the venues differ anyway.
+Stricter than market.md section 2, which clips to +-0.5 % of the median: with five venues a steady liar would
+still move the average by 10 bp, more than most spreads, and every validator's by the same. So the clip is also
+held to a few of the venues' usual deviations; the liar then moves it by less than the venues differ anyway.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class AggregationRules:
 class ChainView:
     """One expiry over all venues: arrays aligned, ascending by (strike, kind); prices in USD, NaN where none.
 
-    `time_ns` is the middle one of the venues' stamps: premiums decay, so a fit needs the time they were quoted.
+    `time_ns` is the middle one of the venues' stamps: a fit needs the time its premiums were quoted.
     `mids` is the validator's raw external mark of each option: what epsilon is measured against.
     """
 
@@ -148,8 +148,8 @@ def aggregate_chain(
 ) -> ChainView | None:
     """One expiry's options over its fresh venues; None when no fresh venue quotes any.
 
-    An option's mid is the mean of its venues' mids, clipped as in `clipped_mean`; its bid and ask are medians. A
-    venue without both sides of an option says nothing about it.
+    An option's mid is the mean of its venues' mids, clipped as in `clipped_mean`; its bid and ask are medians.
+    A venue without both sides of an option says nothing about it.
     """
     fresh = [chain for chain in chains if chain.time_ns >= now_ns - rules.option_age_ns_max]
     keys = sorted({key for chain in fresh for key in zip(chain.strikes_uusd, chain.kinds, strict=True)})

@@ -34,8 +34,8 @@ SPREAD_VOL_MIN = 0.002
 VENUES_FULL = 3
 """Confidence is full from this many venues; market.md asks for three."""
 RMSE_FULL, RMSE_DAYS = 2.5, 7
-"""Confidence is full up to this error in volatility points a week or more before expiry; closer to it up to the
-error that is worth as many dollars, which is more the less time is left."""
+"""Confidence is full up to this error in volatility points a week or more before expiry; closer to it up
+to the error that is worth as many dollars, which is more the less time is left."""
 
 Parameters = tuple[float, float, float]
 """(theta, rho, psi)."""
@@ -95,7 +95,10 @@ def fit_slice(quotes: OptionQuotes, tau_years: float, warm_start: SliceFit | Non
     theta, rho, psi = _fit(smile, start) if len(smile.vols) >= SHAPE_QUOTES_MIN else _fit_level(smile, start)
     error = np.sqrt(ssvi.total_variance(theta, rho, psi, smile.log_moneyness) / tau_years) - smile.vols
     rmse = 100 * sqrt(float(error @ error) / len(error))
-    return SliceFit(round(theta * 1e12), round(rho * 1e6), int(psi * 1e9), rmse, len(error))
+    theta_e12, rho_e6 = round(theta * 1e12), round(rho * 1e6)
+    # Threshold: the rounded slice must keep the butterfly bound too.
+    psi = min(psi, ssvi.psi_max(theta_e12 * 1e-12, rho_e6 * 1e-6))
+    return SliceFit(theta_e12, rho_e6, int(psi * 1e9), rmse, len(error))
 
 
 def _smile_of(quotes: OptionQuotes, tau_years: float) -> _Smile:
