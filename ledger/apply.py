@@ -45,6 +45,8 @@ class BlockResult:
     accounts: int
     instruments: int
     has_oracle_update: bool
+    valuation: Valuation
+    """Marks, risk arrays and margins as of the start of the block's orders; for views, never replicated."""
 
 
 def validate_block(
@@ -112,4 +114,5 @@ def apply_block(state: State, context: BlockContext, transactions: tuple[bytes, 
         accounts=valuation.account_count,
         instruments=valuation.instrument_count,
         has_oracle_update=bool(reports),
+        valuation=valuation,
     )
