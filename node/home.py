@@ -62,7 +62,7 @@ def create_homes(
             "listen": {"host": host, "port": port},
             **(settings[index] if settings is not None else {}),
         }
-        _create_home(home, own, genesis, node, peers, password)
+        _create_home(home, own, genesis, node, peers, password=password)
 
 
 def _create_home(
@@ -71,6 +71,7 @@ def _create_home(
     genesis: GenesisDocument,
     node: Mapping[str, Any],
     peers: Sequence[PeerAddress],
+    *,
     password: str | None,
 ) -> None:
     try:

@@ -194,7 +194,8 @@ class TransactionStatus(Wire, tag=103):
 class BlockTiming(Wire, tag=104):
     """How a block became final here; for measuring. Clocks are this machine's monotonic one.
 
-    `proposed_ns`: when this node had built the block, 0 when another node did. `signers`: who signed the proof.
+    `proposed_ns`: when this node had built the block, 0 when another node did. `signers`: who signed the
+    proof.
     """
 
     height: U63

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from ledger.market import Slice
 from primitives.codec import I64, U8, U32, U63, Bytes20, Bytes32, Wire
 
 
@@ -18,12 +17,6 @@ class ViewName(StrEnum):
     STATUS = "status"
     MARKS = "marks"
     MARGINS = "margins"
-    BOOKS = "books"
-    SURFACES = "surfaces"
-
-
-BOOK_LEVELS_MAX = 20
-"""Price levels per side in BookRow; deeper ones are left out."""
 
 
 class StatusView(Wire):
@@ -69,41 +62,3 @@ class MarginsView(Wire):
 
     height: U63
     rows: tuple[MarginRow, ...]
-
-
-class Level(Wire):
-    """Resting lots at one price."""
-
-    price_uusd: U63
-    size_lots: U63
-
-
-class BookRow(Wire):
-    """One instrument's resting orders by price level, best first, at most BOOK_LEVELS_MAX a side."""
-
-    instrument: U32
-    bids: tuple[Level, ...]
-    asks: tuple[Level, ...]
-
-
-class BooksView(Wire):
-    """Books that are not empty, ascending by instrument id."""
-
-    height: U63
-    rows: tuple[BookRow, ...]
-
-
-class SurfaceRow(Wire):
-    """One underlying's index and agreed slices, in order of expiry."""
-
-    underlying: U8
-    index_uusd: U63
-    slices: tuple[Slice, ...]
-
-
-class SurfacesView(Wire):
-    """All underlyings, ascending."""
-
-    height: U63
-    time_ns: U63
-    rows: tuple[SurfaceRow, ...]
