@@ -1,0 +1,278 @@
+"""Real libp2p hosts in one process: lanes, followers, and everybody who must be refused."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import trio
+
+from gossip.envelope import encode_frame, Kind
+from gossip.network import Inbound, Lane, NetworkConfig, PeerConfig, PeerName, Topic
+from gossip.peer_id import peer_id_of_seed
+from gossip.reasons import GossipReason
+from gossip.service import LANE_PROTOCOLS, Libp2pNetwork
+from primitives.errors import OperatorError, ProtocolViolation
+from primitives.identifiers import ChainId, ValidatorIndex
+
+CHAIN = ChainId(b"\7" * 32)
+STRANGER_SEED = b"\x63" * 32
+
+
+def seed_of(index: int) -> bytes:
+    return bytes([index + 1]) * 32
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for sock in sockets:
+        sock.bind(("127.0.0.1", 0))
+    ports = [int(sock.getsockname()[1]) for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports
+
+
+def configs(count: int) -> list[NetworkConfig]:
+    """`count` validators of one chain on loopback."""
+    ports = free_ports(count)
+    validators = tuple(
+        PeerConfig(ValidatorIndex(index), peer_id_of_seed(seed_of(index)), "127.0.0.1", port)
+        for index, port in enumerate(ports)
+    )
+    return [
+        NetworkConfig(CHAIN, peer.index, seed_of(peer.index), peer.host, peer.port, validators)
+        for peer in validators
+    ]
+
+
+@asynccontextmanager
+async def running(*networks: Libp2pNetwork) -> AsyncIterator[None]:
+    async with trio.open_nursery() as nursery:
+        for network in networks:
+            await nursery.start(network.run)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def until(condition: Any, seconds: float = 8) -> None:
+    with trio.fail_after(seconds):
+        while not condition():
+            await trio.sleep(0.02)
+
+
+def all_up(*networks: Libp2pNetwork) -> bool:
+    return all(peer.connected for network in networks for peer in network.peers())
+
+
+async def receive(channel: trio.MemoryReceiveChannel[Inbound], count: int) -> list[bytes]:
+    messages: list[bytes] = []
+    with trio.fail_after(8):
+        while len(messages) < count:
+            messages += (await channel.receive()).messages
+    return messages
+
+
+@asynccontextmanager
+async def a_pair(**changes: Any) -> AsyncIterator[tuple[Libp2pNetwork, Libp2pNetwork]]:
+    """Two validators, running and connected."""
+    low, high = (Libp2pNetwork(replace(config, **changes)) for config in configs(2))
+    async with running(low, high):
+        await until(lambda: all_up(low, high))
+        yield low, high
+
+
+@asynccontextmanager
+async def an_outsider(security: str = "noise", seed: bytes = STRANGER_SEED) -> AsyncIterator[Any]:
+    """A libp2p host of somebody else, with nothing of ours in it."""
+    import libp2p
+    from libp2p.crypto.ed25519 import create_new_key_pair
+    from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID, InsecureTransport
+
+    key_pair = create_new_key_pair(seed)
+    options = {PLAINTEXT_PROTOCOL_ID: InsecureTransport(key_pair)} if security == "plaintext" else None
+    host = libp2p.new_host(key_pair=key_pair, sec_opt=options)
+    async with host.run([]):
+        yield host
+
+
+async def dial(host: Any, config: NetworkConfig) -> None:
+    from libp2p.peer.peerinfo import info_from_p2p_addr
+    from multiaddr import Multiaddr
+
+    peer_id = peer_id_of_seed(config.identity_seed)
+    address = Multiaddr(f"/ip4/127.0.0.1/tcp/{config.listen_port}/p2p/{peer_id}")
+    with trio.fail_after(8):
+        await host.connect(info_from_p2p_addr(address))
+
+
+async def open_lane(host: Any, config: NetworkConfig, lane: Lane) -> Any:
+    from libp2p.peer.id import ID
+
+    return await host.new_stream(
+        ID.from_string(peer_id_of_seed(config.identity_seed)), [LANE_PROTOCOLS[lane]]
+    )
+
+
+async def test_both_lanes_deliver_in_order_both_ways() -> None:
+    votes = [b"vote %d" % number for number in range(300)]
+    bodies = [b"%d" % number + b"x" * 200_000 for number in range(20)]
+    async with a_pair() as (low, high):
+        for sender, receiver in ((low, high), (high, low)):
+            to = ValidatorIndex(1 if sender is low else 0)
+            assert all(sender.send(to, Lane.BULK, body) for body in bodies)
+            assert all(sender.send(to, Lane.VOTE, vote) for vote in votes)
+            assert await receive(receiver.votes, 300) == votes
+            assert await receive(receiver.bulk, 20) == bodies
+
+
+async def test_the_largest_messages_pass() -> None:
+    async with a_pair() as (low, high):
+        for lane, size in ((Lane.VOTE, 60 * 1024), (Lane.BULK, 4 * 1024 * 1024)):
+            message = bytes(range(256)) * (size // 256)
+            assert low.send(ValidatorIndex(1), lane, message)
+            assert await receive(high.votes if lane is Lane.VOTE else high.bulk, 1) == [message]
+
+
+async def test_a_dialler_who_offers_plaintext_only_is_refused() -> None:
+    async with a_pair() as (low, _), an_outsider("plaintext") as host:
+        with pytest.raises(Exception, match="fail"):
+            await dial(host, low.config)
+        assert all_up(low)
+
+
+async def test_a_stranger_may_connect_but_not_open_a_lane() -> None:
+    async with a_pair() as (low, _), an_outsider() as host:
+        await dial(host, low.config)
+        stream = await open_lane(host, low.config, Lane.VOTE)
+        with pytest.raises(Exception):  # noqa: B017, PT011
+            for _ in range(100):
+                await stream.read(1)
+        await until(lambda: low.counters.get(GossipReason.UNKNOWN_PEER) == 1)
+        assert all_up(low)
+
+
+async def test_another_chain_is_refused_by_both_and_said_so() -> None:
+    ours, theirs = configs(2)
+    low = Libp2pNetwork(ours)
+    high = Libp2pNetwork(replace(theirs, chain_id=ChainId(b"\1" * 32)))
+    async with running(low, high):
+        await until(lambda: low.counters.get(GossipReason.WRONG_CHAIN) > 0)
+        await until(lambda: high.counters.get(GossipReason.WRONG_CHAIN) > 0)
+        assert not low.peers()[0].connected
+        assert not high.peers()[0].connected
+
+
+async def test_a_malformed_frame_ends_that_link_which_then_comes_back() -> None:
+    async with a_pair() as (low, high):
+        stream = high._links[ValidatorIndex(0)]._queues[Lane.VOTE].stream
+        assert stream is not None
+        await stream.write(b"\0" * 8)
+        await until(lambda: low.counters.get(GossipReason.BAD_VERSION) == 1)
+        await until(lambda: all_up(low, high))
+        assert low.peers()[0].score == 50
+        low.broadcast(Lane.VOTE, b"still here")
+        assert await receive(high.votes, 1) == [b"still here"]
+
+
+async def test_an_exception_in_a_stream_handler_does_not_end_the_host() -> None:
+    async def broken(peer: PeerName, request: bytes) -> bytes:
+        raise ZeroDivisionError
+
+    first, second = configs(2)
+    low, high = Libp2pNetwork(first, on_request=broken), Libp2pNetwork(second)
+    async with running(low, high):
+        await until(lambda: all_up(low, high))
+        with pytest.raises(Exception):  # noqa: B017, PT011
+            await high.request(ValidatorIndex(0), b"block 7")
+        await until(lambda: low.counters.get(GossipReason.HANDLER_FAILED) == 1)
+        await until(lambda: all_up(low, high))
+        low.broadcast(Lane.VOTE, b"alive")
+        assert await receive(high.votes, 1) == [b"alive"]
+
+
+async def test_a_penalised_validator_is_cut_and_then_banned() -> None:
+    async with a_pair() as (low, high):
+        for _ in range(10):
+            low.penalise(ValidatorIndex(1), GossipReason.INVALID_MESSAGE)
+        await until(lambda: high.counters.get(GossipReason.LINK_LOST) > 0)
+        await until(lambda: all_up(low, high))
+        for _ in range(10):
+            low.penalise(ValidatorIndex(1), GossipReason.INVALID_MESSAGE)
+        await until(lambda: not low.peers()[0].connected)
+        assert low.peers()[0].banned
+        await until(lambda: low.counters.get(GossipReason.BANNED) > 0)
+        assert not low.peers()[0].connected
+
+
+async def test_publications_reach_validators_and_a_follower_once() -> None:
+    first, second = configs(2)
+    low = Libp2pNetwork(first)
+    high = Libp2pNetwork(replace(second, topics=(Topic.EVIDENCE,)))
+    follower = Libp2pNetwork(
+        replace(
+            first, own_index=None, identity_seed=STRANGER_SEED, topics=(Topic.FINAL_BLOCKS, Topic.EVIDENCE)
+        )
+    )
+    async with running(low, high, follower):
+        await until(lambda: all_up(low, high))
+        await until(lambda: low._edge is not None and len(low._edge.connected_peers()) == 2)
+        await trio.sleep(1.5)  # Two gossipsub heartbeats: the meshes are formed.
+        blocks = [b"block %d" % number + b"x" * 10_000 for number in range(50)]
+        for block in blocks:
+            assert low.publish(Topic.FINAL_BLOCKS, block)
+        assert sorted(await receive(follower.bulk, 50)) == sorted(blocks)
+        assert low.publish(Topic.EVIDENCE, b"proof")
+        assert await receive(high.bulk, 1) == [b"proof"]
+        assert await receive(follower.bulk, 1) == [b"proof"]
+        with trio.move_on_after(0.3):
+            assert not await follower.bulk.receive(), "every publication is delivered once"
+
+
+async def test_a_follower_asks_and_is_answered_within_its_quota() -> None:
+    async def blocks(peer: PeerName, request: bytes) -> bytes:
+        return b"block " + request * 1000
+
+    config = configs(1)[0]
+    validator = Libp2pNetwork(config, on_request=blocks)
+    follower = Libp2pNetwork(replace(config, own_index=None, identity_seed=STRANGER_SEED))
+    async with running(validator, follower):
+        await until(lambda: follower._edge is not None and follower._edge.connected_peers())
+        assert await follower.request(ValidatorIndex(0), b"7") == b"block " + b"7" * 1000
+        with pytest.raises(Exception):  # noqa: B017, PT011
+            await follower.request(ValidatorIndex(0), b"7" * 1025)
+        await until(lambda: validator.counters.get(GossipReason.TOO_LARGE) == 1)
+
+
+async def test_a_port_in_use_is_one_clear_sentence() -> None:
+    config = configs(1)[0]
+    with socket.socket() as taken:
+        taken.bind((config.listen_host, config.listen_port))
+        taken.listen()
+        with pytest.raises(OperatorError, match=f"port {config.listen_port} on 127.0.0.1 is in use"):
+            await Libp2pNetwork(config).run()
+
+
+async def test_many_broken_dials_do_not_close_the_door() -> None:
+    async with a_pair() as (low, _):
+        for _ in range(300):
+            stream = await trio.open_tcp_stream("127.0.0.1", low.config.listen_port)
+            await stream.send_all(b"\x13/multistream/1.0.0\n")
+            await stream.aclose()
+        async with an_outsider() as host:
+            await dial(host, low.config)
+            await until(lambda: low._edge is not None and len(low._edge.connected_peers()) == 2)
+
+
+async def test_half_open_connections_are_capped_and_spare_those_who_are_in() -> None:
+    async with a_pair() as (low, high):
+        streams = [await trio.open_tcp_stream("127.0.0.1", low.config.listen_port) for _ in range(80)]
+        await until(lambda: low.counters.get(GossipReason.TOO_MANY_CONNECTIONS) >= 16)
+        high.broadcast(Lane.VOTE, b"through")
+        assert await receive(low.votes, 1) == [b"through"]
+        for stream in streams:
+            await trio.aclose_forcefully(stream)
