@@ -1,0 +1,151 @@
+"""What a message must satisfy before the core sees it, and the signatures that must verify. Pure.
+
+The driver calls `check`, then verifies `signatures_of` (in batches, off the loop, each only once), and only then
+gives the message to `Core.step`. Everything here is a function of bytes and the epoch.
+"""
+
+from __future__ import annotations
+
+from consensus.certificates import (
+    SignatureCheck,
+    certificates_of,
+    check_body,
+    check_certificate,
+    check_justified,
+    check_view,
+    signature_of_vote,
+    signatures_of_certificate,
+)
+from consensus.epoch import Epoch
+from consensus.evidence import check_pair
+from consensus.messages import (
+    Block,
+    BlockResponse,
+    CertificateMessage,
+    CertificateRequest,
+    ConsensusMessage,
+    EvidenceMessage,
+    PairEvidence,
+    Proposal,
+    Status,
+    Vote,
+    VoteKind,
+    Votes,
+    hash_of,
+)
+from consensus.reasons import ConsensusReason
+from primitives.errors import ProtocolViolation
+from primitives.identifiers import NO_BLOCK
+
+CERTIFICATE_REQUEST_VIEWS_MAX = 256
+"""Views in one CertificateRequest: as many as one justification may skip."""
+
+
+def check(message: ConsensusMessage, epoch: Epoch) -> None:
+    """Structure, bounds, epoch, weights and roots of a decoded message; signatures apart.
+
+    Raises:
+        ProtocolViolation: the first reason found.
+    """
+    match message:
+        case Proposal():
+            _check_proposal(message, epoch)
+        case CertificateMessage(certificate=certificate):
+            check_certificate(certificate, epoch)
+        case Status():
+            if message.epoch != epoch.number:
+                raise ProtocolViolation(ConsensusReason.WRONG_EPOCH, f"status of epoch {message.epoch}")
+        case BlockResponse():
+            _check_response(message, epoch)
+        case CertificateRequest(view_first=first, view_last=last):
+            if not first <= last < first + CERTIFICATE_REQUEST_VIEWS_MAX:
+                raise ProtocolViolation(ConsensusReason.WRONG_RANGE, f"views {first} to {last}")
+        case EvidenceMessage(evidence=evidence):
+            _check_evidence(evidence, epoch)
+        case Votes(votes=votes):
+            for vote in votes:
+                check_vote(vote, epoch)
+        case _:
+            pass  # StatusRequest and BlockRequest are bounded by their types.
+
+
+def check_vote(vote: Vote, epoch: Epoch) -> None:
+    """One vote: signer in the set, this epoch, a usable view, a subject where the kind needs one.
+
+    Raises:
+        ProtocolViolation: UNKNOWN_SIGNER, WRONG_EPOCH, WRONG_VIEW, WRONG_KIND or WRONG_SUBJECT.
+    """
+    if vote.signer >= epoch.validators.count:
+        raise ProtocolViolation(ConsensusReason.UNKNOWN_SIGNER, f"validator {vote.signer}")
+    if vote.epoch != epoch.number:
+        raise ProtocolViolation(ConsensusReason.WRONG_EPOCH, f"epoch {vote.epoch}, ours is {epoch.number}")
+    check_view(vote.view)
+    if not VoteKind.NOTARIZE <= vote.kind <= VoteKind.FINALIZE:
+        raise ProtocolViolation(ConsensusReason.WRONG_KIND, f"vote kind {vote.kind}")
+    if vote.kind != VoteKind.NULLIFY and vote.subject == NO_BLOCK:
+        raise ProtocolViolation(ConsensusReason.WRONG_SUBJECT, "a vote for no block")
+
+
+def _check_proposal(proposal: Proposal, epoch: Epoch) -> None:
+    vote, header = proposal.leader_vote, proposal.block.header
+    check_vote(vote, epoch)
+    check_block(proposal.block, epoch)
+    if vote.kind != VoteKind.NOTARIZE or (vote.signer, vote.view) != (header.proposer, header.view):
+        raise ProtocolViolation(ConsensusReason.WRONG_LEADER, "not the leader's notarize vote of the view")
+    if vote.subject != hash_of(header):
+        raise ProtocolViolation(ConsensusReason.WRONG_SUBJECT, "the leader's vote is for another block")
+
+
+def check_block(block: Block, epoch: Epoch) -> None:
+    """A block is justified and whole: every root matches, every embedded certificate has its weight.
+
+    Raises:
+        ProtocolViolation: the first reason found.
+    """
+    check_justified(block, epoch)
+    check_body(block)
+    for evidence in block.evidence:
+        _check_evidence(evidence, epoch)
+
+
+def _check_evidence(evidence: PairEvidence, epoch: Epoch) -> None:
+    check_vote(evidence.vote_a, epoch)
+    check_vote(evidence.vote_b, epoch)
+    check_pair(evidence)
+
+
+def _check_response(response: BlockResponse, epoch: Epoch) -> None:
+    expected = response.requested
+    for block in response.blocks:
+        if hash_of(block.header) != expected:
+            raise ProtocolViolation(ConsensusReason.NOT_LINKED, "a block is not the next one's parent")
+        check_block(block, epoch)
+        expected = block.header.parent_hash
+
+
+def signatures_of(message: ConsensusMessage, epoch: Epoch) -> list[SignatureCheck]:
+    """Every signature in a checked message, embedded certificates included; the same one may occur twice."""
+    match message:
+        case Proposal(block=block, leader_vote=vote):
+            return [signature_of_vote(vote, epoch), *_signatures_of_block(block, epoch)]
+        case Votes(votes=votes):
+            return [signature_of_vote(vote, epoch) for vote in votes]
+        case CertificateMessage(certificate=certificate):
+            return signatures_of_certificate(certificate, epoch)
+        case BlockResponse(blocks=blocks):
+            return [check for block in blocks for check in _signatures_of_block(block, epoch)]
+        case EvidenceMessage(evidence=evidence):
+            return _signatures_of_evidence(evidence, epoch)
+        case _:
+            return []
+
+
+def _signatures_of_block(block: Block, epoch: Epoch) -> list[SignatureCheck]:
+    checks = [c for one in certificates_of(block) for c in signatures_of_certificate(one, epoch)]
+    for evidence in block.evidence:
+        checks += _signatures_of_evidence(evidence, epoch)
+    return checks
+
+
+def _signatures_of_evidence(evidence: PairEvidence, epoch: Epoch) -> list[SignatureCheck]:
+    return [signature_of_vote(evidence.vote_a, epoch), signature_of_vote(evidence.vote_b, epoch)]

@@ -1,0 +1,127 @@
+"""R2: a leader's block on the highest parent that certificates allow, at most once per view. Pure."""
+
+from __future__ import annotations
+
+from consensus.admission import CERTIFICATE_REQUEST_VIEWS_MAX
+from consensus.block_tree import Node, Standing
+from consensus.effects import Broadcast, BuildPayload, OwnProposal
+from consensus.inputs import PayloadBuilt
+from consensus.messages import (
+    SKIPS_MAX,
+    Block,
+    Certificate,
+    CertificateRequest,
+    Header,
+    Justification,
+    Proposal,
+    TimeoutCertificate,
+    evidence_root,
+    hash_of,
+    justification_root,
+    transaction_root,
+)
+from consensus.state import ConsensusState
+from primitives.identifiers import NO_BLOCK
+
+
+def may_propose(state: ConsensusState) -> bool:
+    """Whether we lead the view and have neither proposed nor given up. NO_BLOCK stands for any block."""
+    return (
+        state.is_leader()
+        and state.view not in state.proposals
+        and state.own.may_notarize(state.view, NO_BLOCK)
+    )
+
+
+def propose(state: ConsensusState) -> None:
+    """Ask the driver for a payload on the best parent, as soon as there is one."""
+    if not may_propose(state) or state.building is not None or state.targets:
+        return
+    parent = best_parent(state)
+    if parent is not None:
+        state.building = parent.hash
+        state.out.add(BuildPayload(parent.hash, state.view, parent.height + 1))
+
+
+def best_parent(state: ConsensusState) -> Node | None:
+    """The acceptable block of the highest view from which every view up to ours is skipped.
+
+    A certified block whose body is missing is asked for; meanwhile a lower one will do if its view is skipped.
+    """
+    root = state.tree.root
+    for view in range(state.view - 1, max(root.view, state.view - 1 - SKIPS_MAX) - 1, -1):
+        if view == 0:
+            return root
+        for block, _ in state.certificates.parents(view):
+            node = state.tree.get(block)
+            if node is not None and node.standing is Standing.ACCEPTABLE:
+                return node
+            if node is None:
+                state.fetch(block)
+        if state.certificates.of(view).skip is None:
+            return None
+    return None
+
+
+def request_certificates(state: ConsensusState) -> None:
+    """Ask everybody for the views without a certificate between the final tip and ours: we cannot lead yet."""
+    known = set(state.certificates.views())
+    missing = [view for view in range(max(1, state.tree.root.view), state.view) if view not in known]
+    if missing:
+        last = min(missing[-1], missing[0] + CERTIFICATE_REQUEST_VIEWS_MAX - 1)
+        state.out.add(Broadcast(CertificateRequest(missing[0], last)))
+
+
+def on_payload_built(state: ConsensusState, built: PayloadBuilt) -> None:
+    """Make, journal and send our block with the best certificate known by now; count our own vote."""
+    if built.view != state.view or built.parent != state.building:
+        return
+    state.building = None
+    parent = state.tree.get(built.parent)
+    justification = _justification(state, parent) if parent is not None else None
+    if parent is None or justification is None or not may_propose(state):
+        propose(state)
+        return
+    block = _block(state, parent, justification, built)
+    block_hash = hash_of(block.header)
+    node = state.hold(block, block_hash)
+    node.standing = Standing.ACCEPTABLE
+    state.proposals[state.view] = block
+    vote = state.cast(state.own.notarize(state.view, block_hash), before=(OwnProposal(block),))
+    state.out.add(Broadcast(Proposal(block, vote)))
+
+
+def _justification(state: ConsensusState, parent: Node) -> Justification | None:
+    """Why the parent may be built on, from what we know now; None if it was overtaken."""
+    certificate: Certificate | None = None
+    if parent.view > 0:
+        certificate = dict(state.certificates.parents(parent.view)).get(parent.hash)
+        if certificate is None:
+            return None
+    skips: list[TimeoutCertificate] = []
+    for view in range(parent.view + 1, state.view):
+        skip = state.certificates.of(view).skip
+        if skip is None:
+            return None
+        skips.append(skip)
+    return Justification(certificate, tuple(skips))
+
+
+def _block(state: ConsensusState, parent: Node, justification: Justification, built: PayloadBuilt) -> Block:
+    header = Header(
+        chain_id=state.epoch.chain_id,
+        epoch=state.epoch.number,
+        view=state.view,
+        height=parent.height + 1,
+        parent_hash=parent.hash,
+        parent_view=parent.view,
+        proposer=state.leader_of(state.view),
+        time_ns=built.time_ns,
+        transaction_root=transaction_root(built.transactions),
+        parent_state_root=built.parent_state_root,
+        next_set_hash=state.set_hash,
+        justification_root=justification_root(justification),
+        evidence_root=evidence_root(()),
+        flags=0,
+    )
+    return Block(header, built.transactions, (), justification)

@@ -1,0 +1,200 @@
+"""Everything a validator knows, and the outbox of the current step: what the rules read and change. Pure.
+
+Volatile except for `own` (consensus.md section 4). Rules live in core.py, voting.py, proposing.py, finality.py.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from consensus.block_tree import BlockTree, Node
+from consensus.catch_up import Fetcher, FinalTargets
+from consensus.certificate_store import CertificateStore
+from consensus.effects import (
+    Admitted,
+    Broadcast,
+    Conflict,
+    Effect,
+    Halt,
+    JournalRecord,
+    OwnVote,
+    Persist,
+    Send,
+)
+from consensus.epoch import Epoch, first_epoch, genesis_block
+from consensus.messages import Block, Certificate, QuorumCertificate, Vote, Votes, hash_of
+from consensus.pacemaker import Pacemaker
+from consensus.safety import OwnVotes, restore
+from consensus.validator_set import ValidatorSet
+from consensus.vote_keeper import VoteKeeper
+from primitives.identifiers import BlockHash, ValidatorIndex
+
+
+class Signer(Protocol):
+    """Holds the consensus key. Deterministic: the same bytes give the same 64-byte signature."""
+
+    def sign(self, message: bytes) -> bytes:
+        """Sign the bytes of one vote."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Waits and limits of one chain, from genesis; F_FINAL is part of the validator set."""
+
+    delta_ms: int = 150
+    """Delta: the assumed bound on a message delay, fsync and validation included."""
+    min_block_ms: int = 0
+    """How far apart leaders keep their blocks; the driver delays PayloadBuilt accordingly."""
+    lookahead_views: int = 64
+    """Votes for views further ahead than this are dropped; certificates never are."""
+    retain_views: int = 1024
+    """Views below finality whose votes are kept as evidence."""
+
+
+@dataclass(frozen=True, slots=True)
+class CoreConfig:
+    """Who we are, on which chain. `own_index` None is an observer: follows everything, signs nothing."""
+
+    chain_id: bytes
+    validator_set: ValidatorSet
+    own_index: int | None
+    parameters: Parameters = Parameters()
+
+
+@dataclass(frozen=True, slots=True)
+class FinalTip:
+    """The last final block that the driver has stored, with the proof it was delivered with (None for genesis)."""
+
+    block: Block
+    proof: QuorumCertificate | None
+
+
+class Outbox:
+    """Effects of one step: one Persist first, then our votes in one message, then the rest in order."""
+
+    def __init__(self) -> None:
+        self.records: list[JournalRecord] = []
+        self.votes: list[Vote] = []
+        self.effects: list[Effect] = []
+
+    def add(self, effect: Effect) -> None:
+        """Put an effect behind those already there."""
+        self.effects.append(effect)
+
+    def take(self) -> list[Effect]:
+        """The effects of the step that ends, in the order in which the driver performs them."""
+        effects: list[Effect] = []
+        if self.records:
+            effects.append(Persist(tuple(self.records)))
+        if self.votes:
+            effects.append(Broadcast(Votes(tuple(dict.fromkeys(self.votes)))))
+        effects += self.effects
+        self.records, self.votes, self.effects = [], [], []
+        return effects
+
+
+class ConsensusState:
+    """Built from the configuration, the final tip in storage, and the journal of earlier lives."""
+
+    def __init__(
+        self, config: CoreConfig, signer: Signer, tip: FinalTip | None, records: Iterable[JournalRecord]
+    ) -> None:
+        parameters, validators = config.parameters, config.validator_set
+        tip = tip or FinalTip(genesis_block(config.chain_id), None)
+        self.parameters = parameters
+        self.own_index = None if config.own_index is None else ValidatorIndex(config.own_index)
+        self.epoch: Epoch = first_epoch(config.chain_id, validators)
+        self.validators = validators
+        self.set_hash = validators.set_hash()
+        self.pacemaker = Pacemaker(parameters.delta_ms, parameters.min_block_ms)
+        self.own = OwnVotes(config.chain_id, self.epoch.number, config.own_index, signer.sign)
+        self.tree = BlockTree(tip.block, hash_of(tip.block.header), parameters.retain_views)
+        self.votes = VoteKeeper(validators)
+        self.certificates = CertificateStore(validators)
+        self.fetcher = Fetcher(validators.count, config.own_index)
+        self.targets = FinalTargets()
+        self.out = Outbox()
+        self.uncounted: deque[Vote] = deque()
+        """Votes waiting to be counted in this step: our own, and those inside certificates."""
+        self.tree_changed = True
+        self.reported: set[tuple[int, str, int]] = set()
+        """(view, offence, offender) already reported; pruned with the votes."""
+        self.peer_view = [0] * validators.count
+        """The highest view each validator has shown to have entered."""
+        self.last_seen = [0] * validators.count
+        """The highest view each validator has voted in, for R4e."""
+        self.building: BlockHash | None = None
+        """The parent that the driver is filling our block on."""
+        self._restore(records, tip)
+        self.observed_from = self.view
+        """The view from which on we have listened without a gap."""
+
+    def _restore(self, records: Iterable[JournalRecord], tip: FinalTip) -> None:
+        restored = restore(self.own, records)
+        self.conflict: Conflict | None = restored.conflict
+        self.proposals: dict[int, Block] = restored.proposals
+        """Our own proposals of views that are not final: sent again as they are, never built again."""
+        self.view = max(restored.view, tip.block.header.view + 1)
+        self.admitted: Certificate | None = None
+        self.admitted_saved = True
+        for certificate in restored.admitted:
+            if certificate.view >= self.tree.root.view:
+                self.certificates.add(certificate)
+            if certificate.view == self.view - 1:
+                self.admitted = certificate
+        if tip.proof is not None and tip.proof.block == self.tree.root.hash:
+            self.certificates.add(tip.proof)
+        elif tip.proof is not None:
+            self.targets.prove(tip.proof)
+        for block_hash, block in restored.held.items():
+            if block.header.view > self.tree.root.view and block.header.height > self.tree.root.height:
+                self.tree.add(block, block_hash)
+
+    def leader_of(self, view: int) -> ValidatorIndex:
+        """Who leads `view`."""
+        return self.epoch.leaders.leader_of(view)
+
+    def is_leader(self) -> bool:
+        """Whether we lead the current view."""
+        return self.own_index is not None and self.leader_of(self.view) == self.own_index
+
+    def others(self) -> list[ValidatorIndex]:
+        """Every validator but us."""
+        return [ValidatorIndex(i) for i in range(self.validators.count) if i != self.own_index]
+
+    def note_progress(self, peer: int, view: int) -> None:
+        """A peer has shown that it is in `view` or beyond."""
+        self.peer_view[peer] = max(self.peer_view[peer], view)
+
+    def cast(self, signed: tuple[Vote, OwnVote], before: tuple[JournalRecord, ...] = ()) -> Vote:
+        """Take a vote that we just signed: journal it (after `before`), and count it at once."""
+        vote, record = signed
+        if self.admitted is not None and not self.admitted_saved:
+            self.out.records.append(Admitted(self.admitted.view + 1, self.admitted))
+            self.admitted_saved = True
+        self.out.records += (*before, record)
+        self.uncounted.append(vote)
+        return vote
+
+    def hold(self, block: Block, block_hash: BlockHash) -> Node:
+        """Put a justified block into the tree."""
+        self.tree_changed = True
+        return self.tree.add(block, block_hash)
+
+    def fetch(self, block: BlockHash, hint: ValidatorIndex | None = None) -> None:
+        """Ask somebody for a block and its ancestors down to our final tip."""
+        asked = self.fetcher.ask(block, self.tree.root.height, hint)
+        if asked is not None:
+            self.out.add(Send(*asked))
+
+    def halt(self, conflict: Conflict, detail: str) -> None:
+        """R9: sign nothing ever again, keep both sides, tell the operator."""
+        if self.conflict is None:
+            self.conflict = conflict
+            self.own.halted = True
+            self.out.records.append(conflict)
+            self.out.add(Halt(conflict.reason, detail))
