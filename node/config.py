@@ -68,6 +68,13 @@ class MarketClockConfig(_Section, frozen=True, kw_only=True):
     speed: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1
 
 
+class OracleConfig(_Section, frozen=True, kw_only=True):
+    """How often this validator reports what its venues show, in real milliseconds."""
+
+    index_interval_ms: Annotated[int, msgspec.Meta(ge=50, le=60_000)] = 250
+    surface_interval_ms: Annotated[int, msgspec.Meta(ge=50, le=600_000)] = 5_000
+
+
 class NodeConfig(_Section, frozen=True, kw_only=True):
     """Everything one operator may choose; what all validators must agree on is in genesis."""
 
@@ -89,6 +96,7 @@ class NodeConfig(_Section, frozen=True, kw_only=True):
     listen: ListenConfig = ListenConfig()
     gateway: GatewayConfig = GatewayConfig()
     market_clock: MarketClockConfig = MarketClockConfig()
+    oracle: OracleConfig = OracleConfig()
     peers: tuple[PeerAddress, ...] = ()
     venues: dict[str, str] = {}
     """Venue name -> `unix:/path/to.sock` or `tcp:host:port`."""
