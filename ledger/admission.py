@@ -68,7 +68,9 @@ def read_transaction(raw: bytes) -> ReadTransaction:
     signed = decode(SignedTransaction, raw, bytes_max=TRANSACTION_BYTES_MAX)
     content = decode(Transaction, signed.payload, bytes_max=PAYLOAD_BYTES_MAX)
     check = (signed.public_key, transaction_sign_bytes(signed.payload), signed.signature)
-    return ReadTransaction(transaction_id(raw), signed.public_key, address_of(signed.public_key), content, check)
+    return ReadTransaction(
+        transaction_id(raw), signed.public_key, address_of(signed.public_key), content, check
+    )
 
 
 def signatures_of_block(state: State, transactions: tuple[bytes, ...]) -> list[SignatureCheck]:
@@ -164,5 +166,7 @@ def check_order_shape(state: State, order: PlaceOrder, time_ns: int) -> Instrume
             LedgerReason.OFF_TICK, f"{order.price_uusd} is not on the price grid of {instrument.name}"
         )
     if order.post_only and order.time_in_force != TimeInForce.GTC:
-        raise ProtocolViolation(LedgerReason.POST_ONLY_NOT_GTC, "a post-only order must be good till cancelled")
+        raise ProtocolViolation(
+            LedgerReason.POST_ONLY_NOT_GTC, "a post-only order must be good till cancelled"
+        )
     return instrument

@@ -73,7 +73,8 @@ def validate_block(
     time_ns = check_update(state, update).time_ns
     if context.time_ns != time_ns:
         raise ProtocolViolation(
-            LedgerReason.WRONG_BLOCK_TIME, f"the block's time is {context.time_ns}, its reports make it {time_ns}"
+            LedgerReason.WRONG_BLOCK_TIME,
+            f"the block's time is {context.time_ns}, its reports make it {time_ns}",
         )
     if len(set(transactions[1:])) != len(transactions) - 1:
         raise ProtocolViolation(LedgerReason.DUPLICATE_TRANSACTION, "the same transaction twice")

@@ -79,7 +79,9 @@ def genesis_oracle(index_uusd: int, time_ns: int, instruments: Iterable[Instrume
     """What is believed of one underlying before any report: a flat 60 % volatility with confidence 0."""
     expiries = sorted({item.expiry_ns for item in instruments if item.kind != Kind.PERPETUAL})
     slices = [genesis_slice(expiry_ns, index_uusd, time_ns) for expiry_ns in expiries]
-    return UnderlyingOracle(index_uusd, time_ns, tuple(AgreedSlice(item, index_uusd, time_ns, 0) for item in slices))
+    return UnderlyingOracle(
+        index_uusd, time_ns, tuple(AgreedSlice(item, index_uusd, time_ns, 0) for item in slices)
+    )
 
 
 def genesis_slice(expiry_ns: int, index_uusd: int, time_ns: int) -> Slice:
@@ -182,7 +184,9 @@ def check_update(state: State, update: OracleUpdate) -> CheckedUpdate:
     if contents:
         present = sum(state.genesis.reporters[item.reporter].weight for item in contents)
         if not has_quorum(state, present):
-            raise ProtocolViolation(LedgerReason.ORACLE_QUORUM, "reports of less than two thirds of the power")
+            raise ProtocolViolation(
+                LedgerReason.ORACLE_QUORUM, "reports of less than two thirds of the power"
+            )
         oldest = min(item.time_ns for item in contents)
         if oldest + state.parameters.oracle_stale_ns < time_ns:
             raise ProtocolViolation(LedgerReason.ORACLE_STALE, "a report is too old for the block's time")
@@ -194,7 +198,9 @@ def _block_time(state: State, contents: Sequence[OracleReport]) -> int:
     if not contents:
         return after_parent
     reporters = state.genesis.reporters
-    return max(after_parent, weighted_median((reporters[item.reporter].weight, item.time_ns) for item in contents))
+    return max(
+        after_parent, weighted_median((reporters[item.reporter].weight, item.time_ns) for item in contents)
+    )
 
 
 def compute_block_time(state: State, update: OracleUpdate) -> int:

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 from ledger.accounts import Account, new_account
 from ledger.genesis import LedgerGenesis, LedgerParameters, UnderlyingParameters
 from ledger.instruments import Instrument
+from ledger.listing import Listing
 from ledger.matching.book import Book
 from ledger.matching.orders import AccountKey, RestingOrder
 from ledger.oracle import ReporterState, UnderlyingOracle, genesis_oracle
@@ -59,14 +60,6 @@ class Supply(Wire):
     fund_uusd: U63
     fees_uusd: U63
     vault_uusd: U63
-
-
-class Listing(Wire):
-    """An instrument and, once it has expired and is paid, its settlement price."""
-
-    instrument: Instrument
-    is_settled: bool
-    settlement_price_uusd: U63
 
 
 class Totals(Wire):
@@ -196,7 +189,9 @@ class State:
         return state
 
     @classmethod
-    def from_leaves(cls, chain_id: bytes, genesis: LedgerGenesis, leaves: Iterable[tuple[bytes, bytes]]) -> State:
+    def from_leaves(
+        cls, chain_id: bytes, genesis: LedgerGenesis, leaves: Iterable[tuple[bytes, bytes]]
+    ) -> State:
         """Exactly the state whose leaves these are (same root). Raises msgspec errors on foreign bytes."""
         state = cls(chain_id, genesis)
         for key, raw in leaves:

@@ -66,11 +66,11 @@ class Workspace:
         self.height = height
         self.time_ns = time_ns
         self.events: list[Event] = []
-        self.supply: dict[str, int] = {
-            name: getattr(state.supply, name) for name in Supply.__struct_fields__
-        }
+        self.supply: dict[str, int] = {name: getattr(state.supply, name) for name in Supply.__struct_fields__}
         self.cash_change_uusd = 0
         self.cost_change_uusd = 0
+        self.lots_change: dict[int, int] = {}
+        """Per instrument, the sum of lots given and taken: 0 when the block is done."""
         self.next_order_id = state.clock.next_order_id
         self.books: dict[int, Book] = {}
         self.incoming: dict[int, list[RestingOrder]] = {}
@@ -96,6 +96,10 @@ class Workspace:
         assert found is not None  # noqa: S101
         return found
 
+    def opened_count(self) -> int:
+        """Accounts that this block opened."""
+        return sum(1 for key in self._accounts if self.state.account(key) is None)
+
     def account_or_new(self, key: AccountKey) -> OpenAccount:
         """The working copy of an account, opened with nothing in it when there was none."""
         found = self.account(key)
@@ -116,6 +120,7 @@ class Workspace:
             new_lots, new_cost, cash = trade_perpetual(held, cost_uusd, lots, value_uusd)
         else:
             new_lots, new_cost, cash = held + lots, 0, -value_uusd
+        self.lots_change[instrument.id] = self.lots_change.get(instrument.id, 0) + lots
         self.cost_change_uusd += new_cost - cost_uusd
         self.add_cash(account, cash)
         if new_lots:
@@ -123,6 +128,11 @@ class Workspace:
         else:
             ensure(new_cost == 0, "a closed position has no cost left")
             account.positions.pop(instrument.id, None)
+
+    def close_position(self, account: OpenAccount, instrument: int) -> None:
+        """Take a settled option position away; its payment is the caller's."""
+        lots, _ = account.positions.pop(instrument)
+        self.lots_change[instrument] = self.lots_change.get(instrument, 0) - lots
 
     # --- orders and books ---
 
@@ -198,3 +208,4 @@ class Workspace:
                 KEY_TOTALS,
                 Totals(totals.cash_uusd + self.cash_change_uusd, totals.cost_uusd + self.cost_change_uusd),
             )
+            self.cash_change_uusd = self.cost_change_uusd = 0

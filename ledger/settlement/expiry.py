@@ -7,7 +7,21 @@ With more than a tenth missing the average goes on after the expiry until 405 bu
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from ledger.events import ExpirySettled
+from ledger.instruments import Instrument, Kind
+from ledger.listing import Listing
+from ledger.reasons import CancelReason
+from ledger.state_keys import listing_key, oracle_key, window_key
 from primitives.codec import U32, U63, Wire
+from primitives.errors import ensure
+
+if TYPE_CHECKING:
+    from ledger.state import State
+    from ledger.workspace import Workspace
 
 VALID_PPM_MIN = 900_000
 """Share of the buckets that must be there before the price is final."""
@@ -20,6 +34,9 @@ class SettlementWindow(Wire):
     valid: U32
     next_bucket: U32
     last_index_uusd: U63
+
+
+NO_BUCKETS = SettlementWindow(0, 0, 0, 0)
 
 
 def buckets_total(window_ns: int, bucket_ns: int) -> int:
@@ -43,7 +60,8 @@ def observe(
     if bucket < window.next_bucket:
         return window
     needed = buckets_needed(total)
-    carried = min(carry_max, min(bucket, total) - min(window.next_bucket, total))
+    skipped = min(bucket, total) - min(window.next_bucket, total)
+    carried = min(carry_max, skipped) if window.valid else 0
     total_sum = window.sum_uusd + carried * window.last_index_uusd
     valid = window.valid + carried
     if bucket < total or valid < needed:
@@ -69,3 +87,85 @@ def payoff_uusd(is_call: bool, strike_uusd: int, price_uusd: int) -> int:
 def exercise(lots: int, payoff: int, lots_per_contract: int) -> int:
     """Cash change of a holder (lots > 0, rounded down) or writer (lots < 0, rounded up against the writer)."""
     return lots * payoff // lots_per_contract
+
+
+def unsettled_expiries(state: State) -> list[tuple[int, int]]:
+    """(underlying, expiry) of every expiry not settled yet, in order: those the oracle still keeps a slice for."""
+    return [
+        (parameters.underlying, agreed.slice.expiry_ns)
+        for parameters in state.genesis.underlyings
+        for agreed in state.oracle(parameters.underlying).slices
+    ]
+
+
+def settle_expiries(workspace: Workspace, *, has_update: bool) -> None:
+    """Bring every average up to the block's time; close expired books; pay expiries whose price is complete."""
+    state, time_ns = workspace.state, workspace.time_ns
+    parameters = state.parameters
+    total = buckets_total(parameters.settlement_window_ns, parameters.settlement_bucket_ns)
+    for underlying, expiry_ns in unsettled_expiries(state):
+        start_ns = expiry_ns - parameters.settlement_window_ns
+        if time_ns < start_ns:
+            continue
+        options = _options_of(state, underlying, expiry_ns)
+        if time_ns >= expiry_ns:
+            _close_books(workspace, options)
+        if not has_update:
+            continue
+        window = observe(
+            state.window(underlying, expiry_ns) or NO_BUCKETS,
+            (time_ns - start_ns) // parameters.settlement_bucket_ns,
+            state.oracle(underlying).index_uusd,
+            total,
+            parameters.settlement_carry_buckets_max,
+        )
+        price_uusd = settlement_price(window, total)
+        state.put(window_key(underlying, expiry_ns), window if price_uusd is None else None)
+        if price_uusd is not None:
+            _settle(workspace, underlying, expiry_ns, options, price_uusd)
+
+
+def _options_of(state: State, underlying: int, expiry_ns: int) -> dict[int, Instrument]:
+    return {
+        item.id: item
+        for item in state.instruments.values()
+        if item.underlying == underlying and item.kind != Kind.PERPETUAL and item.expiry_ns == expiry_ns
+    }
+
+
+def _close_books(workspace: Workspace, options: dict[int, Instrument]) -> None:
+    for instrument_id in sorted(options):
+        book = workspace.book(instrument_id)
+        if len(book):
+            ids = [order.order_id for order in (*book.bids, *book.asks)]
+            workspace.cancel_resting(instrument_id, ids, CancelReason.EXPIRED)
+
+
+def _settle(
+    workspace: Workspace, underlying: int, expiry_ns: int, options: dict[int, Instrument], price_uusd: int
+) -> None:
+    """Exercise or let lapse every option of the expiry: exactly zero-sum, the roundings go to the fund."""
+    state = workspace.state
+    count = paid_uusd = change_sum = 0
+    for holder in state.accounts():
+        held = [item for item in holder.positions if item.instrument in options]
+        if not held:
+            continue
+        account = workspace.existing(holder.key)
+        for position in held:
+            option = options[position.instrument]
+            payoff = payoff_uusd(option.kind == Kind.CALL, option.strike_uusd, price_uusd)
+            change = exercise(position.lots, payoff, option.lots_per_contract)
+            workspace.close_position(account, option.id)
+            workspace.add_cash(account, change)
+            change_sum += change
+            paid_uusd += max(0, change)
+            count += 1
+    ensure(change_sum <= 0, "writers pay at least what holders get")
+    workspace.supply["fund_uusd"] -= change_sum
+    for option in options.values():
+        state.put(listing_key(option.id), Listing(option, True, price_uusd))
+    oracle = state.oracle(underlying)
+    left = tuple(item for item in oracle.slices if item.slice.expiry_ns != expiry_ns)
+    state.put(oracle_key(underlying), replace(oracle, slices=left))
+    workspace.events.append(ExpirySettled(underlying, expiry_ns, price_uusd, count, paid_uusd))

@@ -1,0 +1,120 @@
+"""The calls of one block: match, move lots and cash, charge fees, keep reduce-only orders honest. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ledger.admission import ticks_of
+from ledger.events import Trade
+from ledger.instruments import Instrument, Kind
+from ledger.matching.call import CallResult, Match, run_call
+from ledger.matching.orders import AccountKey, RestingOrder
+from ledger.reasons import CancelReason
+from ledger.transactions import Side
+from primitives.amounts import PPM, ceil_div
+
+if TYPE_CHECKING:
+    from ledger.valuation import Valuation
+    from ledger.workspace import Workspace
+
+
+def run_calls(workspace: Workspace, valuation: Valuation) -> None:
+    """One uniform-price call for each instrument that got an order in this block, by instrument id."""
+    for instrument_id in sorted(workspace.incoming):
+        instrument = workspace.state.instruments[instrument_id]
+        mark_uusd = valuation.mark_uusd(instrument_id)
+        ticks = ticks_of(workspace.state, instrument)
+        result = run_call(workspace.book(instrument_id), workspace.incoming[instrument_id], mark_uusd, ticks)
+        workspace.books[instrument_id] = result.book
+        _settle_call(workspace, valuation, instrument, result)
+
+
+def _settle_call(
+    workspace: Workspace, valuation: Valuation, instrument: Instrument, result: CallResult
+) -> None:
+    for order in result.self_crossed:
+        workspace.forget(instrument.id, order, CancelReason.SELF_TRADE)
+    if result.clearing is not None:
+        for match in result.matches:
+            _apply_match(workspace, valuation, instrument, match, result.clearing.price_uusd)
+    partly_cancelled = {order.order_id for order in result.unfilled}
+    for order, size_lots in result.fills:
+        if order.order_id in partly_cancelled:
+            continue
+        if size_lots == order.left_lots:
+            workspace.close_order(order)
+        else:
+            workspace.shrink_order(order, size_lots)
+    for order in result.unfilled:
+        workspace.forget(instrument.id, order, CancelReason.IMMEDIATE_OR_CANCEL)
+    for key in sorted({order.account for order, _ in result.fills}):
+        trim_reduce_only(workspace, key, instrument.id)
+
+
+def _apply_match(
+    workspace: Workspace, valuation: Valuation, instrument: Instrument, match: Match, price_uusd: int
+) -> None:
+    fees = []
+    index_uusd = valuation.index_uusd(instrument.underlying)
+    for order, lots in ((match.buy, match.size_lots), (match.sell, -match.size_lots)):
+        account = workspace.existing(order.account)
+        workspace.trade(account, instrument, lots, price_uusd)
+        parameters = workspace.state.parameters
+        is_maker = order.placed_height < workspace.height
+        rate_ppm = parameters.maker_fee_ppm if is_maker else parameters.taker_fee_ppm
+        fee = fee_uusd(
+            instrument, index_uusd, price_uusd, match.size_lots, rate_ppm, parameters.option_fee_cap_ppm
+        )
+        workspace.add_cash(account, -fee)
+        workspace.supply["fees_uusd"] += fee
+        fees.append(fee)
+    buy, sell = match.buy, match.sell
+    workspace.events.append(
+        Trade(
+            instrument.id,
+            price_uusd,
+            match.size_lots,
+            buy.order_id,
+            sell.order_id,
+            buy.owner,
+            buy.subaccount,
+            sell.owner,
+            sell.subaccount,
+            *fees,
+        )
+    )
+
+
+def fee_uusd(
+    instrument: Instrument, index_uusd: int, price_uusd: int, lots: int, rate_ppm: int, cap_ppm: int
+) -> int:
+    """One side's fee, rounded up: a rate on the notional; for options at most a share of the premium."""
+    if instrument.kind == Kind.PERPETUAL:
+        return ceil_div(price_uusd * lots * rate_ppm, instrument.lots_per_contract * PPM)
+    on_notional = ceil_div(index_uusd * lots * rate_ppm, instrument.lots_per_contract * PPM)
+    return min(on_notional, ceil_div(price_uusd * lots * cap_ppm, instrument.lots_per_contract * PPM))
+
+
+def reducible_lots(held_lots: int, side: int) -> int:
+    """How many lots an order of this side can reduce a position by."""
+    return max(0, -held_lots if side == Side.BUY else held_lots)
+
+
+def trim_reduce_only(workspace: Workspace, key: AccountKey, instrument_id: int) -> None:
+    """After fills: cancel reduce-only orders, newest first, that together exceed what is left to reduce."""
+    account = workspace.existing(key)
+    mine: list[RestingOrder] = [
+        order
+        for order_id in sorted(account.orders)
+        if account.orders[order_id] == instrument_id and (order := workspace.order(order_id)).reduce_only
+    ]
+    for side in (Side.BUY, Side.SELL):
+        left = reducible_lots(account.lots(instrument_id), side)
+        excess = []
+        for order in mine:
+            if order.side == side:
+                left -= order.left_lots
+                if left < 0:
+                    excess.append(order.order_id)
+        if excess:
+            workspace.cancel_resting(instrument_id, excess, CancelReason.REDUCE_ONLY)

@@ -1,0 +1,49 @@
+"""What must hold after every block, checked in production. Pure.
+
+Cash, fund, fees and vault, less the cost that perpetual positions carry, are what came in less what went out; each
+instrument's lots sum to zero; no book is crossed. Sums over accounts are kept by difference, so the check of a block
+looks at what the block touched; `check_everything` is the obvious version over the whole state.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from primitives.errors import ensure
+
+if TYPE_CHECKING:
+    from ledger.state import State
+    from ledger.workspace import Workspace
+
+
+def check_conservation(state: State) -> None:
+    """Money in equals money out, to the micro-dollar. Raises InvariantViolation."""
+    supply, totals = state.supply, state.totals
+    held = totals.cash_uusd - totals.cost_uusd + supply.fund_uusd + supply.fees_uusd + supply.vault_uusd
+    ensure(held == supply.deposited_uusd - supply.withdrawn_uusd, "cash is conserved")
+
+
+def check_invariants(workspace: Workspace) -> None:
+    """The invariants over what a block changed. Raises InvariantViolation."""
+    check_conservation(workspace.state)
+    for instrument in sorted(workspace.books):
+        ensure(not workspace.books[instrument].is_crossed, "no book is crossed after its call")
+    ensure(not any(workspace.lots_change.values()), "positions of each instrument sum to zero")
+
+
+def check_everything(state: State) -> None:
+    """The invariants recomputed from every account and book. Raises InvariantViolation."""
+    check_conservation(state)
+    lots: dict[int, int] = defaultdict(int)
+    cash_uusd = cost_uusd = 0
+    for account in state.accounts():
+        cash_uusd += account.cash_uusd
+        for position in account.positions:
+            lots[position.instrument] += position.lots
+            cost_uusd += position.cost_uusd
+    ensure(cash_uusd == state.totals.cash_uusd, "the running sum of cash is the sum")
+    ensure(cost_uusd == state.totals.cost_uusd, "the running sum of costs is the sum")
+    ensure(not any(lots.values()), "positions of each instrument sum to zero")
+    for instrument in state.instruments:
+        ensure(not state.book(instrument).is_crossed, "no book is crossed")
