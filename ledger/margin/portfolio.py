@@ -117,13 +117,18 @@ def check_portfolio(cash_uusd: int, positions: Sequence[Position]) -> None:
     Raises:
         ProtocolViolation: POSITION_LIMIT (gross lots above ACCOUNT_LOTS_MAX) or CASH_LIMIT.
     """
-    if sum(abs(position.lots) for position in positions) > ACCOUNT_LOTS_MAX:
-        raise ProtocolViolation(
-            MarginReason.POSITION_LIMIT, f"an account holds at most {ACCOUNT_LOTS_MAX} lots in all"
-        )
+    check_gross_lots(sum(abs(position.lots) for position in positions))
     if abs(cash_uusd) + sum(abs(position.cost_uusd) for position in positions) > CASH_UUSD_MAX:
         raise ProtocolViolation(
             MarginReason.CASH_LIMIT, f"cash and cost are at most {CASH_UUSD_MAX} micro-USD in all"
+        )
+
+
+def check_gross_lots(lots: int) -> None:
+    """Refuse more than one account may hold: ProtocolViolation(POSITION_LIMIT)."""
+    if lots > ACCOUNT_LOTS_MAX:
+        raise ProtocolViolation(
+            MarginReason.POSITION_LIMIT, f"an account holds at most {ACCOUNT_LOTS_MAX} lots in all"
         )
 
 

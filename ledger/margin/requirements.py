@@ -11,7 +11,7 @@ accounts may wrap, the difference is exact because one account's own sum is belo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,16 +20,17 @@ from ledger.margin.portfolio import (
     Portfolios,
     PortfolioTable,
     Position,
+    check_gross_lots,
     compute_layout,
     single_portfolio,
 )
 from ledger.margin.scenarios import VALUE_SCALE, RiskArrays
-from ledger.pricing.kernel import DISCOUNT_BITS, Ints
+from ledger.pricing import kernel
+from ledger.pricing.kernel import Ints
 from primitives.amounts import PPM
 
-CHUNK_POSITIONS = 2048
+CHUNK_POSITIONS = 4096
 """Positions multiplied at a time, so that the product stays in a core's cache; one account is never split."""
-_LOW_BITS = np.int64((1 << DISCOUNT_BITS) - 1)
 
 
 class MarginArrays(NamedTuple):
@@ -77,7 +78,7 @@ class GroupRuns(NamedTuple):
 
     rows: Ints
     ends: Ints
-    index: Ints
+    group: Ints
 
 
 class Losses(NamedTuple):
@@ -89,7 +90,7 @@ class Losses(NamedTuple):
     forward_uusd: Ints
 
 
-def compute_margins(risk: RiskArrays, table: PortfolioTable[object]) -> MarginArrays:
+def compute_margins(risk: RiskArrays, table: PortfolioTable[Any]) -> MarginArrays:
     """Margins of all accounts of the table."""
     portfolios, layout = table.portfolios(risk)
     return _compute(risk, portfolios, layout)
@@ -108,33 +109,104 @@ def margin_at(arrays: MarginArrays, place: int) -> Margin:
     return Margin(worst_scenario=tuple(arrays.worst_scenario[place].tolist()), **scalars)
 
 
-def _compute(risk: RiskArrays, portfolios: Portfolios, layout: Layout) -> MarginArrays:
-    accounts = len(portfolios.cash_uusd)
-    worst, scenario, forward = _part_losses(risk, portfolios.lots, layout)
-    mm, im = _contingencies(risk, portfolios.lots, layout)
-    mtm = _mark_to_market(risk, portfolios, layout)
-    oracle = _oracle_contingency(risk, portfolios, layout)
-    loss = np.minimum(worst, forward)
-    by_account = np.zeros((4, accounts), dtype=np.int64)
-    im_factor, mm_factor = (
-        factor[layout.part_underlying] for factor in (risk.im_factor_ppm, risk.mm_factor_ppm)
+def compute_order_margin(
+    risk: RiskArrays, cash_uusd: int, positions: Sequence[Position], open_orders: Sequence[OpenOrder]
+) -> int:
+    """Initial excess (micro-USD) of one account if its open orders traded the worse way.
+
+    Per expiry and scenario the lower PnL of "all its buys filled" and "all its sells filled" counts, and of
+    each contingency the larger, so the result is at most the initial excess after any such fills. A price
+    worse than the mark costs the difference; a better one earns nothing until it trades.
+
+    Raises:
+        ProtocolViolation: as `PortfolioTable.replace`, with all buys or all sells filled.
+    """
+    extended, slippage = _with_orders(risk, positions, open_orders)
+    portfolios = single_portfolio(risk, cash_uusd, [position for position, _, _ in extended.values()])
+    layout = compute_layout(risk, portfolios)
+    fills = np.array([extended[int(key)][1:] for key in portfolios.instrument_ids], dtype=np.int64).reshape(
+        -1, 2
     )
-    parts = (worst, forward, scale_down(loss, im_factor), scale_down(loss, mm_factor))
-    for total, part in zip(by_account, parts, strict=True):
-        np.add.at(total, layout.part_account, part)
+    bought, sold = portfolios.lots + fills[:, 0], portfolios.lots - fills[:, 1]
+    gross = np.maximum(np.abs(bought), np.abs(sold))
+    check_gross_lots(int(gross.sum()))
+    runs = GroupRuns(layout.rows, layout.group_ends, layout.group_index)
+    variants = [group_pnl(risk, runs, lots, _Work(risk, len(lots))) for lots in (bought, sold)]
+    pnl, forward = (np.minimum(buys, sells) for buys, sells in zip(*variants, strict=True))
+    strike_lots = np.maximum(contingent_lots(risk, bought, layout), contingent_lots(risk, sold, layout))
+    margins = _combine(
+        risk,
+        layout,
+        part_losses(risk, pnl, forward, layout.part_group_ends, layout.part_underlying),
+        equity_uusd=(_mark_to_market(risk, portfolios, layout), portfolios.cash_uusd),
+        contingencies=_contingencies(risk, strike_lots, layout),
+        oracle=_oracle_contingency(risk, gross, portfolios.offsets, layout),
+    )
+    return int(margins.im_excess_uusd[0]) + slippage
+
+
+def _with_orders(
+    risk: RiskArrays, positions: Sequence[Position], open_orders: Sequence[OpenOrder]
+) -> tuple[dict[int, tuple[Position, int, int]], int]:
+    """(instrument -> position, lots to buy, lots to sell; the lower slippage of each expiry, added)."""
+    extended = {position.instrument_id: (position, 0, 0) for position in positions}
+    rows = risk.rows_of(np.array([order.instrument_id for order in open_orders], dtype=np.int64))
+    slippage: dict[int, list[int]] = {}
+    for order, row in zip(open_orders, rows.tolist(), strict=True):
+        position, buys, sells = extended.get(order.instrument_id, (Position(order.instrument_id, 0), 0, 0))
+        more = (max(order.lots, 0), max(-order.lots, 0))
+        extended[order.instrument_id] = (position, buys + more[0], sells + more[1])
+        gain = order.lots * (int(risk.mark_uusd[row]) - order.price_uusd) // int(risk.lots_per_contract[row])
+        sides = slippage.setdefault(int(risk.group[row]), [0, 0])
+        sides[0 if order.lots > 0 else 1] += min(0, gain)
+    return extended, sum(min(sides) for sides in slippage.values())
+
+
+def _compute(risk: RiskArrays, portfolios: Portfolios, layout: Layout) -> MarginArrays:
+    lots = portfolios.lots
+    losses = _part_losses(risk, lots, layout)
+    strike_lots = contingent_lots(risk, lots, layout)
+    return _combine(
+        risk,
+        layout,
+        losses,
+        equity_uusd=(_mark_to_market(risk, portfolios, layout), portfolios.cash_uusd),
+        contingencies=_contingencies(risk, strike_lots, layout),
+        oracle=_oracle_contingency(risk, np.abs(lots), portfolios.offsets, layout),
+    )
+
+
+def _combine(
+    risk: RiskArrays,
+    layout: Layout,
+    losses: Losses,
+    *,
+    equity_uusd: tuple[Ints, Ints],
+    contingencies: tuple[Ints, Ints],
+    oracle: Ints,
+) -> MarginArrays:
+    """The two excesses from their parts; `equity_uusd` is (MtM, cash), `contingencies` (C_mm, C_im)."""
+    mtm, cash = equity_uusd
+    mm, im = contingencies
+    accounts, part = len(cash), layout.part_underlying
+    loss = np.minimum(losses.worst_uusd, losses.forward_uusd)
+    im_loss = scale_down(loss, risk.im_factor_ppm[part])
+    mm_loss = scale_down(loss, risk.mm_factor_ppm[part])
+    totals = np.zeros((4, accounts), dtype=np.int64)
+    for total, values in zip(totals, (losses.worst_uusd, losses.forward_uusd, im_loss, mm_loss), strict=True):
+        np.add.at(total, layout.part_account, values)
     scenarios = np.zeros((accounts, len(risk.underlyings)), dtype=np.int64)
-    scenarios[layout.part_account, layout.part_underlying] = scenario
-    equity = mtm + portfolios.cash_uusd
+    scenarios[layout.part_account, part] = losses.scenario
     return MarginArrays(
         mtm_uusd=mtm,
-        worst_pnl_uusd=by_account[0],
+        worst_pnl_uusd=totals[0],
         worst_scenario=scenarios,
-        forward_contingency_uusd=by_account[1],
+        forward_contingency_uusd=totals[1],
         mm_contingency_uusd=mm,
         im_contingency_uusd=im,
         oracle_contingency_uusd=oracle,
-        im_excess_uusd=equity + by_account[2] - mm - im - oracle,
-        mm_excess_uusd=equity + by_account[3] - mm,
+        im_excess_uusd=mtm + cash + totals[2] - mm - im - oracle,
+        mm_excess_uusd=mtm + cash + totals[3] - mm,
     )
 
 
@@ -152,8 +224,10 @@ def _ceil_to_uusd(value_e8: Ints) -> Ints:
 
 
 def _run_sums(values: Ints, ends: Ints) -> Ints:
-    """Sums over consecutive runs along axis 0; every run is non-empty and the first begins at 0."""
-    running = np.cumsum(values.view(np.uint64), axis=0)[ends - 1]
+    """Sums over consecutive runs along axis 0, destroying `values`; the first run starts at 0."""
+    cumulative = values.view(np.uint64)
+    np.cumsum(cumulative, axis=0, out=cumulative)
+    running = np.take(cumulative, ends - 1, axis=0)
     running[1:] -= running[:-1].copy()
     sums: Ints = running.view(np.int64)
     return sums
@@ -172,7 +246,7 @@ class _Work:
 
     def __init__(self, risk: RiskArrays, positions: int) -> None:
         width = risk.table_e8.shape[1]
-        self.products, self.sums, self.factors, self.rest = np.empty((4, positions, width), dtype=np.int64)
+        self.products, self.sums, self.rest = np.empty((3, positions, width), dtype=np.int64)
 
 
 def _part_losses(risk: RiskArrays, lots: Ints, layout: Layout) -> Losses:
@@ -201,69 +275,59 @@ def _part_losses(risk: RiskArrays, lots: Ints, layout: Layout) -> Losses:
 
 
 def group_pnl(risk: RiskArrays, runs: GroupRuns, lots: Ints, work: _Work) -> tuple[Ints, Ints]:
-    """Per expiry group: PnL of every scenario before its weight (n, S), forward contingency (n,); 1e-8 USD.
+    """Per expiry group: PnL of every scenario before its weight, forward contingency; in 1e-8 USD.
 
     An expiry's value is discounted by its sign before today's value is taken off; skew counts as a loss
-    either way; an index group (perpetuals) has no discount. The first result lives in `work`.
+    either way; an index group (perpetuals) has no discount. The PnL lives in `work`,
+    shape (n, S + 3) with the last three columns without meaning; the contingency has shape (n,).
     """
-    positions, groups, scenarios = len(lots), len(runs.ends), risk.scenario_count
-    products, sums = work.products[:positions], work.sums[:groups]
+    positions, groups = len(lots), len(runs.ends)
+    products, running_at_ends, rest = (array[:positions] for array in (work.products, work.sums, work.rest))
     np.take(risk.table_e8, runs.rows, axis=0, out=products, mode="clip")
     np.multiply(products, lots[:, None], out=products)
     running = products.view(np.uint64)
     np.cumsum(running, axis=0, out=running)
-    np.take(products, runs.ends - 1, axis=0, out=sums, mode="clip")
-    # The products are spent: their memory takes the difference of the running sums.
-    totals = work.products[:groups]
-    totals[:1] = sums[:1]
-    np.subtract(sums[1:], sums[:-1], out=totals[1:])
-    pnl = work.sums[:groups, :scenarios]
-    _discount_into(risk, runs.index, totals[:, :scenarios], work, pnl)
-    np.subtract(pnl, totals[:, -1:], out=pnl)
-    skew = pnl[:, -2:]
+    np.take(products, runs.ends - 1, axis=0, out=running_at_ends[:groups], mode="clip")
+    # The products are spent: their memory takes the differences of the running sums.
+    totals = products[:groups]
+    totals[:1] = running_at_ends[:1]
+    np.subtract(running_at_ends[1:groups], running_at_ends[: groups - 1], out=totals[1:])
+    mark = totals[:, -1].copy()
+    forward = np.minimum(np.minimum(totals[:, -3], totals[:, -2]), 0)
+    factors = risk.group_positive_e15[runs.group], risk.group_negative_e15[runs.group]
+    kernel.discount_by_sign(totals, *factors, (running_at_ends[:groups], rest[:groups]))
+    np.subtract(totals, mark[:, None], out=totals)
+    skew = totals[:, risk.scenario_count - 2 : risk.scenario_count]
     np.negative(np.abs(skew), out=skew)
-    return pnl, np.minimum(np.minimum(totals[:, -3], totals[:, -2]), 0)
-
-
-def _discount_into(risk: RiskArrays, index: Ints, value: Ints, work: _Work, out: Ints) -> None:
-    """floor(value * factor / 2^31), the factor by the value's sign, in two words of 31 bits."""
-    groups, scenarios = value.shape
-    factor, rest = (array[:groups, :scenarios] for array in (work.factors, work.rest))
-    positive, negative = (factors[index][:, None] for factors in (risk.group_positive, risk.group_negative))
-    np.right_shift(value, 63, out=factor)
-    np.bitwise_and(factor, negative - positive, out=factor)
-    np.add(factor, positive, out=factor)
-    np.right_shift(value, DISCOUNT_BITS, out=out)
-    np.multiply(out, factor, out=out)
-    np.bitwise_and(value, _LOW_BITS, out=rest)
-    np.multiply(rest, factor, out=rest)
-    np.right_shift(rest, DISCOUNT_BITS, out=rest)
-    np.add(out, rest, out=out)
+    return totals, forward
 
 
 def part_losses(risk: RiskArrays, pnl: Ints, forward: Ints, ends: Ints, underlying: Ints) -> Losses:
-    """Losses of parts, each a run of expiry groups that ends at `ends`."""
-    weighted = scale_down(_run_sums(pnl, ends), risk.weights_ppm[underlying])
-    scenario = weighted.argmin(axis=1)
-    worst = weighted[np.arange(len(ends)), scenario] // VALUE_SCALE
+    """Losses of parts, each a run of expiry groups that ends at `ends`.
+
+    `pnl` and `forward` are as from `group_pnl` and destroyed.
+    """
+    total = _run_sums(pnl, ends)[:, : risk.scenario_count]
+    tails = np.flatnonzero((risk.weights_ppm != PPM).any(axis=0))
+    total[:, tails] = scale_down(total[:, tails], risk.weights_ppm[:, tails][underlying])
+    scenario = total.argmin(axis=1)
+    worst = total[np.arange(len(ends)), scenario] // VALUE_SCALE
     return Losses(worst, scenario, _run_sums(forward, ends) // VALUE_SCALE)
 
 
-def _contingencies(risk: RiskArrays, lots: Ints, layout: Layout) -> tuple[Ints, Ints]:
-    """(C_mm, C_im) per account: all perpetuals, and options short beyond the longs of their strike."""
-    net = _run_sums(lots, layout.strike_ends)
-    contingent = contingent_lots(risk, net, layout.strike_row)
+def contingent_lots(risk: RiskArrays, lots: Ints, layout: Layout) -> Ints:
+    """Lots of each strike that owe a contingency: what call and put are short together; a perpetual's all."""
+    net = _run_sums(lots.copy(), layout.strike_ends)
+    return np.where(risk.is_perpetual[layout.strike_row], np.abs(net), np.maximum(-net, 0))
+
+
+def _contingencies(risk: RiskArrays, strike_lots: Ints, layout: Layout) -> tuple[Ints, Ints]:
+    """(C_mm, C_im) per account, rounded up."""
     mm, im = (
-        _account_sums(contingent * unit[layout.strike_row], layout.strike_offsets)
+        _account_sums(strike_lots * unit[layout.strike_row], layout.strike_offsets)
         for unit in (risk.mm_unit_e8, risk.im_unit_e8)
     )
     return _ceil_to_uusd(mm), _ceil_to_uusd(im)
-
-
-def contingent_lots(risk: RiskArrays, net_lots: Ints, strike_row: Ints) -> Ints:
-    """Lots that owe a contingency: all of a perpetual; of a strike, what call and put are short together."""
-    lots: Ints = np.where(risk.is_perpetual[strike_row], np.abs(net_lots), np.maximum(-net_lots, 0))
-    return lots
 
 
 def _mark_to_market(risk: RiskArrays, portfolios: Portfolios, layout: Layout) -> Ints:
@@ -273,9 +337,8 @@ def _mark_to_market(risk: RiskArrays, portfolios: Portfolios, layout: Layout) ->
     return _account_sums(value, portfolios.offsets)
 
 
-def _oracle_contingency(risk: RiskArrays, portfolios: Portfolios, layout: Layout) -> Ints:
-    """Per account: (1 - confidence) * notional of options whose expiry's confidence is low."""
+def _oracle_contingency(risk: RiskArrays, gross_lots: Ints, offsets: Ints, layout: Layout) -> Ints:
+    """Per account: (1 - confidence) * notional of options whose expiry's confidence is low, rounded up."""
     if not risk.oracle_unit_e8.any():
-        return np.zeros(len(portfolios.cash_uusd), dtype=np.int64)
-    units = np.abs(portfolios.lots) * risk.oracle_unit_e8[layout.rows]
-    return _ceil_to_uusd(_account_sums(units, portfolios.offsets))
+        return np.zeros(len(offsets) - 1, dtype=np.int64)
+    return _ceil_to_uusd(_account_sums(gross_lots * risk.oracle_unit_e8[layout.rows], offsets))

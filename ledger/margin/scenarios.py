@@ -89,9 +89,9 @@ class RiskArrays:
     im_unit_e8: Ints
     oracle_unit_e8: Ints
     """(I,), oracle contingency per gross lot; 0 while the expiry's confidence is good."""
-    group_positive: Ints
-    """(G,), factor over 2^31 on a positive expiry value."""
-    group_negative: Ints
+    group_positive_e15: Ints
+    """(G,), factor 1e-15 on a positive expiry value."""
+    group_negative_e15: Ints
     group_underlying: Ints
     underlyings: tuple[Underlying, ...]
     weights_ppm: Ints
@@ -103,7 +103,7 @@ class RiskArrays:
     @property
     def scenario_count(self) -> int:
         """S."""
-        return self.table_e8.shape[1] - 3
+        return int(self.table_e8.shape[1]) - 3
 
     def rows_of(self, instrument_ids: Ints) -> Ints:
         """Row of each instrument id. An id that is not listed is our error: settle before valuing."""
@@ -115,9 +115,9 @@ class RiskArrays:
         if last - first < LOOKUP_MAX:
             lookup = np.zeros(last - first + 1, dtype=np.int64)
             lookup[self.instrument_ids - first] = np.arange(len(self.instrument_ids))
-            rows = lookup[within - first]
+            rows: Ints = lookup[within - first]
         else:
-            rows = np.searchsorted(self.instrument_ids, within)
+            rows = np.searchsorted(self.instrument_ids, within).astype(np.int64)
         found = np.take(self.instrument_ids, rows) == instrument_ids
         ensure(bool(found.all()), "every instrument with a position is listed")
         return rows
@@ -427,8 +427,8 @@ def _assemble(
         mm_unit_e8=book.mm_unit,
         im_unit_e8=book.im_unit,
         oracle_unit_e8=book.oracle_unit,
-        group_positive=factors[0],
-        group_negative=factors[1],
+        group_positive_e15=factors[0],
+        group_negative_e15=factors[1],
         group_underlying=underlying_index[order.group_first_row],
         underlyings=underlyings,
         weights_ppm=weights.reshape(len(models), book.table.shape[1] - 3),
@@ -444,8 +444,8 @@ def _group_factors(
     markets: Mapping[Underlying, UnderlyingMarket],
     parameters: Mapping[Underlying, MarginParameters],
 ) -> Ints:
-    """(2, G): factors on positive and negative value of each expiry group; index groups have none (2^31)."""
-    factors = np.full((2, len(first_rows)), 1 << kernel.DISCOUNT_BITS, dtype=np.int64)
+    """(2, G): factors on positive and negative value of each expiry group; index groups have none (1e15)."""
+    factors = np.full((2, len(first_rows)), 10**15, dtype=np.int64)
     for underlying, market in markets.items():
         discounts = {item.expiry_ns: item.discount_ppm for item in market.slices}
         at = np.flatnonzero((rows.underlying[first_rows] == underlying) & (rows.expiry_ns[first_rows] > 0))

@@ -24,8 +24,6 @@ Bools = NDArray[np.bool_]
 
 CHUNK = 16_384
 """Option values computed at a time: few enough to stay cached, enough to make NumPy worth calling."""
-DISCOUNT_BITS = 31
-"""Expiry discounts leave as integers over 2^31: precise to 3e-10, and a value times one stays exact."""
 DEVIATION_E15_MAX = 24 * 10**15
 """Total deviation is capped at 24, as lyra-utils' Black76 does; a call is then worth its forward."""
 OUTPUT_MAX = 1 << 62
@@ -347,7 +345,7 @@ def skewed_deviations_e15(
 ) -> tuple[Ints, Ints]:
     """(LINEAR, ABS) skewed deviations: factor 1 + clip(x cap / k*, +-cap), x = ln(K/F) or |ln(K/F)|.
 
-    cap = cap - slope sqrt(tau), at least 0; k* = max(minimum, multiplier sqrt(tau) (width - slope sqrt(tau))).
+    cap = cap - slope sqrt(tau), at least 0; k* = max(minimum, times sqrt(tau) (width - slope sqrt(tau))).
     """
     root = np.sqrt(np.maximum(time_ns, 0).astype(np.float64) / _NS_PER_YEAR)
     cap = np.maximum(cap_ppm / 1e6 - (cap_slope_ppm / 1e6) * root, 0.0)
@@ -363,19 +361,35 @@ def skewed_deviations_e15(
 def expiry_discounts(
     time_ns: Ints, discount_ppm: Ints, *, asset_ppm: int, liability_ppm: int, rate_ppm: int
 ) -> tuple[Ints, Ints]:
-    """(positive, negative) factors on an expiry's value, over 2^31 (DISCOUNT_BITS).
+    """(positive, negative) factors on an expiry's value, 1e-15.
 
     positive: asset * e^(-rate tau); negative: min(1/D, liability * e^(rate tau)).
     """
     years = np.maximum(time_ns, 0).astype(np.float64) / _NS_PER_YEAR
     growth = exp((rate_ppm / 1e6) * years)
-    unit = float(1 << DISCOUNT_BITS)
     positive = (asset_ppm / 1e6) / growth
     undo = 1e6 / np.maximum(discount_ppm, 1).astype(np.float64)
     negative = np.minimum(undo, (liability_ppm / 1e6) * growth)
-    return _to_int(positive * unit), _to_int(negative * unit)
+    return _to_int(positive * 1e15), _to_int(negative * 1e15)
 
 
 def scale(values: Ints, factor_e12: Ints) -> Ints:
     """values * factor / 1e12, elementwise with broadcasting."""
     return _to_int(values.astype(np.float64) * (factor_e12.astype(np.float64) / 1e12))
+
+
+def discount_by_sign(values: Ints, positive_e15: Ints, negative_e15: Ints, work: tuple[Ints, Ints]) -> None:
+    """values = floor(values * factor), in place: `positive` for values above 0 and `negative` below.
+
+    `values` is contiguous, shape (n, C); factors have shape (n,) with positive <= 1e15 <= negative, so that
+    the factor by sign is the one that gives the smaller product. `work` is two arrays like it, destroyed.
+    Values up to 2^53 are taken exactly; larger ones to 16 digits.
+    """
+    kept, reduced = (array.view(np.float64) for array in work)
+    np.copyto(kept, values)
+    np.multiply(kept, (positive_e15.astype(np.float64) / 1e15)[:, None], out=reduced)
+    if bool((negative_e15 != 10**15).any()):
+        np.multiply(kept, (negative_e15.astype(np.float64) / 1e15)[:, None], out=kept)
+    np.minimum(kept, reduced, out=kept)
+    np.floor(kept, out=kept)
+    np.copyto(values, kept, casting="unsafe")
