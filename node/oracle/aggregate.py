@@ -1,8 +1,8 @@
 """From several venues' quotes to one view per underlying: median, clip, average; stale sources dropped. Pure.
 
 Stricter than market.md section 2, which clips to +-0.5 % of the median: with five venues a steady liar would
-still move the average by 10 bp, more than most spreads, and every validator's by the same. So the clip is also
-held to a few of the venues' usual deviations; the liar then moves it by less than the venues differ anyway.
+still move the average by 10 bp, more than most spreads, and every validator's by the same. So the clip is
+also held to a few of the venues' usual deviations; the liar then moves it by less than they differ anyway.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def aggregate_chain(
 ) -> ChainView | None:
     """One expiry's options over its fresh venues; None when no fresh venue quotes any.
 
-    An option's mid is the mean of its venues' mids, clipped as in `clipped_mean`; its bid and ask are medians.
+    An option's mid is the mean of its venues' mids, clipped as in `clipped_mean`; bid and ask are medians.
     A venue without both sides of an option says nothing about it.
     """
     fresh = [chain for chain in chains if chain.time_ns >= now_ns - rules.option_age_ns_max]
@@ -201,14 +201,13 @@ def build_view(
 
     Expiries in the past, or without a forward or a chain, are left out.
     """
-    index = aggregate_index(
-        [book.indexes[underlying] for book in books if underlying in book.indexes], now_ns, rules
-    )
+    indexes = [quote for book in books if (quote := book.indexes.get(underlying)) is not None]
+    index = aggregate_index(indexes, now_ns, rules)
     if index is None:
         return None
-    series = sorted(
-        {key for book in books for key in book.chains if key[0] == underlying and key[1] > now_ns}
-    )
+    # `list` at once: the event loop may fill the books while a worker thread builds a view.
+    held = {key for book in books for key in list(book.chains)}
+    series = sorted(key for key in held if key[0] == underlying and key[1] > now_ns)
     chains = [_chain_of(key, books, now_ns, rules) for key in series]
     return UnderlyingView(underlying, now_ns, *index, tuple(chain for chain in chains if chain is not None))
 
@@ -216,7 +215,7 @@ def build_view(
 def _chain_of(
     key: Series, books: Sequence[VenueBook], now_ns: int, rules: AggregationRules
 ) -> ChainView | None:
-    chains = [book.chains[key] for book in books if key in book.chains]
-    futures = [book.forwards[key] for book in books if key in book.forwards]
+    chains = [chain for book in books if (chain := book.chains.get(key)) is not None]
+    futures = [future for book in books if (future := book.forwards.get(key)) is not None]
     forward = aggregate_forward(futures, chains, now_ns, rules)
     return None if forward is None else aggregate_chain(chains, forward[0], now_ns, rules)
