@@ -145,6 +145,16 @@ class ByteStream(LeanStream):
         self._edge.abort_connection(self._connection)
 
 
+class _NoAutoDial:
+    """Stands where libp2p keeps its auto-dialler, which has no switch: it would dial every address it hears of."""
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+    async def run_background_task(self, nursery: trio.Nursery) -> None: ...
+    async def maybe_connect(self) -> None: ...
+    def record_disconnect(self, peer_id: ID) -> None: ...
+
+
 class _BoundedSwarm(Swarm):
     """A swarm whose inbound tasks and caps end with their connection.
 
@@ -154,6 +164,7 @@ class _BoundedSwarm(Swarm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.auto_connector = cast(Any, _NoAutoDial())
         self._inbound_open = 0
         self._half_open: dict[str, int] = {}
         self.on_refused: Callable[[str], None] = lambda _address: None
@@ -171,9 +182,9 @@ class _BoundedSwarm(Swarm):
             muxed = await self._upgrade(RawConnection(read_write_closer, False), maddr, address)
             # The listener closes the socket when this handler returns.
             await muxed.event_closed.wait()
-        except Exception:
+        except Exception as error:
             # Threshold: an escaping exception would end the listener; libp2p has closed the connection already.
-            log.debug("inbound_failed", address=address, exc_info=True)
+            log.debug("inbound_failed", address=address, error=repr(error))
         finally:
             self._inbound_open -= 1
 
@@ -316,7 +327,7 @@ class Edge:
 
 
 def _connection_config() -> ConnectionConfig:
-    """Every limit explicit; no auto-dial (minimum and low watermark 0) and no pruning (high watermark = maximum)."""
+    """Every limit explicit; no minimum, and no pruning below the maximum."""
     return ConnectionConfig(
         max_connections=CONNECTIONS_MAX,
         min_connections=0,
@@ -328,7 +339,6 @@ def _connection_config() -> ConnectionConfig:
         outbound_upgrade_timeout=HANDSHAKE_SECONDS_MAX,
         inbound_stream_protocol_negotiation_timeout=HANDSHAKE_SECONDS_MAX,
         outbound_stream_protocol_negotiation_timeout=HANDSHAKE_SECONDS_MAX,
-        auto_connect_interval=3600.0,
         enable_health_monitoring=False,
     )
 

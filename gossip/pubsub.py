@@ -36,6 +36,10 @@ PUBLISH_QUEUE_MAX = 64
 """Publications waiting for gossipsub; when full a further one is refused."""
 SEEN_MAX = 8192
 """Publications remembered against replay; when full the oldest is forgotten."""
+PEER_QUEUE_BUSY = 24
+"""Packets that libp2p has queued for one peer before the next publication waits."""
+ROOM_SECONDS_MAX = 0.1
+"""How long a slow peer may hold back a publication; then that peer may lose it and fetch the block instead."""
 RPC_BYTES_MAX = 1 << 20
 """A larger gossipsub packet ends its stream."""
 BUDGETS_MAX = 256
@@ -112,6 +116,7 @@ class TopicGossip:
         while True:
             while not self._queue:
                 await self._waiting.park()
+            await self._wait_for_room()
             topic, message = self._queue.popleft()
             self._counters.add(Traffic.MESSAGES_SENT, topic.value)
             self._counters.add(Traffic.BYTES_SENT, topic.value, len(message))
@@ -121,6 +126,12 @@ class TopicGossip:
                 # Threshold: libp2p lets a peer's broken stream out of publish; the next publication is not to blame.
                 self._counters.add(GossipReason.HANDLER_FAILED, topic.value)
                 log.warning("publish_failed", topic=topic.value, error=repr(error))
+
+    async def _wait_for_room(self) -> None:
+        """libp2p's queue per peer holds 32 and drops in silence: wait for the slowest peer, but not for long."""
+        with trio.move_on_after(ROOM_SECONDS_MAX):
+            while any(len(queue) >= PEER_QUEUE_BUSY for queue in self._pubsub.peer_queues.values()):
+                await trio.sleep(0.002)
 
     def _validator(self, topic: Topic, wanted: bool) -> Callable[[ID, Any], bool]:
         """libp2p's boolean validator, called once per message id. It must not raise: that would stop delivery."""
