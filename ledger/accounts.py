@@ -46,6 +46,11 @@ class Account(Wire):
         """Owner and number."""
         return self.owner, self.subaccount
 
+    @property
+    def next_nonce(self) -> int:
+        """The lowest nonce above every used one."""
+        return self.nonce_floor + nonce_bits_to_int(self.nonce_bits).bit_length()
+
 
 def new_account(owner: bytes, subaccount: int, cash_uusd: int) -> Account:
     """An account that has done nothing yet: its first nonce is 0 or anything inside the window."""

@@ -7,7 +7,7 @@ and id, so their order inside the block has no effect.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ledger.admission import read_or_refuse, read_transaction
 from ledger.calls import run_calls
@@ -42,9 +42,9 @@ class BlockResult:
     time_ns: int
     root: bytes
     events: tuple[Event, ...]
-    accounts: int
-    instruments: int
     has_oracle_update: bool
+    valuation: Valuation = field(compare=False, repr=False)
+    """The block's marks and every account's margin, from before its trades."""
     valuation: Valuation
     """Marks, risk arrays and margins as of the start of the block's orders; for views, never replicated."""
 
@@ -112,8 +112,7 @@ def apply_block(state: State, context: BlockContext, transactions: tuple[bytes, 
         time_ns=context.time_ns,
         root=state.root(),
         events=tuple(workspace.events),
-        accounts=valuation.account_count,
-        instruments=valuation.instrument_count,
         has_oracle_update=bool(reports),
+        valuation=valuation,
         valuation=valuation,
     )

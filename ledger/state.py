@@ -15,7 +15,7 @@ from ledger.accounts import Account, new_account
 from ledger.genesis import LedgerGenesis, LedgerParameters, UnderlyingParameters
 from ledger.instruments import Instrument
 from ledger.listing import Listing
-from ledger.matching.book import Book
+from ledger.matching.book import EMPTY_BOOK, Book
 from ledger.matching.orders import AccountKey, RestingOrder
 from ledger.oracle import ReporterState, UnderlyingOracle, genesis_oracle
 from ledger.settlement.expiry import SettlementWindow
@@ -34,9 +34,8 @@ from ledger.state_keys import (
     window_key,
 )
 from ledger.state_tree import Proof, StateTree
-from primitives.codec import I64, U8, U32, U63, Bytes32, Wire, decode_own, encode
+from primitives.codec import I64, U32, U63, Bytes32, Wire, decode_own, encode
 from primitives.errors import ensure
-from primitives.hashing import digest
 from primitives.signing import address_of
 
 LAYERS_MAX = 64
@@ -349,11 +348,3 @@ class State:
         """One underlying's parameters."""
         found: UnderlyingParameters = self.leaves.values[underlying_key(underlying)]
         return found
-
-
-EMPTY_BOOK = Book((), ())
-
-
-def margins_digest(raw: bytes) -> bytes:
-    """Digest of every account's IM and MM excess, in order of account: so that validators compare all of them."""
-    return digest(b"quorate-margins", raw)

@@ -7,7 +7,7 @@ state through its dirty accounts; the caches hold nothing that could not be rebu
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -43,40 +43,47 @@ BAND_INDEX_PPM_MIN = 1_000
 """And at least 0.1 % of the index, so that a worthless option can still be closed."""
 
 
+class AccountRows(NamedTuple):
+    """The accounts of one block, by key, beside arrays of the same length; never changed afterwards."""
+
+    keys: list[AccountKey]
+    order: Ints
+    """Place of each key in the margin arrays."""
+    health: Ints
+    """Health as stored before the block."""
+
+
 class AccountTable:
-    """All accounts as columns, in step with the state: portfolio rows, stored health, and the order of keys."""
+    """All accounts as columns, in step with the state: portfolio rows and stored health."""
 
     def __init__(self) -> None:
         self.portfolios: PortfolioTable[AccountKey] = PortfolioTable()
         self._health: dict[AccountKey, int] = {}
-        self._order: Ints | None = None
-        self.keys: list[AccountKey] = []
-        self.health: Ints = np.zeros(0, dtype=np.int64)
+        no_ints: Ints = np.zeros(0, dtype=np.int64)
+        self._rows = AccountRows([], no_ints, no_ints)
 
-    def follow(self, state: State) -> None:
-        """Take over every account written or undone since the last call."""
-        is_new = False
+    def follow(self, state: State) -> AccountRows:
+        """Take over every account written or undone since the last call; the rows as of now."""
+        if not state.dirty_accounts:
+            return self._rows
+        is_known = True
         for key in sorted(state.dirty_accounts):
             account = state.account(key)
-            is_new |= (account is None) == (key in self._health)
+            is_known &= (account is not None) == (key in self._health)
             if account is None:
                 self._health.pop(key, None)
                 self.portfolios.replace(key, 0, ())
                 continue
             self._health[key] = account.health
             self.portfolios.replace(key, account.cash_uusd, positions_of(account))
-        if state.dirty_accounts:
-            if is_new or self._order is None:
-                self.keys = sorted(self._health)
-                places = [self.portfolios.place_of(key) for key in self.keys]
-                self._order = np.array(places, dtype=np.int64)
-            self.health = np.array([self._health[key] for key in self.keys], dtype=np.int64)
         state.dirty_accounts.clear()
-
-    @property
-    def order(self) -> Ints:
-        """Place in the margin arrays of each of `keys`."""
-        return np.zeros(0, dtype=np.int64) if self._order is None else self._order
+        keys, order = self._rows.keys, self._rows.order
+        if not is_known:
+            keys = sorted(self._health)
+            order = np.array([self.portfolios.place_of(key) for key in keys], dtype=np.int64)
+        health = np.array([self._health[key] for key in keys], dtype=np.int64)
+        self._rows = AccountRows(keys, order, health)
+        return self._rows
 
 
 def positions_of(account: Account) -> list[Position]:
@@ -138,9 +145,10 @@ class Valuation:
         self.state = state
         self.markets = current_markets(state)
         self.risk = build_risk(state, self.markets)
-        self.table: AccountTable = state.caches.setdefault("accounts", AccountTable())
-        self.table.follow(state)
-        self.margins: MarginArrays = compute_margins(self.risk, self.table.portfolios)
+        accounts: AccountTable = state.caches.setdefault("accounts", AccountTable())
+        self.table = accounts.follow(state)
+        self.margins: MarginArrays = compute_margins(self.risk, accounts.portfolios)
+        self._place_of = accounts.portfolios.place_of
         self._row = {int(item): row for row, item in enumerate(self.risk.instrument_ids.tolist())}
         self._mark: list[int] = self.risk.mark_uusd.tolist()
         self._vega: list[int] = self.risk.vega_uusd.tolist()
@@ -210,7 +218,7 @@ class Valuation:
 
     def margin(self, key: AccountKey) -> Margin:
         """An account's margin at the start of the block."""
-        return margin_at(self.margins, self.table.portfolios.place_of(key))
+        return margin_at(self.margins, self._place_of(key))
 
     def record_health(self, workspace: Workspace) -> None:
         """Write every account's health that is not what it was, with an event."""
