@@ -44,8 +44,6 @@ class BlockResult:
     events: tuple[Event, ...]
     has_oracle_update: bool
     valuation: Valuation = field(compare=False, repr=False)
-    """The block's marks and every account's margin, from before its trades."""
-    valuation: Valuation
     """Marks, risk arrays and margins as of the start of the block's orders; for views, never replicated."""
 
 
@@ -113,6 +111,5 @@ def apply_block(state: State, context: BlockContext, transactions: tuple[bytes, 
         root=state.root(),
         events=tuple(workspace.events),
         has_oracle_update=bool(reports),
-        valuation=valuation,
         valuation=valuation,
     )
