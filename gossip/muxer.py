@@ -74,10 +74,10 @@ class LeanStream:
         self._credit_bytes = 0
         muxed.window_lock = QuickLock()
 
-    async def widen(self, window_bytes: int) -> None:
-        """Let the peer have more under way than yamux's first 256 KiB. Raises StreamBroken."""
-        self._credit_bytes += window_bytes - self._window_bytes
-        self._window_bytes = window_bytes
+    async def widen(self) -> None:
+        """Make this a bulk stream: more under way than yamux's first 256 KiB. Raises StreamBroken."""
+        self._credit_bytes += BULK_WINDOW_BYTES - self._window_bytes
+        self._window_bytes = BULK_WINDOW_BYTES
         await self._give_credit()
 
     async def read(self) -> bytes:

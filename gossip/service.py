@@ -235,6 +235,8 @@ class Libp2pNetwork:
     async def _serve(
         self, lane: Lane, index: ValidatorIndex, stream: ByteStream, decoder: FrameDecoder
     ) -> None:
+        if lane is Lane.BULK:
+            await stream.widen()
         log.info("lane_up", peer=index, lane=lane.label)
         await self._links[index].serve(lane, stream, decoder)
         log.info("lane_down", peer=index, lane=lane.label)

@@ -11,6 +11,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import structlog
 import trio
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -77,4 +78,5 @@ async def main(index: int, ports: list[int]) -> None:
 
 
 if __name__ == "__main__":
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     trio.run(partial(main, int(sys.argv[1]), [int(port) for port in sys.argv[2:]]))

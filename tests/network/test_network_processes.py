@@ -18,8 +18,6 @@ import trio
 
 SCRIPT = Path(__file__).with_name("network_node.py")
 
-pytestmark = pytest.mark.slow
-
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on at this moment."""
@@ -109,16 +107,15 @@ async def test_both_lanes_deliver_to_every_other_process() -> None:
             await node.wait_got(2, "BULK", "block")
 
 
-@pytest.mark.parametrize("victim", [0, 3])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 3])
 async def test_a_killed_process_is_missed_at_once_and_back_soon_after_its_return(victim: int) -> None:
     async with four_nodes() as (nodes, begin):
         others = [node for index, node in enumerate(nodes) if index != victim]
         marks = [len(node.events) for node in others]
         nodes[victim].process.kill()
-        for index, (node, mark) in enumerate(zip(others, marks, strict=True)):
-            rest = [other for other in range(4) if other != victim and other != nodes.index(others[index])]
+        for node, mark in zip(others, marks, strict=True):
+            rest = [other for other in range(4) if other not in (victim, nodes.index(node))]
             await node.wait_up(rest, mark, seconds=1)
-        marks = [len(node.events) for node in others]
         await trio.sleep(0.5)
         returned = await begin(victim)
         up = await returned.wait_up([other for other in range(4) if other != victim], seconds=10)
@@ -129,6 +126,7 @@ async def test_a_killed_process_is_missed_at_once_and_back_soon_after_its_return
             await node.wait_got(victim, "VOTE", "I am back")
 
 
+@pytest.mark.slow
 async def test_a_stopped_process_is_noticed_and_delays_nobody_elses_votes() -> None:
     async with four_nodes() as (nodes, _):
         mark = len(nodes[0].events)
