@@ -1,8 +1,9 @@
 """One sub-account: cash, positions at exact cost, open orders and the nonce window. Pure.
 
-Equity = cash + sum(option lots * mark / lots_per_contract) + sum(perpetual lots * mark / lots_per_contract - cost).
-Every mark and tick is a multiple of lots_per_contract micro-USD, so each of these is an exact integer. The account's
-IM excess, MM excess and margin are not stored: every block computes them anew and commits to them.
+Equity = cash + sum(option lots * mark / lots_per_contract) + sum(perpetual lots * mark / lots_per_contract -
+cost). Every mark and tick is a multiple of lots_per_contract micro-USD, so each of these is an exact integer.
+The account's IM excess, MM excess and margin are not stored: every block computes them anew and commits to
+them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from primitives.errors import ProtocolViolation
 
 
 class Position(Wire):
-    """Signed lots (never 0) of one instrument; `cost_uusd` is what was paid for a perpetual, 0 for options."""
+    """Signed lots (never 0); `cost_uusd` is what was paid for a perpetual, 0 for an option."""
 
     instrument: U32
     lots: I64
@@ -30,7 +31,7 @@ class OpenOrder(Wire):
 
 
 class Account(Wire):
-    """One leaf of the state. Positions in order of instrument, orders in order of id; cash may be a debt (< 0)."""
+    """One leaf. Positions in order of instrument, orders in order of id; cash below 0 is a debt."""
 
     owner: Bytes20
     subaccount: U8
@@ -60,8 +61,8 @@ def new_account(owner: bytes, subaccount: int, cash_uusd: int) -> Account:
 def use_nonce(floor: int, used: int, nonce: int, window: int) -> tuple[int, int]:
     """The nonce window after `nonce` is used: (floor, bitmap whose bit i says that floor + i is used).
 
-    Nonces of [floor, floor + window) are open in any order; one of the next `window` above them moves the window up,
-    so a number that is never used blocks nobody for long.
+    Nonces of [floor, floor + window) are open in any order; one of the next `window` above them moves the
+    window up, so a number that is never used blocks nobody for long.
 
     Raises:
         ProtocolViolation: BAD_NONCE, used already, below the window, or too far above it.
@@ -94,9 +95,9 @@ def trade_perpetual(lots: int, cost_uusd: int, traded_lots: int, value_uusd: int
         lots, cost_uusd: the position before; cost has the sign of lots times the average price.
         traded_lots: signed, + buys. value_uusd: price * traded_lots / lots_per_contract, exact, same sign.
 
-    The part that reduces the position realises: cash moves by the trade's value less a share of the cost, and the cost
-    by exactly the same amount, so realising changes neither equity nor the sum of cash less cost over all accounts.
-    The share is floored; what it leaves stays in the cost of the rest, so nothing is lost.
+    The part that reduces the position realises: cash moves by the trade's value less a share of the cost, and
+    the cost by exactly the same amount, so realising changes neither equity nor the sum of cash less cost
+    over all accounts. The share is floored; what it leaves stays in the cost of the rest, so nothing is lost.
     """
     if lots == 0 or (lots > 0) == (traded_lots > 0):
         return lots + traded_lots, cost_uusd + value_uusd, 0

@@ -1,7 +1,7 @@
 """Cheap checks before the mempool, and what a block's signatures cover. Pure.
 
-The order is size, typed decode, bounds, canonical form (all in the codec), chain, account, nonce, then each order's own
-shape; the signature is the caller's, who verifies in batches and remembers what it verified.
+The order is size, typed decode, bounds, canonical form (all in the codec), chain, account, nonce, then each
+order's own shape; the signature is the caller's, who verifies in batches and remembers what it verified.
 """
 
 from __future__ import annotations
@@ -101,9 +101,10 @@ def read_or_refuse(read, raw: bytes):  # type: ignore[no-untyped-def]
 
 
 def check_transaction(state: State, raw: bytes) -> ReadTransaction:
-    """Whether a transaction may wait for a block, as the state stands now; its signature is the caller's to verify.
+    """Whether a transaction may wait for a block as the state stands now; its signature is the caller's.
 
-    Passing promises nothing: prices, margin and other transactions may still refuse it when its block executes.
+    Passing promises nothing: prices, margin and other transactions may still refuse it when its block
+    executes.
 
     Raises:
         ProtocolViolation: with the reason.

@@ -1,8 +1,8 @@
 """apply_block, the one entrance through which the ledger's state changes, and validate_block before it. Pure.
 
-Phases of a block (market.md section 4): oracle, settlement, marks and every account's margin, liquidation; cancels; cash;
-orders; one uniform-price call per instrument; what the fund bears. Transactions are processed by owner, sub-account, nonce
-and id, so their order inside the block has no effect.
+Phases of a block (market.md section 4): oracle, settlement, marks and every account's margin, liquidation;
+cancels; cash; orders; one uniform-price call per instrument; what the fund bears. Transactions are processed
+by owner, sub-account, nonce and id, so their order inside the block has no effect.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class OrderAccepted(Wire, tag=4):
 
 
 class OrderCancelled(Wire, tag=5):
-    """What was left of an order is gone; reason is a stable code (requested, immediate_or_cancel, liquidation...)."""
+    """What was left of an order is gone; `reason` is a CancelReason."""
 
     order_id: U63
     owner: Bytes20
@@ -93,7 +93,7 @@ class HealthChanged(Wire, tag=8):
 
 
 class LiquidationStep(Wire, tag=9):
-    """The ledger acted for an account below maintenance: what it placed into this block's call (signed lots)."""
+    """What the ledger offered in this block's call for an account below maintenance (signed lots)."""
 
     owner: Bytes20
     subaccount: U8

@@ -1,7 +1,8 @@
 """The transactions of one block: nonces, cancels, cash, then orders into the call. Pure.
 
-A batch is not all-or-nothing: each action is refused on its own with its reason. Inside a block all cancels come before
-all cash, and all cash before all orders, whatever their place in a batch; a cancel sees what rested when the block began.
+A batch is not all-or-nothing: each action is refused on its own with its reason. Inside a block all cancels
+come before all cash, and all cash before all orders, whatever their place in a batch; a cancel sees what
+rested when the block began.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ class _Cancels:
         self._chosen: dict[int, int] = {}
 
     def add(self, batch: _Batch, action: object) -> None:
-        """Choose what one cancel names. Raises ProtocolViolation(UNKNOWN_ORDER); cancel-all finding none is fine."""
+        """Choose what one cancel names. Raises UNKNOWN_ORDER; that cancel-all finds nothing is fine."""
         resting = {
             order_id: instrument
             for order_id, instrument in batch.account.orders.items()
@@ -122,7 +123,7 @@ class _Cancels:
         elif isinstance(action, CancelOrder):
             named = [action.order_id] if action.order_id in resting else []
         else:
-            assert isinstance(action, CancelLabel)  # noqa: S101
+            assert isinstance(action, CancelLabel)
             named = [key for key in resting if self._workspace.order(key).label == action.label != 0]
         if not named and not isinstance(action, CancelAll):
             raise ProtocolViolation(LedgerReason.UNKNOWN_ORDER, "no such open order when the block began")
@@ -146,8 +147,8 @@ class _Cashier:
         self._desk = desk
 
     def deposit(self, batch: _Batch, action: object) -> None:
-        """Credit any account; it comes to exist with its first deposit. Raises NOT_CUSTODIAN, DEPOSIT_LIMIT."""
-        assert isinstance(action, Deposit)  # noqa: S101
+        """Credit an account; its first deposit opens it. Raises NOT_CUSTODIAN, DEPOSIT_LIMIT."""
+        assert isinstance(action, Deposit)
         workspace = self._workspace
         check_custodian(workspace.state, batch.read.public_key)
         if workspace.supply["deposited_uusd"] + action.amount_uusd > DEPOSITED_UUSD_MAX:
@@ -158,12 +159,10 @@ class _Cashier:
 
     def move_out(self, batch: _Batch, action: object) -> None:
         """Withdraw or transfer. Raises INSUFFICIENT_MARGIN, ACCOUNT_IN_LIQUIDATION, SAME_ACCOUNT."""
-        assert isinstance(action, Withdraw | TransferCash)  # noqa: S101
+        assert isinstance(action, Withdraw | TransferCash)
         workspace, account, amount_uusd = self._workspace, batch.account, action.amount_uusd
-        target = None
-        if isinstance(action, TransferCash):
-            if action.to_subaccount == account.key[1]:
-                raise ProtocolViolation(LedgerReason.SAME_ACCOUNT, "a transfer needs another sub-account")
+        if isinstance(action, TransferCash) and action.to_subaccount == account.key[1]:
+            raise ProtocolViolation(LedgerReason.SAME_ACCOUNT, "a transfer needs another sub-account")
         self._desk.check_withdrawal(account, amount_uusd)
         if isinstance(action, TransferCash):
             target = self._opened((account.key[0], action.to_subaccount))

@@ -1,6 +1,7 @@
 """The ledger's part of genesis: accounts, instruments and every parameter of policy. Pure.
 
-All times are market nanoseconds. Intervals that exist because of networks are already scaled by a testnet's speed.
+All times are market nanoseconds. Intervals that exist because of networks are already scaled by a testnet's
+speed.
 """
 
 from __future__ import annotations

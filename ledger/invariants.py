@@ -1,8 +1,9 @@
 """What must hold after every block, checked in production. Pure.
 
-Cash, fund, fees and vault, less the cost that perpetual positions carry, are what came in less what went out; each
-instrument's lots sum to zero; no book is crossed. Sums over accounts are kept by difference, so the check of a block
-looks at what the block touched; `check_everything` is the obvious version over the whole state.
+Cash, fund, fees and vault, less the cost that perpetual positions carry, are what came in less what went out;
+each instrument's lots sum to zero; no book is crossed. Sums over accounts are kept by difference, so the
+check of a block looks at what the block touched; `check_everything` is the obvious version over the whole
+state.
 """
 
 from __future__ import annotations

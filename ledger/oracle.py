@@ -1,9 +1,9 @@
 """This block's prices and volatilities from the validators' signed reports, and when they are too old. Pure.
 
-Every number is the lower stake-weighted median over reports that hold at least two thirds of the voting power, so with
-at most a third of liars it lies within what honest validators saw. Reports carry clocks too: their median is the
-block's time. Between two agreements a slice is rolled: its forward moves with the index and its variance with time.
-Source: market.md section 2.
+Every number is the lower stake-weighted median over reports that hold at least two thirds of the voting
+power, so with at most a third of liars it lies within what honest validators saw. Reports carry clocks too:
+their median is the block's time. Between two agreements a slice is rolled: its forward moves with the index
+and its variance with time. Source: market.md section 2.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 REPORT_BYTES_MAX = 16_384
 UPDATE_BYTES_MAX = 65_536
-"""Also the limit of one transaction in a block; build_oracle_update leaves reports out rather than exceed it."""
+"""Also a block's limit for one transaction; the leader leaves reports out rather than exceed it."""
 SILENT_BLOCKS_PER_EPOCH = 64
 """Block time stands still without reports, so silence is counted in blocks: so many make one missed epoch."""
 SURFACE_EPOCHS_MAX = 3
@@ -64,7 +64,7 @@ class ReporterState(Wire):
 
 
 def weighted_median(votes: Iterable[tuple[int, int]]) -> int:
-    """The lower median of (weight, value): the smallest value with 2 * cumulative weight >= weight present."""
+    """The lower median of (weight, value): smallest value with 2 * cumulative weight >= all weight."""
     ordered = sorted((value, weight) for weight, value in votes)
     present = sum(weight for _, weight in ordered)
     reached = 0

@@ -1,8 +1,8 @@
 """Which orders of a batch may take part in this block's call, each refusal with its reason. Pure.
 
-Everything but margin is judged order by order. Margin is judged for the whole batch at once, with the worse of all buys
-and all sells filled; if that does not hold, the longest prefix found by bisection is taken and the rest refused, so that
-a batch that is too large costs a few margin computations, not one for each order.
+Everything but margin is judged order by order. Margin is judged for the whole batch at once, with the worse
+of all buys and all sells filled; if that does not hold, the longest prefix found by bisection is taken and
+the rest refused, so that a batch that is too large costs a few margin computations, not one for each order.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ POST_ONLY_CONFIDENCE_PPM = 200_000
 class _Candidate(NamedTuple):
     """An order that only margin can still refuse."""
 
-    index: int
+    place: int
+    """In the transaction's actions, from 0."""
     action: PlaceOrder
 
 
@@ -99,10 +100,10 @@ class OrderDesk:
             account, margined, [item for item in candidates if not item.action.reduce_only]
         )
         for item in candidates:
-            if item.action.reduce_only or item.index in carried:
+            if item.action.reduce_only or item.place in carried:
                 self._enter(transaction_id, account, item)
             else:
-                self._refuse(transaction_id, item.index, _INSUFFICIENT)
+                self._refuse(transaction_id, item.place, _INSUFFICIENT)
 
     def check_withdrawal(self, account: OpenAccount, amount_uusd: int) -> None:
         """Raises ProtocolViolation: ACCOUNT_IN_LIQUIDATION, INSUFFICIENT_MARGIN."""
@@ -207,7 +208,7 @@ class OrderDesk:
         while good + 1 < bad:
             good, bad = (probe, bad) if holds(probe) else (good, probe)
             probe = (good + bad) // 2
-        return {item.index for item in candidates[:good]}
+        return {item.place for item in candidates[:good]}
 
     # --- the outcome ---
 
@@ -229,7 +230,7 @@ class OrderDesk:
         workspace.events.append(
             OrderAccepted(
                 transaction_id,
-                item.index,
+                item.place,
                 order.order_id,
                 *account.key,
                 action.instrument,

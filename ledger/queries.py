@@ -38,7 +38,7 @@ class InstrumentView(NamedTuple):
 
 
 class PositionView(NamedTuple):
-    """One holding; value is lots * mark / lots_per_contract rounded down, profit is against cost (perpetuals)."""
+    """One holding; value is lots * mark / lots_per_contract rounded down, before cost."""
 
     instrument: Instrument
     lots: int
@@ -82,24 +82,21 @@ def get_instruments(state: State) -> list[InstrumentView]:
     valuation = Valuation(state)
     risk = valuation.risk
     left_ns = [
-        max(0, state.instruments[item].expiry_ns - state.clock.time_ns) for item in risk.instrument_ids.tolist()
+        max(0, state.instruments[item].expiry_ns - state.clock.time_ns)
+        for item in risk.instrument_ids.tolist()
     ]
     vols = volatility_e9(risk.variance_e15, risk.instrument_ids * 0 + left_ns)
-    columns = zip(
-        risk.instrument_ids.tolist(),
-        vols.tolist(),
-        risk.delta_ppm.tolist(),
-        risk.gamma_e12.tolist(),
-        risk.vega_uusd.tolist(),
-        risk.theta_uusd.tolist(),
-        strict=True,
-    )
+    columns = (vols, risk.delta_ppm, risk.gamma_e12, risk.vega_uusd, risk.theta_uusd)
+    rows = zip(risk.instrument_ids.tolist(), *(column.tolist() for column in columns), strict=True)
     views = []
-    for item, vol_e9, *greeks in columns:
-        book = state.book(item)
-        instrument, mark_uusd = state.instruments[item], valuation.mark_uusd(item)
-        bid, ask = book.best_bid_uusd, book.best_ask_uusd
-        views.append(InstrumentView(instrument, mark_uusd, vol_e9 // 1000, *greeks, bid, ask))
+    for item, vol_e9, delta, gamma, vega, theta in rows:
+        book, mark_uusd = state.book(item), valuation.mark_uusd(item)
+        best = book.best_bid_uusd, book.best_ask_uusd
+        views.append(
+            InstrumentView(
+                state.instruments[item], mark_uusd, vol_e9 // 1000, delta, gamma, vega, theta, *best
+            )
+        )
     return views
 
 

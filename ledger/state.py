@@ -1,9 +1,9 @@
 """All replicated data as leaves under namespaced keys, with undo for blocks that are not final yet. Pure.
 
-One leaf is one immutable Wire value; its bytes are the canonical encoding. Every write goes through a Table, which
-remembers what it replaced, layer by layer: `begin_block` opens a layer, `rollback_block` undoes the newest one,
-`commit_oldest` forgets how to undo the oldest one. Caches (the Merkle tree, portfolio rows) follow through dirty keys.
-Keys and their order: docs/spec/state.md.
+One leaf is one immutable Wire value; its bytes are the canonical encoding. Every write goes through a Table,
+which remembers what it replaced, layer by layer: `begin_block` opens a layer, `rollback_block` undoes the
+newest one, `commit_oldest` forgets how to undo the oldest one. Caches (the Merkle tree, portfolio rows)
+follow through dirty keys. Keys and their order: docs/spec/state.md.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from primitives.errors import ensure
 from primitives.signing import address_of
 
 LAYERS_MAX = 64
-"""Blocks applied and not final; when full, the caller must commit or roll back first (consensus keeps far fewer)."""
+"""Blocks applied and not final; one more stops the process, since consensus keeps far fewer."""
 
 
 class Clock(Wire):
@@ -69,7 +69,7 @@ class Totals(Wire):
 
 
 class Marks(Wire):
-    """What this block's prices came to: (instrument, mark in micro-USD), and a digest of every account's margin."""
+    """This block's (instrument, mark in micro-USD), and a digest of every account's margin."""
 
     marks: tuple[tuple[U32, U63], ...]
     margins_digest: Bytes32
@@ -95,7 +95,7 @@ V = TypeVar("V")
 
 
 class Table(Generic[K, V]):
-    """A dict whose writes can be undone in layers; the first write to a key in a layer records what was there."""
+    """A dict whose writes can be undone in layers: a key's first write in a layer records what was there."""
 
     def __init__(self) -> None:
         self.values: dict[K, V] = {}

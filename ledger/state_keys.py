@@ -1,4 +1,4 @@
-"""Names of the state's leaves: one letter, then what tells one from another, so that sorting groups them. Pure."""
+"""Names of the state's leaves: one letter for the kind, then what tells one from another. Pure."""
 
 from __future__ import annotations
 

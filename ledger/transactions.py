@@ -1,7 +1,7 @@
 """What clients and oracle reporters may put into a block, and the bytes they sign. Pure.
 
-A block's first transaction is the OracleUpdate; all others are SignedTransactions. Signatures cover the received payload
-bytes under a domain tag, so that bytes are verified before they are decoded.
+A block's first transaction is the OracleUpdate; all others are SignedTransactions. Signatures cover the
+received payload bytes under a domain tag, so that bytes are verified before they are decoded.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class TimeInForce(IntEnum):
 
 
 class PlaceOrder(Wire, tag=1):
-    """A limit order. `label` is the client's own number, unique among the sub-account's open orders, 0 for none."""
+    """A limit order. `label` is the client's number, unique among the account's open orders, 0 for none."""
 
     instrument: U32
     side: Annotated[int, msgspec.Meta(ge=0, le=1)]

@@ -1,7 +1,8 @@
-"""A block's marks, risk arrays and every account's margin, and the questions that its phases ask of them. Pure.
+"""A block's marks, risk arrays and every account's margin, for all its phases to ask. Pure.
 
-What does not change from block to block (portfolio columns, stored health) is kept in state.caches and follows the
-state through its dirty accounts; the caches hold nothing that could not be rebuilt from the leaves.
+What does not change from block to block (portfolio columns, stored health) is kept in state.caches and
+follows the state through its dirty accounts; the caches hold nothing that could not be rebuilt from the
+leaves.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ledger.accounts import Account
+from ledger.accounts import Position as StoredPosition
 from ledger.events import HealthChanged
 from ledger.instruments import Instrument, Kind, Underlying
 from ledger.margin.health import Health, health_of_all
@@ -59,6 +61,7 @@ class AccountTable:
     def __init__(self) -> None:
         self.portfolios: PortfolioTable[AccountKey] = PortfolioTable()
         self._health: dict[AccountKey, int] = {}
+        self._positions: dict[AccountKey, tuple[StoredPosition, ...]] = {}
         no_ints: Ints = np.zeros(0, dtype=np.int64)
         self._rows = AccountRows([], no_ints, no_ints)
 
@@ -72,9 +75,14 @@ class AccountTable:
             is_known &= (account is not None) == (key in self._health)
             if account is None:
                 self._health.pop(key, None)
+                self._positions.pop(key, None)
                 self.portfolios.replace(key, 0, ())
                 continue
             self._health[key] = account.health
+            if self._positions.get(key) == account.positions:
+                self.portfolios.set_cash(key, account.cash_uusd)
+                continue
+            self._positions[key] = account.positions
             self.portfolios.replace(key, account.cash_uusd, positions_of(account))
         state.dirty_accounts.clear()
         keys, order = self._rows.keys, self._rows.order

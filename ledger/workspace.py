@@ -26,7 +26,7 @@ from primitives.errors import ensure
 
 
 class OpenAccount:
-    """An account while a block works on it. `positions` maps instrument to (lots, cost); `orders` id to instrument."""
+    """An account under work: `positions` maps instrument to (lots, cost), `orders` id to instrument."""
 
     __slots__ = ("cash_uusd", "health", "key", "nonce_floor", "nonce_used", "orders", "positions")
 
@@ -74,7 +74,7 @@ class Workspace:
         self.next_order_id = state.clock.next_order_id
         self.books: dict[int, Book] = {}
         self.incoming: dict[int, list[RestingOrder]] = {}
-        """This block's new orders by instrument; they are in state.orders and in their account's orders already."""
+        """This block's new orders by instrument; state.orders and their accounts know them already."""
         self._accounts: dict[AccountKey, OpenAccount] = {}
 
     # --- accounts ---
@@ -93,7 +93,7 @@ class Workspace:
         """The working copy of an account that must exist."""
         found = self.account(key)
         ensure(found is not None, "an order's account exists")
-        assert found is not None  # noqa: S101
+        assert found is not None
         return found
 
     def opened_count(self) -> int:
@@ -162,7 +162,7 @@ class Workspace:
         """An open order by id."""
         found = self.state.orders.get(order_id)
         ensure(found is not None, "an account's order rests in its book")
-        assert found is not None  # noqa: S101
+        assert found is not None
         return found
 
     def forget(self, instrument: int, order: RestingOrder, reason: CancelReason) -> None:

@@ -1,8 +1,9 @@
 """The settlement average of an expiry, and what its options pay. Pure.
 
-The settlement price is the mean of the index over 450 four-second buckets before the expiry. A bucket's value is the
-first index agreed inside it; an empty bucket repeats the one before, at most 3 in a row, and is missing beyond that.
-With more than a tenth missing the average goes on after the expiry until 405 buckets are there. Source: market.md 6.
+The settlement price is the mean of the index over 450 four-second buckets before the expiry. A bucket's value
+is the first index agreed inside it; an empty bucket repeats the one before, at most 3 in a row, and is
+missing beyond that. With more than a tenth missing the average goes on after the expiry until 405 buckets are
+there. Source: market.md 6.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ VALID_PPM_MIN = 900_000
 
 
 class SettlementWindow(Wire):
-    """An average under way: `valid` buckets add up to `sum_uusd`; `next_bucket` is the first undecided one."""
+    """An average under way: `valid` buckets add up to `sum_uusd`; `next_bucket` is still undecided."""
 
     sum_uusd: U63
     valid: U32
@@ -52,10 +53,10 @@ def buckets_needed(total: int) -> int:
 def observe(
     window: SettlementWindow, bucket: int, index_uusd: int, total: int, carry_max: int
 ) -> SettlementWindow:
-    """The window after an index agreed inside `bucket` (0 starts the window; `total` and above are after expiry).
+    """The window after an index agreed inside `bucket`, from 0; `total` and above are after the expiry.
 
-    Buckets skipped since the last one repeat its value, at most `carry_max` of them. Beyond the expiry a bucket counts
-    only while the needed share is missing, and none is carried into it.
+    Buckets skipped since the last one repeat its value, at most `carry_max` of them. Beyond the expiry a
+    bucket counts only while the needed share is missing, and none is carried into it.
     """
     if bucket < window.next_bucket:
         return window
@@ -72,7 +73,8 @@ def observe(
 def settlement_price(window: SettlementWindow, total: int) -> int | None:
     """The final price, half a micro-dollar rounded up, or None while the average is not complete.
 
-    Complete: the expiry has passed (an index at or after it was seen) and the needed share of buckets is there.
+    Complete: the expiry has passed (an index at or after it was seen) and the needed share of buckets is
+    there.
     """
     if window.next_bucket <= total or window.valid < buckets_needed(total):
         return None
@@ -85,12 +87,12 @@ def payoff_uusd(is_call: bool, strike_uusd: int, price_uusd: int) -> int:
 
 
 def exercise(lots: int, payoff: int, lots_per_contract: int) -> int:
-    """Cash change of a holder (lots > 0, rounded down) or writer (lots < 0, rounded up against the writer)."""
+    """Cash change of a holder (lots > 0, rounded down) or a writer (lots < 0, rounded against it)."""
     return lots * payoff // lots_per_contract
 
 
 def unsettled_expiries(state: State) -> list[tuple[int, int]]:
-    """(underlying, expiry) of every expiry not settled yet, in order: those the oracle still keeps a slice for."""
+    """(underlying, expiry) of every expiry not settled yet: those the oracle keeps a slice for."""
     return [
         (parameters.underlying, agreed.slice.expiry_ns)
         for parameters in state.genesis.underlyings
@@ -99,7 +101,7 @@ def unsettled_expiries(state: State) -> list[tuple[int, int]]:
 
 
 def settle_expiries(workspace: Workspace, *, has_update: bool) -> None:
-    """Bring every average up to the block's time; close expired books; pay expiries whose price is complete."""
+    """Bring every average up to the block's time; close expired books; pay what is complete."""
     state, time_ns = workspace.state, workspace.time_ns
     parameters = state.parameters
     total = buckets_total(parameters.settlement_window_ns, parameters.settlement_bucket_ns)

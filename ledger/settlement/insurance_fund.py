@@ -1,7 +1,8 @@
 """What is left when an account has nothing but a debt. Pure.
 
-Thin for now: the fund pays the debt of an account that holds no positions, as far as the fund reaches; the rest stays
-a debt of that account. Auction, backstop vault, auto-deleveraging and withdrawal haircuts come later (market.md 5).
+Thin for now: the fund pays the debt of an account that holds no positions, as far as the fund reaches; the
+rest stays a debt of that account. Auction, backstop vault, auto-deleveraging and withdrawal haircuts come
+later (market.md 5).
 """
 
 from __future__ import annotations

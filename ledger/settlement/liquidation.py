@@ -1,9 +1,10 @@
 """Closes accounts that are below their maintenance requirement, a part in each block, through the book. Pure.
 
-Steps 0 to 2 of market.md section 5: below the initial requirement an account may only reduce (placement.py); below
-maintenance all its orders are cancelled, and the position that loses most in its worst scenario is offered to this
-block's call, immediate-or-cancel, at a price within the band. When that option's book is empty, a part of the account's
-delta is hedged with the perpetual instead of waiting. Auction, vault and deleveraging come later.
+Steps 0 to 2 of market.md section 5: below the initial requirement an account may only reduce (placement.py);
+below maintenance all its orders are cancelled, and the position that loses most in its worst scenario is
+offered to this block's call, immediate-or-cancel, at a price within the band. When that option's book is
+empty, a part of the account's delta is hedged with the perpetual instead of waiting. Auction, vault and
+deleveraging come later.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def liquidate(workspace: Workspace, valuation: Valuation) -> None:
-    """One step for every account below maintenance, by account. Nothing happens while the oracle is silent."""
+    """One step for every account below maintenance; none while the oracle is silent."""
     if workspace.state.clock.blocks_without_oracle >= SILENT_BLOCKS_PER_EPOCH:
         return
     for key in valuation.accounts_in_liquidation():
@@ -75,7 +76,7 @@ def largest_contributor(
 def closing_lots(
     workspace: Workspace, valuation: Valuation, instrument: Instrument, lots: int, *, at_least: int
 ) -> int:
-    """How much of `lots` one block may close: the smaller of the close share and the delta limit, `at_least` so many."""
+    """How many lots one block may close: the smaller of close share and delta limit, not below `at_least`."""
     parameters = workspace.state.parameters
     share = lots * parameters.liquidation_close_ppm // PPM
     index_uusd = valuation.index_uusd(instrument.underlying)

@@ -13,7 +13,7 @@ from ledger.genesis import (
     OracleReporter,
     UnderlyingParameters,
 )
-from ledger.instruments import LOTS_PER_CONTRACT, Instrument, Kind, Underlying
+from ledger.instruments import Instrument, Kind, Underlying
 from ledger.invariants import check_everything
 from ledger.margin.parameters import default_margin_parameters
 from ledger.market import Slice
@@ -131,7 +131,12 @@ def a_slice(expiry_ns: int, now_ns: int, forward_uusd: int, vol_ppm: int = 500_0
 
 
 def a_report(
-    reporter: int, time_ns: int, btc_usd: float | int = 100_000, *, expiries: Sequence[int] = (), vol_ppm: int = 500_000
+    reporter: int,
+    time_ns: int,
+    btc_usd: float | int = 100_000,
+    *,
+    expiries: Sequence[int] = (),
+    vol_ppm: int = 500_000,
 ) -> SignedReport:
     """What an honest reporter signs; `expiries` get slices."""
     index_uusd = int(btc_usd * USD)
