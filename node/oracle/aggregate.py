@@ -51,12 +51,14 @@ class ChainView:
     """One expiry over all venues: arrays aligned, ascending by (strike, kind); prices in USD, NaN where none.
 
     `time_ns` is the middle one of the venues' stamps: a fit needs the time its premiums were quoted.
+    `forward_uusd` is the newest, `quoted_forward_uusd` the one at the time of the premiums.
     `mids` is the validator's raw external mark of each option: what epsilon is measured against.
     """
 
     expiry_ns: int
     time_ns: int
     forward_uusd: int
+    quoted_forward_uusd: int
     venues: int
     strikes_uusd: NDArray[np.int64]
     kinds: NDArray[np.int64]
@@ -144,7 +146,11 @@ def parity_forward(chain: ChainSnapshot) -> int | None:
 
 
 def aggregate_chain(
-    chains: Sequence[ChainSnapshot], forward_uusd: int, now_ns: int, rules: AggregationRules
+    chains: Sequence[ChainSnapshot],
+    forward_uusd: int,
+    quoted_forward_uusd: int,
+    now_ns: int,
+    rules: AggregationRules,
 ) -> ChainView | None:
     """One expiry's options over its fresh venues; None when no fresh venue quotes any.
 
@@ -175,6 +181,7 @@ def aggregate_chain(
         expiry_ns=fresh[0].expiry_ns,
         time_ns=_median([chain.time_ns for chain in fresh]),
         forward_uusd=forward_uusd,
+        quoted_forward_uusd=quoted_forward_uusd,
         venues=len(fresh),
         strikes_uusd=np.array([strike for strike, _ in keys], dtype=np.int64),
         kinds=np.array([kind for _, kind in keys], dtype=np.int64),
@@ -218,4 +225,8 @@ def _chain_of(
     chains = [chain for book in books if (chain := book.chains.get(key)) is not None]
     futures = [future for book in books if (future := book.forwards.get(key)) is not None]
     forward = aggregate_forward(futures, chains, now_ns, rules)
-    return None if forward is None else aggregate_chain(chains, forward[0], now_ns, rules)
+    if forward is None:
+        return None
+    quoted_against = [future for book in books if (future := book.chain_forwards.get(key)) is not None]
+    quoted = aggregate_forward(quoted_against, chains, now_ns, rules) or forward
+    return aggregate_chain(chains, forward[0], quoted[0], now_ns, rules)

@@ -250,7 +250,7 @@ class SurfaceFitter:
 
 def _quotes_of(chain: ChainView) -> OptionQuotes:
     strikes, is_call = chain.strikes_uusd / PPM, chain.kinds == Kind.CALL
-    return OptionQuotes(chain.forward_uusd / PPM, strikes, is_call, chain.bids, chain.asks, chain.mids)
+    return OptionQuotes(chain.quoted_forward_uusd / PPM, strikes, is_call, chain.bids, chain.asks, chain.mids)
 
 
 def _aged(fit: SliceFit, remaining: float) -> SliceFit:

@@ -34,6 +34,8 @@ class VenueBook:
         self.indexes: dict[int, IndexQuote] = {}
         self.forwards: dict[Series, ForwardQuote] = {}
         self.chains: dict[Series, ChainSnapshot] = {}
+        self.chain_forwards: dict[Series, ForwardQuote] = {}
+        """The forward that was newest when the chain came: what its premiums were quoted against."""
         self._ahead_ns = int(AHEAD_SECONDS_MAX * NS * speed)
         self._age_ns = int(AGE_SECONDS_MAX * NS * speed)
         self._listed: frozenset[Series] = frozenset()
@@ -44,6 +46,7 @@ class VenueBook:
         self._listed = frozenset(listed)
         self.forwards = {key: quote for key, quote in self.forwards.items() if key in self._listed}
         self.chains = {key: quote for key, quote in self.chains.items() if key in self._listed}
+        self.chain_forwards = {key: q for key, q in self.chain_forwards.items() if key in self._listed}
 
     def add(self, quote: Quote, now_ns: int) -> None:
         """Keep a quote if it is sound, timely and newer than what we hold.
@@ -67,6 +70,8 @@ class VenueBook:
             _replace(self.forwards, series, quote)
         else:
             _replace(self.chains, series, quote)
+            if series in self.forwards:
+                self.chain_forwards[series] = self.forwards[series]
 
 
 def _replace(held: dict[Key, Value], key: Key, quote: Value) -> None:

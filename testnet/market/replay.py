@@ -135,9 +135,16 @@ class ReplayMarket:
         """Strikes in micro-USD, ascending."""
         return tuple(self._strikes[underlying, expiry_ns].tolist())
 
+    def forwards(self, underlying: Underlying) -> tuple[tuple[int, float], ...]:
+        """(expiry, forward in USD) of every unexpired expiry, ascending."""
+        index = self.index(underlying)
+        return tuple((e, index * exp(self._premium((underlying, e)))) for e in self.expiries(underlying))
+
     def chain(self, underlying: Underlying) -> tuple[TrueChain, ...]:
         """One chain per unexpired expiry, ascending."""
-        return tuple(self._chain((underlying, expiry)) for expiry in self.expiries(underlying))
+        return tuple(
+            self._chain((underlying, expiry), forward) for expiry, forward in self.forwards(underlying)
+        )
 
     def _turn_to(self, time_ns: int) -> None:
         """Hold the snapshots on both sides of a time; what an expiry last showed is carried on."""
@@ -179,13 +186,20 @@ class ReplayMarket:
                 chosen[series] = np.rint(np.sort(smile.strikes[nearest]) * 1e6).astype(np.int64)
         return chosen
 
-    def _chain(self, series: Series) -> TrueChain:
+    def _smiles(self, series: Series) -> tuple[Smile, Smile]:
+        """The series' smile before and after now; the same one twice where the next snapshot lacks it."""
+        before = self._carried[series]
+        return before, self._after.smiles.get(series, before)
+
+    def _premium(self, series: Series) -> float:
+        before, after = self._smiles(series)
+        return before.premium + self._share() * (after.premium - before.premium)
+
+    def _chain(self, series: Series, forward: float) -> TrueChain:
         underlying, expiry_ns = series
         tau = years_between(self.time_ns, expiry_ns)
-        before = self._carried[series]
-        after = self._after.smiles.get(series, before)
+        before, after = self._smiles(series)
         share = self._share()
-        forward = self.index(underlying) * exp((1 - share) * before.premium + share * after.premium)
         strikes = np.repeat(self._strikes[series], 2)
         kinds = np.tile(np.array([Kind.CALL, Kind.PUT], dtype=np.int64), len(strikes) // 2)
         moneyness = np.log(strikes / 1e6 / forward) / sqrt(tau)
@@ -196,9 +210,7 @@ class ReplayMarket:
         )
         mids, vegas = price_and_vega(forward, strikes / 1e6, tau, vols, kinds == Kind.CALL)
         half_spreads = np.maximum(half_vols * vegas, TICKS[underlying])
-        return TrueChain(
-            underlying, expiry_ns, forward, before.has_future, strikes, kinds, vols, mids, vegas, half_spreads
-        )
+        return TrueChain(underlying, expiry_ns, forward, strikes, kinds, vols, mids, vegas, half_spreads)
 
 
 class _LogPath:

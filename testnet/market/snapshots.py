@@ -51,7 +51,6 @@ class Smile:
 
     forward: float
     premium: float
-    has_future: bool
     strikes: NDArray[np.float64]
     moneyness: NDArray[np.float64]
     vols: NDArray[np.float64]
@@ -73,7 +72,6 @@ class _Row:
 
     index: float
     future: float
-    has_future: bool
     strike: float
     is_call: bool
     bid: float
@@ -126,7 +124,6 @@ def _option_row(record: dict[str, str]) -> tuple[Series, _Row]:
     row = _Row(
         index=_positive(record["index_price"]),
         future=future,
-        has_future=not record["futures_instrument_name"].startswith("SYN."),
         strike=_positive(record["strike"]),
         is_call={"call": True, "put": False}[record["option_type"]],
         bid=float(record["bid_price"] or 0) * future,
@@ -150,7 +147,7 @@ def _smile(rows: list[_Row], index: float, tau: float) -> Smile:
     moneyness = np.log(strikes / futures) / np.sqrt(tau)
     columns = (column[sound] for column in (strikes, moneyness, vols, half_spreads))
     forward = median(row.future for row in rows)
-    return Smile(forward, log(forward / index), rows[0].has_future, *columns)
+    return Smile(forward, log(forward / index), *columns)
 
 
 def read_perpetuals(directory: Path, skipped: Counter[str]) -> dict[Underlying, Knots]:

@@ -44,13 +44,11 @@ class TrueChain:
     """One expiry as it really is: forward and noiseless option values.
 
     Arrays are aligned and ascending by (strike, kind). Floats are USD; `vegas` are per 1.00 of volatility.
-    `has_future` says whether venues quote a dated future for it (else put-call parity must give the forward).
     """
 
     underlying: Underlying
     expiry_ns: int
     forward: float
-    has_future: bool
     strikes_uusd: NDArray[np.int64]
     kinds: NDArray[np.int64]
     vols: NDArray[np.float64]
@@ -85,6 +83,9 @@ class MarketSource(Protocol):
 
     def strikes(self, underlying: Underlying, expiry_ns: int) -> tuple[int, ...]:
         """Strikes in micro-USD, ascending."""
+
+    def forwards(self, underlying: Underlying) -> tuple[tuple[int, float], ...]:
+        """(expiry, forward in USD) of every unexpired expiry, ascending."""
 
     def chain(self, underlying: Underlying) -> tuple[TrueChain, ...]:
         """One chain per unexpired expiry, ascending."""

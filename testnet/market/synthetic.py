@@ -104,9 +104,17 @@ class SyntheticMarket:
         """Strikes in micro-USD, ascending."""
         return tuple(self._strikes[underlying, expiry_ns].tolist())
 
+    def forwards(self, underlying: Underlying) -> tuple[tuple[int, float], ...]:
+        """(expiry, forward in USD) of every unexpired expiry, ascending."""
+        index, carry = self.index(underlying), DYNAMICS[underlying].carry
+        return tuple(
+            (expiry, index * exp(carry * years_between(self.time_ns, expiry)))
+            for expiry in self.expiries(underlying)
+        )
+
     def chain(self, underlying: Underlying) -> tuple[TrueChain, ...]:
         """One chain per unexpired expiry, ascending."""
-        return tuple(self._chain(underlying, expiry) for expiry in self.expiries(underlying))
+        return tuple(self._chain(underlying, *pair) for pair in self.forwards(underlying))
 
     def _advance_one(self, step: int) -> None:
         """One grid step: full-truncation Euler for the variance, exact logarithm for the price."""
@@ -163,10 +171,9 @@ class SyntheticMarket:
         first = round(forward / step) - STRIKES // 2
         return np.array([round(n * step * 1e6) for n in range(first, first + STRIKES + 1)], dtype=np.int64)
 
-    def _chain(self, underlying: Underlying, expiry_ns: int) -> TrueChain:
+    def _chain(self, underlying: Underlying, expiry_ns: int, forward: float) -> TrueChain:
         dynamics = DYNAMICS[underlying]
         tau = years_between(self.time_ns, expiry_ns)
-        forward = self.index(underlying) * exp(dynamics.carry * tau)
         ladder = self._strikes[underlying, expiry_ns]
         strikes = np.repeat(ladder, 2)
         log_moneyness = np.log(strikes / 1e6 / forward)
@@ -177,9 +184,7 @@ class SyntheticMarket:
         mids, vegas = price_and_vega(forward, strikes / 1e6, tau, vols, kinds == Kind.CALL)
         sigmas = np.abs(log_moneyness) / (np.median(vols) * sqrt(tau))
         half_spreads = np.maximum(vegas * 0.006 * (1 + 0.5 * sigmas) + 0.0005 * mids, dynamics.tick)
-        return TrueChain(
-            underlying, expiry_ns, forward, True, strikes, kinds, vols, mids, vegas, half_spreads
-        )
+        return TrueChain(underlying, expiry_ns, forward, strikes, kinds, vols, mids, vegas, half_spreads)
 
 
 def _round_step(width: float) -> float:

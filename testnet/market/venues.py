@@ -38,11 +38,23 @@ PERSISTENCE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """The market at one time, computed once for all venues. `chains` is empty when no chain is due."""
+    """The market at one time, computed once for all venues, in USD. `chains` is empty when no chain is due.
+
+    `forwards` is keyed by (underlying, expiry): dated futures, or synthetic ones where none is listed.
+    """
 
     time_ns: int
     indexes: dict[Underlying, float]
+    forwards: dict[tuple[Underlying, int], float]
     chains: tuple[TrueChain, ...]
+
+
+def moment_of(source: MarketSource, *, with_chains: bool) -> Moment:
+    """The market as it is now, with its chains or without."""
+    underlyings = source.underlyings
+    forwards = {(u, expiry): forward for u in underlyings for expiry, forward in source.forwards(u)}
+    chains = tuple(chain for u in underlyings for chain in source.chain(u)) if with_chains else ()
+    return Moment(source.time_ns, {u: source.index(u) for u in underlyings}, forwards, chains)
 
 
 class Venue:
@@ -55,33 +67,35 @@ class Venue:
         self._vol_errors: dict[tuple[Underlying, int], NDArray[np.float64]] = {}
 
     def quotes(self, moment: Moment) -> list[Quote]:
-        """Its messages at this moment: indexes always, forwards and chains when there are any."""
+        """Its messages at this moment: indexes and forwards always, chains when they are due."""
         messages: list[Quote] = []
         for underlying, index in moment.indexes.items():
-            price = index * self._price_factor(underlying)
-            messages.append(IndexQuote(underlying, moment.time_ns, *_two_sided(price, INDEX_HALF_SPREAD)))
-        for chain in moment.chains:
-            forward = chain.forward * (1 + self._price_errors[chain.underlying])
-            forward *= 1 + self.spec.index_bias_ppm / PPM
-            if chain.has_future:
-                sides = _two_sided(forward, INDEX_HALF_SPREAD)
-                messages.append(ForwardQuote(chain.underlying, chain.expiry_ns, moment.time_ns, *sides))
-            messages.append(self._chain_snapshot(chain, forward, moment.time_ns))
+            self._move_error(underlying)
+            sides = _two_sided(index * self._price_factor(underlying), INDEX_HALF_SPREAD)
+            messages.append(IndexQuote(underlying, moment.time_ns, *sides))
+        for (underlying, expiry_ns), forward in moment.forwards.items():
+            sides = _two_sided(forward * self._price_factor(underlying), INDEX_HALF_SPREAD)
+            messages.append(ForwardQuote(underlying, expiry_ns, moment.time_ns, *sides))
+        messages += [self._chain_snapshot(chain, moment.time_ns) for chain in moment.chains]
         return messages
 
     def _price_factor(self, underlying: Underlying) -> float:
+        """What it multiplies prices by at the moment: its error and its lie."""
+        return (1 + self._price_errors[underlying]) * (1 + self.spec.index_bias_ppm / PPM)
+
+    def _move_error(self, underlying: Underlying) -> None:
         fresh = float(self._random.standard_normal()) * self.spec.index_noise_ppm / PPM
         error = PERSISTENCE * self._price_errors.get(underlying, fresh) + sqrt(1 - PERSISTENCE**2) * fresh
         self._price_errors[underlying] = error
-        return (1 + error) * (1 + self.spec.index_bias_ppm / PPM)
 
-    def _chain_snapshot(self, chain: TrueChain, forward: float, time_ns: int) -> ChainSnapshot:
+    def _chain_snapshot(self, chain: TrueChain, time_ns: int) -> ChainSnapshot:
         key = (chain.underlying, chain.expiry_ns)
         fresh = self._random.standard_normal(len(chain.mids)) * (self.spec.vol_noise_points / 100)
         errors = PERSISTENCE * self._vol_errors.get(key, fresh) + sqrt(1 - PERSISTENCE**2) * fresh
         self._vol_errors[key] = errors
         mids = chain.mids
         if self.spec.index_bias_ppm or self.spec.vol_factor_ppm != PPM:
+            forward = chain.forward * (1 + self.spec.index_bias_ppm / PPM)
             tau, vols = years_between(time_ns, chain.expiry_ns), chain.vols * (self.spec.vol_factor_ppm / PPM)
             mids = price_and_vega(forward, chain.strikes_uusd / 1e6, tau, vols, chain.kinds == Kind.CALL)[0]
         half_spreads = chain.half_spreads * (self.spec.spread_factor_ppm / PPM)
@@ -106,10 +120,14 @@ def true_quotes(moment: Moment) -> list[Quote]:
         IndexQuote(underlying, moment.time_ns, *_two_sided(index, 0.0))
         for underlying, index in moment.indexes.items()
     ]
-    for chain in moment.chains:
-        sides = _two_sided(chain.forward, 0.0)
-        messages.append(ForwardQuote(chain.underlying, chain.expiry_ns, moment.time_ns, *sides))
-        messages.append(chain_snapshot(chain, moment.time_ns, chain.mids, np.zeros_like(chain.mids)))
+    messages += [
+        ForwardQuote(underlying, expiry_ns, moment.time_ns, *_two_sided(forward, 0.0))
+        for (underlying, expiry_ns), forward in moment.forwards.items()
+    ]
+    messages += [
+        chain_snapshot(chain, moment.time_ns, chain.mids, np.zeros_like(chain.mids))
+        for chain in moment.chains
+    ]
     return messages
 
 
@@ -233,12 +251,7 @@ async def _move_market(
     began, tick = trio.current_time(), 0
     while True:
         source.advance_to(now_ns())
-        chains = (
-            [chain for u in source.underlyings for chain in source.chain(u)]
-            if tick % chain_every == 0
-            else []
-        )
-        moment = Moment(source.time_ns, {u: source.index(u) for u in source.underlyings}, tuple(chains))
+        moment = moment_of(source, with_chains=tick % chain_every == 0)
         for feed in feeds:
             feed.start(moment, nursery)
             await trio.lowlevel.checkpoint()

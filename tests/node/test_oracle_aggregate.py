@@ -87,7 +87,7 @@ def test_the_forward_comes_from_parity_where_no_future_is_fresh() -> None:
 
 def test_an_option_takes_the_clipped_mean_of_its_two_sided_venues() -> None:
     chains = [a_chain(900, 700), a_chain(902, 700), a_chain(901, 0), a_chain(1_350, 0)]
-    view = aggregate_chain(chains, 90_000 * USD, NOW, RULES)
+    view = aggregate_chain(chains, 90_000 * USD, 90_000 * USD, NOW, RULES)
     assert view is not None
     # Calls: median 901.5, deviation 1: the liar counts as 904.5. Puts: two venues agree, two are silent.
     assert view.mids.tolist() == [(900 + 902 + 901 + 904.5) / 4, 700.0]
@@ -95,16 +95,30 @@ def test_an_option_takes_the_clipped_mean_of_its_two_sided_venues() -> None:
 
 
 def test_an_option_without_any_two_sided_venue_has_no_price() -> None:
-    view = aggregate_chain([a_chain(900, 0), a_chain(900, 0)], 90_000 * USD, NOW, RULES)
+    view = aggregate_chain([a_chain(900, 0), a_chain(900, 0)], 90_000 * USD, 90_000 * USD, NOW, RULES)
     assert view is not None
     assert np.isnan(view.mids).tolist() == [False, True]
 
 
 def test_venues_that_list_different_strikes_are_put_side_by_side() -> None:
-    view = aggregate_chain([a_chain(900, 700), a_chain(400, 1_200, strike=91_000)], 90_000 * USD, NOW, RULES)
+    view = aggregate_chain(
+        [a_chain(900, 700), a_chain(400, 1_200, strike=91_000)], 90_000 * USD, 90_000 * USD, NOW, RULES
+    )
     assert view is not None
     assert (view.strikes_uusd // USD).tolist() == [90_000, 90_000, 91_000, 91_000]
     assert view.mids.tolist() == [900.0, 700.0, 400.0, 1_200.0]
+
+
+def test_a_chain_remembers_the_forward_it_was_quoted_against() -> None:
+    book = VenueBook("north", [(0, EXPIRY)])
+    before = ForwardQuote(0, EXPIRY, NOW, 90_000 * USD, 90_000 * USD)
+    after = ForwardQuote(0, EXPIRY, NOW + NS, 91_000 * USD, 91_000 * USD)
+    for quote in (*index_quotes(90_000.0), before, a_chain(900, 700), after):
+        book.add(quote, NOW + NS)
+    view = build_view(0, [book], NOW + NS, RULES)
+    assert view is not None
+    (chain,) = view.chains
+    assert (chain.forward_uusd, chain.quoted_forward_uusd) == (91_000 * USD, 90_000 * USD)
 
 
 def test_a_view_leaves_out_what_is_stale_or_expired() -> None:

@@ -49,7 +49,14 @@ def with_mids(quotes: OptionQuotes, mids: np.ndarray) -> OptionQuotes:
 
 
 def a_view(
-    theta: float, rho: float, psi: float, days: float, *, now_ns: int = NOW, age_ns: int = 0
+    theta: float,
+    rho: float,
+    psi: float,
+    days: float,
+    *,
+    now_ns: int = NOW,
+    age_ns: int = 0,
+    moved: float = 1.0,
 ) -> UnderlyingView:
     """Three venues' view of one expiry `days` ahead of NOW, quoted `age_ns` ago with that variance then."""
     expiry_ns = NOW + int(days * 86_400) * NS
@@ -58,6 +65,7 @@ def a_view(
     chain = ChainView(
         expiry_ns,
         quoted_ns,
+        round(quotes.forward * USD * moved),
         round(quotes.forward * USD),
         3,
         np.rint(quotes.strikes * USD).astype(np.int64),
@@ -154,6 +162,15 @@ def test_variance_is_aged_from_the_time_of_the_quotes_to_now() -> None:
     theta = 0.25 * 0.25 * DAY
     (proposed,) = SurfaceFitter().propose(a_view(theta, -0.2, 0.01, 5 / 24, now_ns=NOW, age_ns=hour))
     assert proposed.theta_e12 == pytest.approx(theta * 1e12 * 5 / 6, rel=1e-4)
+
+
+def test_volatilities_are_those_against_the_forward_at_the_time_of_the_quotes() -> None:
+    theta = 0.25 * 7 * DAY
+    (still,), (moved,) = (
+        SurfaceFitter().propose(a_view(theta, -0.2, 0.05, 7, moved=by)) for by in (1.0, 1.01)
+    )
+    assert moved.forward_uusd == 90_900 * USD
+    assert (moved.theta_e12, moved.rho_e6, moved.psi_e9) == (still.theta_e12, still.rho_e6, still.psi_e9)
 
 
 def test_close_to_expiry_the_last_fit_is_carried_on_at_constant_volatility() -> None:

@@ -29,7 +29,7 @@ from testnet.market.config import MarketConfig, MarketKind, default_venues
 from testnet.market.replay import ReplayMarket, suggest_start_ns
 from testnet.market.snapshots import BARS_DIRECTORY, CHAIN_DIRECTORY, PERPETUAL_FILE, find_snapshots
 from testnet.market.source import DAY_NS, EXPIRY_OF_DAY_NS, Shock, listing, years_between
-from testnet.market.venues import Moment, make_venue
+from testnet.market.venues import make_venue, moment_of
 
 REAL_DATA = Path(os.environ.get("QUORATE_MARKET_DATA", "../shared/data"))
 BEGAN = datetime(2030, 3, 1, 6, tzinfo=UTC)
@@ -39,7 +39,7 @@ SOON, LATER = T0 + 2 * HOUR_NS, T0 + 7 * DAY_NS + 2 * HOUR_NS
 STRIKES = tuple(range(80_000, 102_000, 2_000))
 
 
-def moment_of(time_ns: int) -> datetime:
+def utc(time_ns: int) -> datetime:
     return datetime.fromtimestamp(time_ns / NS, tz=UTC)
 
 
@@ -58,9 +58,8 @@ def rows_at(time_ns: int, index: float, vol: float) -> list[dict[str, object]]:
             rows += [
                 {
                     "currency": "BTC",
-                    "expiry_datetime": moment_of(expiry_ns).isoformat(),
+                    "expiry_datetime": utc(expiry_ns).isoformat(),
                     "futures_price": future,
-                    "futures_instrument_name": "SYN.BTC-X" if expiry_ns == SOON else "BTC-Y",
                     "option_type": option_type,
                     "strike": strike,
                     "bid_price": value / future - 0.0005 if value / future > 0.0005 else "",
@@ -81,7 +80,7 @@ def write_csv(path: Path, rows: list[dict[str, object]]) -> None:
 
 
 def snapshot_path(directory: Path, time_ns: int) -> Path:
-    stamp = moment_of(time_ns).strftime("%Y%m%dT%H%M%S")
+    stamp = utc(time_ns).strftime("%Y%m%dT%H%M%S")
     return directory / CHAIN_DIRECTORY / f"deribit_options_snapshot_{stamp}Z.csv.gz"
 
 
@@ -102,7 +101,6 @@ def test_at_a_snapshot_its_own_quotes_are_met(data: Path) -> None:
     market = ReplayMarket(data, T0)
     soon, later = market.chain(Underlying.BTC)
     assert (soon.expiry_ns, later.expiry_ns) == (SOON, LATER)
-    assert (soon.has_future, later.has_future) == (False, True)
     assert (market.index(Underlying.BTC), later.forward) == pytest.approx((90_000.0, 90_090.0))
     np.testing.assert_allclose(later.vols, 0.4, rtol=1e-4)
     near = np.abs(later.strikes_uusd / 1e6 - 90_000) < 4_000
@@ -229,8 +227,7 @@ def test_a_real_market_is_listed_quoted_and_fitted() -> None:
     assert (market.expiries(Underlying.BTC)[0] - start, market.skipped) == (2_160 * NS, Counter())
     instruments = listing(market)
     assert len(instruments) == 2 + 2 * 4 * 8 * 2
-    chains = tuple(chain for u in market.underlyings for chain in market.chain(u))
-    moment = Moment(start, {u: market.index(u) for u in market.underlyings}, chains)
+    moment = moment_of(market, with_chains=True)
     series = {(item.underlying, item.expiry_ns) for item in instruments[2:]}
     books = [VenueBook(spec.name, series) for spec in default_venues()]
     for book, spec in zip(books, default_venues(), strict=True):

@@ -29,7 +29,6 @@ from testnet.market.config import (
     market_time_ns,
     venue_address,
 )
-from testnet.market.source import TrueChain
 from testnet.market.synthetic import SyntheticMarket, suggest_start_ns
 from testnet.market.venues import (
     QUEUE_FRAMES_MAX,
@@ -37,6 +36,7 @@ from testnet.market.venues import (
     Publisher,
     listen_all,
     make_venue,
+    moment_of,
     open_listeners,
     serve_venues,
     true_quotes,
@@ -62,8 +62,7 @@ def a_config(socket_dir: Path, venues: tuple[VenueSpec, ...] = default_venues())
 
 
 def a_moment(market: SyntheticMarket) -> Moment:
-    chains: tuple[TrueChain, ...] = tuple(chain for u in market.underlyings for chain in market.chain(u))
-    return Moment(market.time_ns, {u: market.index(u) for u in market.underlyings}, chains)
+    return moment_of(market, with_chains=True)
 
 
 def all_series(market: SyntheticMarket) -> list[tuple[int, int]]:
