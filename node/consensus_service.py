@@ -38,8 +38,8 @@ from ledger.transactions import SignedReport
 from node.ledger_service import LedgerService
 from node.messages import lane_of
 from node.metrics import NodeMetrics
+from node.safety_journal import SafetyJournal
 from node.storage.block_store import BlockStore
-from node.storage.journal import Journal
 from node.verifier import SignatureVerifier
 from primitives.codec import decode_own, encode
 from primitives.errors import ProtocolViolation
@@ -74,7 +74,7 @@ class ConsensusService:
         core: Core,
         *,
         network: Network,
-        journal: Journal,
+        journal: SafetyJournal,
         store: BlockStore,
         ledger: LedgerService,
         verifier: SignatureVerifier,
@@ -149,11 +149,12 @@ class ConsensusService:
             effects.extend(self._core.step(item))
         records = [record for effect in effects if isinstance(effect, Persist) for record in effect.records]
         if records:
-            encoded = [encode(record) for record in records]
             with self._metrics.time_journal():
-                await trio.to_thread.run_sync(self._journal.append, encoded)
+                await trio.to_thread.run_sync(self._journal.append, records)
         for effect in effects:
             self._perform(effect)
+        if records:
+            await trio.to_thread.run_sync(self._journal.compact_if_grown)
 
     # --- effects ---
 

@@ -6,7 +6,7 @@ when another branch is asked for. All calls that touch the state run on one work
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -46,6 +46,7 @@ class Executed:
     block: Block
     result: BlockResult
     leaves: Leaves
+    views: Mapping[str, bytes]
     transaction_ids: tuple[bytes, ...]
 
 
@@ -88,12 +89,20 @@ class LedgerService:
         self.final_hash = tip_hash
         self.final_height = tip_height
         self.final_root = state.root()
+        self.final_time_ns = state.clock.time_ns
         self.mempool = Mempool()
+        self.find_block: Callable[[BlockHash], Block | None] = lambda _: None
+        """Where to find a block that consensus kept over a restart; set by the wiring."""
 
     @property
     def state_for_reading(self) -> State:
         """The state as executed so far, for looking up single leaves; a leaf is immutable, so no lock is needed."""
         return self._state
+
+    @property
+    def executed_height(self) -> int:
+        """Height of the highest block executed, final or not."""
+        return self._layers[-1].block.header.height if self._layers else self.final_height
 
     # --- what consensus asks for ---
 
@@ -183,11 +192,12 @@ class LedgerService:
         on_branch = {layer.block_hash: place for place, layer in enumerate(self._layers)}
         cursor = target
         while cursor != self.final_hash and cursor not in on_branch:
-            block = self._blocks.get(cursor)
+            block = self._blocks.get(cursor) or self.find_block(cursor)
             if block is None:
                 raise InvariantViolation(
                     f"consensus asked for the state after an unknown block {cursor.hex()[:12]}"
                 )
+            self._blocks[cursor] = block
             path.append(cursor)
             cursor = BlockHash(block.header.parent_hash)
         keep = on_branch[cursor] + 1 if cursor in on_branch else 0
@@ -206,6 +216,7 @@ class LedgerService:
             block=block,
             result=result,
             leaves=self._state.changed_leaves(),
+            views=views_of(self._state, block_hash, result),
             transaction_ids=tuple(transaction_id(raw) for raw in block.transactions[1:]),
         )
 
@@ -227,10 +238,10 @@ class LedgerService:
             self._state.commit_oldest()
             self.final_hash, self.final_height = block_hash, block.header.height
             self.final_root = layer.result.root
+            self.final_time_ns = block.header.time_ns
             self.mempool.finish(list(layer.transaction_ids))
             results.append(FinalResult(block.header.height, block_hash, block, layer.result))
-            last = block is fresh[-1]
-            stored.append(self._stored(layer, proof if last else None, last))
+            stored.append(self._stored(layer, proof if block is fresh[-1] else None))
         self._store.commit_many(stored)
         self._forget_old()
         return results
@@ -243,7 +254,7 @@ class LedgerService:
                 f"our state root after height {block.header.height - 1} is not the one that the validators agreed on"
             )
 
-    def _stored(self, layer: Executed, proof: QuorumCertificate | None, last: bool) -> FinalBlock:
+    def _stored(self, layer: Executed, proof: QuorumCertificate | None) -> FinalBlock:
         return FinalBlock(
             height=layer.block.header.height,
             block_hash=layer.block_hash,
@@ -252,7 +263,7 @@ class LedgerService:
             events=encode(layer.result.events),
             transaction_ids=layer.transaction_ids,
             leaves=layer.leaves,
-            views=views_of(self._state, layer.block, layer.result) if last else {},
+            views=layer.views,
         )
 
     def _forget_old(self) -> None:

@@ -1,0 +1,79 @@
+"""What the node writes beside a final block for its gateway: status, marks, margins. Pure."""
+
+from __future__ import annotations
+
+from math import isqrt
+
+from ledger.apply import BlockResult
+from ledger.instruments import Kind
+from ledger.margin.health import Health
+from ledger.state import State
+from ledger.valuation import Valuation
+from node.rpc.views import (
+    MarginRow,
+    MarginsView,
+    MarkRow,
+    MarksView,
+    StatusView,
+    ViewName,
+)
+from primitives.amounts import NS, SECONDS_PER_YEAR
+from primitives.codec import encode
+
+
+def views_of(state: State, block_hash: bytes, result: BlockResult) -> dict[str, bytes]:
+    """Every view as of the block that `state` has just executed. Margins are those at the start of its orders."""
+    valuation = result.valuation
+    status = StatusView(result.height, block_hash, result.root, result.time_ns)
+    return {
+        ViewName.STATUS.value: encode(status),
+        ViewName.MARKS.value: encode(_marks(valuation, result)),
+        ViewName.MARGINS.value: encode(_margins(state, valuation, result)),
+    }
+
+
+def _marks(valuation: Valuation, result: BlockResult) -> MarksView:
+    risk = valuation.risk
+    expiries = {
+        item.id: item.expiry_ns - result.time_ns
+        for item in valuation.state.instruments.values()
+        if item.kind != Kind.PERPETUAL
+    }
+    columns = zip(
+        risk.instrument_ids.tolist(),
+        risk.mark_uusd.tolist(),
+        risk.variance_e15.tolist(),
+        risk.delta_ppm.tolist(),
+        strict=True,
+    )
+    rows = tuple(
+        MarkRow(item, mark, _vol_e6(variance, expiries.get(item, 0)), delta)
+        for item, mark, variance, delta in columns
+    )
+    return MarksView(result.height, result.time_ns, rows)
+
+
+def _vol_e6(variance_e15: int, remaining_ns: int) -> int:
+    """Implied volatility in 1e-6 from total variance; 0 for a perpetual or at expiry."""
+    if remaining_ns <= 0:
+        return 0
+    return isqrt(variance_e15 * SECONDS_PER_YEAR * NS // (remaining_ns * 1_000))
+
+
+def _margins(state: State, valuation: Valuation, result: BlockResult) -> MarginsView:
+    margins, table = valuation.margins, valuation.table
+    rows: list[MarginRow] = []
+    for place, key in zip(table.order.tolist(), table.keys, strict=True):
+        account = state.account(key)
+        if account is None:
+            continue
+        rows.append(
+            MarginRow(
+                *key,
+                int(margins.mtm_uusd[place]) + account.cash_uusd,
+                int(margins.im_excess_uusd[place]),
+                int(margins.mm_excess_uusd[place]),
+                Health(account.health).name.lower(),
+            )
+        )
+    return MarginsView(result.height, tuple(rows))

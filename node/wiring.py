@@ -1,0 +1,315 @@
+"""Builds one node from its configuration, genesis and keys, and connects its parts. Trio, disk, network.
+
+Nothing else happens here: every part has its own module, and each long-lived one is started once, in one nursery.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from consensus.core import Core
+from consensus.effects import JournalRecord, ReportEvidence
+from consensus.epoch import genesis_block
+from consensus.messages import Block, EvidenceMessage, QuorumCertificate, hash_of
+from consensus.state import CoreConfig, FinalTip, Parameters
+from consensus.validator_set import ValidatorSet
+from gossip.network import NetworkConfig, PeerConfig, Topic
+from gossip.service import Libp2pNetwork
+from ledger.instruments import Kind
+from ledger.state import State
+from node.clock import MarketClock
+from node.config import NodeConfig
+from node.consensus_service import ConsensusService
+from node.final_blocks import FinalBlocks
+from node.genesis import GenesisDocument, chain_id_of
+from node.keystore import ValidatorKeys
+from node.ledger_service import LedgerService
+from node.metrics import NodeMetrics
+from node.oracle.aggregate import AggregationRules
+from node.oracle.venue_book import VenueBook
+from node.oracle.venue_client import VenueClient
+from node.oracle_service import OracleService, ReportPool
+from node.router import Router
+from node.rpc.node_socket import NodeSocket
+from node.rpc.supervisor import GatewayProcess
+from node.safety_journal import SafetyJournal, journaled_position
+from node.status import NodeAnswers
+from node.storage.block_store import BlockStore, FinalBlock
+from node.storage.home_lock import HomeLock
+from node.storage.journal import Journal, write_durably
+from node.storage.watermark import Watermark, observer_reason
+from node.transaction_service import TransactionService
+from node.verifier import SignatureVerifier
+from primitives.codec import decode_own, encode
+from primitives.errors import OperatorError, ensure
+from primitives.identifiers import BlockHash, ValidatorIndex
+
+SWITCH_INTERVAL_SECONDS = 0.0005
+"""How long a Python thread may hold the interpreter while another waits: with the default of 5 ms, short thread calls
+beside a busy loop took up to seconds (network.md section 2)."""
+
+log = structlog.get_logger()
+
+
+async def run_node(config: NodeConfig, genesis: GenesisDocument, keys: ValidatorKeys) -> None:
+    """Run until SIGTERM or SIGINT.
+
+    Raises:
+        OperatorError: the home is in use, its data is damaged, or a port is taken.
+    """
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    with ExitStack() as stack:
+        lock = HomeLock(config.home_path)
+        stack.callback(lock.release)
+        await _Wiring(config, genesis, keys, stack).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Restored:
+    """What the disk remembers: the ledger at the final tip, that tip, and the journal of our own votes."""
+
+    state: State
+    tip: FinalTip | None
+    tip_hash: BlockHash
+    tip_height: int
+    records: list[JournalRecord]
+
+
+class _Wiring:
+    """The parts of one node, built in the order in which they depend on each other."""
+
+    def __init__(
+        self, config: NodeConfig, genesis: GenesisDocument, keys: ValidatorKeys, stack: ExitStack
+    ) -> None:
+        self.config = config
+        self.genesis = genesis
+        self.keys = keys
+        self.chain_id = chain_id_of(genesis)
+        self.clock = _clock_of(config)
+        self.store = BlockStore.open(
+            config.store_path, chain_id=self.chain_id, retention_blocks=config.retention_blocks
+        )
+        stack.callback(self.store.close)
+        self.journal, raws = Journal.open(config.journal_path)
+        stack.callback(self.journal.close)
+        self.restored = self._restore(raws)
+        self.watermark = Watermark.open(config.watermark_path)
+        if self.watermark is not None:
+            stack.callback(self.watermark.close)
+        self.observer = observer_reason(self.watermark, journaled_position(self.restored.records)) or ""
+        self.own_index = config.index if not self.observer else None
+        self.verifier = SignatureVerifier()
+        self.metrics = NodeMetrics()
+        self.network = Libp2pNetwork(self._network_config())
+        self.ledger = LedgerService(
+            self.restored.state,
+            self.restored.tip_hash,
+            self.restored.tip_height,
+            self.store,
+            self.verifier,
+        )
+        self.core = self._core()
+        self.ledger.find_block = self._find_block
+        oracle_keys = [entry.oracle_key for entry in genesis.validators]
+        self.reports = ReportPool(oracle_keys, self.chain_id)
+        self.consensus = ConsensusService(
+            self.core,
+            network=self.network,
+            journal=SafetyJournal(self.journal, self.watermark, self.core.journal_records),
+            store=self.store,
+            ledger=self.ledger,
+            verifier=self.verifier,
+            metrics=self.metrics,
+            reports=self.reports.newest,
+            min_block_ms=genesis.consensus.min_block_ms,
+            on_evidence=self._on_evidence,
+        )
+        self.transactions = TransactionService(self.ledger, self.network, self.verifier, self.metrics)
+        self.socket = NodeSocket(config.socket_path, self._answers())
+
+    async def run(self) -> None:
+        """Start every part; return when a signal asks for the end."""
+        log.info(
+            "node_starting",
+            chain_id=self.chain_id.hex(),
+            index=self.own_index,
+            final_height=self.restored.tip_height,
+            observer=self.observer,
+        )
+        if self.observer:
+            log.error("observing_only", reason=self.observer)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.network.run)
+            await nursery.start(self.socket.run)
+            for part in self._parts():
+                nursery.start_soon(part)
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                async for number in signals:
+                    log.info("node_stopping", signal=signal.Signals(number).name)
+                    break
+            nursery.cancel_scope.cancel()
+
+    def _parts(self) -> list[Callable[[], Awaitable[None]]]:
+        router = Router(
+            network=self.network,
+            consensus=self.consensus,
+            transactions=self.transactions,
+            reports=self.reports,
+            verifier=self.verifier,
+            metrics=self.metrics,
+        )
+        final_blocks = FinalBlocks(
+            consensus=self.consensus,
+            ledger=self.ledger,
+            network=self.network,
+            socket=self.socket,
+            metrics=self.metrics,
+            clock=self.clock,
+            own_index=self.own_index,
+        )
+        parts = [self.consensus.run, router.run, final_blocks.run, self.transactions.run]
+        if self.own_index is not None and self.config.venues:
+            parts.append(self._oracle(self.own_index).run)
+        if self.config.gateway.enabled:
+            parts.append(GatewayProcess(self.config).run)
+        return parts
+
+    # --- parts ---
+
+    def _core(self) -> Core:
+        parameters = self.genesis.consensus
+        validators = self.genesis.validators
+        config = CoreConfig(
+            chain_id=self.chain_id,
+            validator_set=ValidatorSet(
+                tuple(entry.consensus_key for entry in validators),
+                tuple(entry.weight for entry in validators),
+                parameters.final_weight or None,
+            ),
+            own_index=self.own_index,
+            parameters=Parameters(
+                delta_ms=parameters.delta_ms,
+                min_block_ms=parameters.min_block_ms,
+                lookahead_views=parameters.lookahead_views,
+                retain_views=parameters.retain_views,
+            ),
+        )
+        return Core(config, self.keys.consensus, self.restored.tip, self.restored.records)
+
+    def _network_config(self) -> NetworkConfig:
+        config = self.config
+        addresses = {peer.index: (peer.host, peer.port) for peer in config.peers}
+        peers: list[PeerConfig] = []
+        for index, entry in enumerate(self.genesis.validators):
+            own = (config.listen.host, config.listen.port) if index == config.index else None
+            address = own or addresses.get(index)
+            if address is None:
+                raise OperatorError(f"node.toml names no address for validator {index} ({entry.name})")
+            peers.append(PeerConfig(ValidatorIndex(index), entry.peer_id, *address))
+        own_index = None if config.index is None else ValidatorIndex(config.index)
+        return NetworkConfig(
+            chain_id=self.chain_id,
+            own_index=own_index,
+            identity_seed=self.keys.network_seed,
+            listen_host=config.listen.host,
+            listen_port=config.listen.port,
+            validators=tuple(peers),
+            topics=() if own_index is not None else (Topic.FINAL_BLOCKS,),
+        )
+
+    def _oracle(self, own_index: int) -> OracleService:
+        config = self.config
+        listed = {
+            (item.underlying, item.expiry_ns)
+            for item in self.genesis.ledger.instruments
+            if item.kind != Kind.PERPETUAL
+        }
+        speed = self.clock.speed
+        adapters = [
+            VenueClient(address, VenueBook(name, listed, speed), self.clock.now_ns)
+            for name, address in sorted(config.venues.items())
+        ]
+        return OracleService(
+            reporter=own_index,
+            key=self.keys.oracle,
+            chain_id=self.chain_id,
+            clock=self.clock,
+            adapters=adapters,
+            rules=AggregationRules(speed=speed),
+            network=self.network,
+            pool=self.reports,
+            index_interval_ms=config.oracle.index_interval_ms,
+            surface_interval_ms=config.oracle.surface_interval_ms,
+        )
+
+    def _answers(self) -> NodeAnswers:
+        return NodeAnswers(
+            name=self.config.name,
+            index=self.own_index,
+            chain_id=self.chain_id,
+            validators=len(self.genesis.validators),
+            observer=self.observer,
+            consensus=self.consensus,
+            ledger=self.ledger,
+            transactions=self.transactions,
+            network=self.network,
+            verifier=self.verifier,
+            metrics=self.metrics,
+            clock=self.clock,
+        )
+
+    # --- restoring ---
+
+    def _restore(self, raws: list[bytes]) -> _Restored:
+        """The state at the final tip; on the very first start the genesis state, stored as height 0."""
+        records = [decode_own(JournalRecord, raw) for raw in raws]  # type: ignore[arg-type]
+        ledger = self.genesis.ledger
+        tip = self.store.tip()
+        if tip is None:
+            state = State.from_genesis(ledger, self.chain_id)
+            block = genesis_block(self.chain_id)
+            block_hash = hash_of(block.header)
+            self.store.commit(
+                FinalBlock(
+                    height=0,
+                    block_hash=block_hash,
+                    block=encode(block),
+                    proof=b"",
+                    events=encode(()),
+                    leaves=state.all_leaves(),
+                )
+            )
+            return _Restored(state, None, block_hash, 0, records)
+        state = State.from_leaves(self.chain_id, ledger, self.store.leaves())
+        raw, proof = self.store.block_at(tip.height), self.store.proof_at(tip.height)
+        ensure(raw is not None, "the store holds the block of its tip")
+        block = decode_own(Block, raw or b"")
+        proof = decode_own(QuorumCertificate, proof) if proof else None
+        final = FinalTip(block, proof) if tip.height else None
+        return _Restored(state, final, BlockHash(tip.block_hash), tip.height, records)
+
+    def _find_block(self, block_hash: BlockHash) -> Block | None:
+        node = self.core.state.tree.get(block_hash)
+        return None if node is None else node.block
+
+    def _on_evidence(self, effect: ReportEvidence) -> None:
+        """Keep the proof of an offence for ever, and tell followers."""
+        raw = encode(effect.evidence)
+        path = self.config.data_path / "evidence"
+        path.mkdir(exist_ok=True)
+        write_durably(path / f"{effect.kind}-{effect.offender}-{effect.evidence.vote_a.view}.msgpack", raw)
+        self.network.publish(Topic.EVIDENCE, encode(EvidenceMessage(effect.evidence)))
+
+
+def _clock_of(config: NodeConfig) -> MarketClock:
+    clock = config.market_clock
+    if clock.start_market_ns == 0:
+        return MarketClock.wall()
+    return MarketClock(clock.start_market_ns, clock.start_monotonic_ns, clock.speed)

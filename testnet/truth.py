@@ -1,0 +1,104 @@
+"""Measures how far the chain's marks are from the market's noiseless values. Trio; reads a validator's store.
+
+epsilon of an instrument: |value on the truth stream - chain mark|, in basis points of the underlying's index, at the
+moment a block became final here: so the chain's own latency is part of it. The spread is the venues' own, of the same
+instrument at the same moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import trio
+
+from ledger.instruments import Instrument, Kind
+from node.oracle.quotes import ChainSnapshot
+from node.oracle.venue_book import VenueBook
+from node.oracle.venue_client import VenueClient
+from node.rpc.views import MarksView, ViewName
+from node.storage.block_store import BlockStore
+from primitives.codec import decode_own
+
+SAMPLE_SECONDS = 1.0
+BP = 10_000
+
+
+class Truth:
+    """Follows the truth stream and one honest venue; samples epsilon and spread once a second."""
+
+    def __init__(
+        self,
+        truth_address: str,
+        venue_address: str,
+        instruments: Sequence[Instrument],
+        speed: float,
+        now_ns: Callable[[], int],
+        store_path: Path,
+    ) -> None:
+        listed = {(item.underlying, item.expiry_ns) for item in instruments if item.kind != Kind.PERPETUAL}
+        self._instruments = {item.id: item for item in instruments}
+        self._truth = VenueClient(truth_address, VenueBook("truth", listed, speed), now_ns)
+        self._venue = VenueClient(venue_address, VenueBook("venue", listed, speed), now_ns)
+        self._store_path = store_path
+        self.epsilon_bp: list[float] = []
+        self.spread_bp: list[float] = []
+        self.marks: MarksView | None = None
+
+    async def run(self) -> None:
+        """Sample until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._truth.run)
+            nursery.start_soon(self._venue.run)
+            store = await self._open()
+            try:
+                while True:
+                    await trio.sleep(SAMPLE_SECONDS)
+                    raw = store.view(ViewName.MARKS.value)
+                    if raw is not None:
+                        self.marks = decode_own(MarksView, raw)
+                        self._sample(self.marks)
+            finally:
+                store.close()
+
+    async def _open(self) -> BlockStore:
+        while not (self._store_path / "data.mdb").exists():
+            await trio.sleep(0.2)
+        await trio.sleep(0.5)
+        return BlockStore.open(self._store_path, read_only=True)
+
+    def index_usd(self, underlying: int) -> float | None:
+        """The true index now, None before the first quote."""
+        quote = self._truth.book.indexes.get(underlying)
+        return None if quote is None else (quote.bid_uusd + quote.ask_uusd) / 2e6
+
+    def _sample(self, marks: MarksView) -> None:
+        true = _option_quotes(self._truth.book)
+        quoted = _option_quotes(self._venue.book)
+        for row in marks.rows:
+            item = self._instruments.get(row.instrument)
+            index = self.index_usd(item.underlying) if item is not None else None
+            if item is None or index is None:
+                continue
+            if item.kind == Kind.PERPETUAL:
+                self.epsilon_bp.append(abs(index - row.mark_uusd / 1e6) / index * BP)
+                continue
+            key = (item.underlying, item.expiry_ns, item.strike_uusd, item.kind)
+            if item.expiry_ns <= marks.time_ns or key not in true:
+                continue
+            bid, ask = true[key]
+            self.epsilon_bp.append(abs((bid + ask) / 2 - row.mark_uusd) / 1e6 / index * BP)
+            bid, ask = quoted.get(key, (0, 0))
+            if bid and ask:
+                self.spread_bp.append((ask - bid) / 1e6 / index * BP)
+
+
+def _option_quotes(book: VenueBook) -> dict[tuple[int, int, int, int], tuple[int, int]]:
+    """(bid, ask) in micro-USD by (underlying, expiry, strike, kind)."""
+    quotes: dict[tuple[int, int, int, int], tuple[int, int]] = {}
+    chains: Sequence[ChainSnapshot] = list(book.chains.values())
+    for chain in chains:
+        columns = zip(chain.strikes_uusd, chain.kinds, chain.bids_uusd, chain.asks_uusd, strict=True)
+        for strike, kind, bid, ask in columns:
+            quotes[(chain.underlying, chain.expiry_ns, strike, kind)] = (bid, ask)
+    return quotes
