@@ -31,6 +31,9 @@ SCRYPT_LOG_N = 17
 """128 MiB and a third of a second per guess."""
 SCRYPT_R = 8
 SCRYPT_P = 1
+NONCE_BYTES = 12
+TAG_BYTES = 16
+VALIDATOR_KEY_NAMES = ("consensus", "oracle", "network")
 
 
 class ValidatorKeys:
@@ -55,15 +58,9 @@ class ValidatorKeys:
     def __reduce__(self) -> str:
         raise TypeError("secret keys are not serialisable")
 
-    def seeds(self) -> bytes:
-        """96 secret bytes: consensus, oracle, network."""
-        return b"".join(self._seeds)
-
-
-class _Public(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    consensus_key: str
-    oracle_key: str
-    peer_id: str
+    def seeds(self) -> tuple[bytes, bytes, bytes]:
+        """The secret seeds, in the order of VALIDATOR_KEY_NAMES."""
+        return self._seeds
 
 
 class _Encryption(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,32 +75,49 @@ class _Encryption(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _KeystoreFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: Annotated[int, msgspec.Meta(ge=1, le=1)]
-    public: _Public
+    public: dict[str, str]
+    """Name of each key -> its public key; `secret` holds the seeds in this order."""
     insecure: bool
     """True: `secret` is the seeds themselves, readable by whoever reads the file. For testnets."""
     encryption: _Encryption | None
     """scrypt parameters and the ChaCha20-Poly1305 nonce; None exactly when insecure."""
     secret: str
-    """Hexadecimal."""
+    """Hexadecimal: the seeds one after another, encrypted or not."""
 
 
 def save_keystore(
     keys: ValidatorKeys, path: Path, password: str | None, *, log_n: int = SCRYPT_LOG_N
+) -> None:
+    """Create a validator's file; see save_seeds."""
+    save_seeds(dict(zip(VALIDATOR_KEY_NAMES, keys.seeds(), strict=True)), path, password, log_n=log_n)
+
+
+def load_keystore(path: Path, password: str | None, *, allow_insecure: bool = False) -> ValidatorKeys:
+    """Read a validator's keys; see load_seeds."""
+    seeds = load_seeds(path, password, allow_insecure=allow_insecure)
+    if tuple(seeds) != VALIDATOR_KEY_NAMES:
+        raise OperatorError(f"the keystore {path} holds {', '.join(seeds)}: not the keys of a validator")
+    return ValidatorKeys(*seeds.values())
+
+
+def save_seeds(
+    seeds: Mapping[str, bytes], path: Path, password: str | None, *, log_n: int = SCRYPT_LOG_N
 ) -> None:
     """Create the file; never overwrites one. `password` None writes the insecure form.
 
     Raises:
         OperatorError: it exists, cannot be written, or the password is too short.
     """
-    public = _public_of(keys)
+    public = _public_of(seeds)
+    secret = b"".join(seeds.values())
     if password is None:
-        document = _KeystoreFile(1, public, True, None, keys.seeds().hex())
+        document = _KeystoreFile(1, public, True, None, secret.hex())
     else:
         check_password(password)
-        encryption = _Encryption(log_n, SCRYPT_R, SCRYPT_P, os.urandom(16).hex(), os.urandom(12).hex())
-        document = _KeystoreFile(
-            1, public, False, encryption, _seal(keys.seeds(), password, public, encryption)
+        encryption = _Encryption(
+            log_n, SCRYPT_R, SCRYPT_P, os.urandom(16).hex(), os.urandom(NONCE_BYTES).hex()
         )
+        document = _KeystoreFile(1, public, False, encryption, _seal(secret, password, public, encryption))
     raw = msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -117,8 +131,8 @@ def save_keystore(
         raise OperatorError(f"cannot write the keystore {path}: {error.strerror}") from None
 
 
-def load_keystore(path: Path, password: str | None, *, allow_insecure: bool = False) -> ValidatorKeys:
-    """Read the keys. `password` is not needed for an insecure file.
+def load_seeds(path: Path, password: str | None, *, allow_insecure: bool = False) -> dict[str, bytes]:
+    """Name -> 32 secret bytes, in the file's order. `password` is not needed for an insecure file.
 
     Raises:
         OperatorError: unreadable, readable by others, corrupt, insecure without leave, or a wrong password.
@@ -129,17 +143,18 @@ def load_keystore(path: Path, password: str | None, *, allow_insecure: bool = Fa
             raise OperatorError(
                 f"the keystore {path} is not encrypted: start with --insecure-keys if this is a testnet"
             )
-        seeds = _unhex(document.secret, path)
+        secret = _unhex(document.secret, path)
     else:
         if password is None:
             raise OperatorError(f"the keystore {path} is encrypted: a password is needed")
-        seeds = _unseal(document, password, path)
-    if len(seeds) != 3 * SEED_BYTES:
+        secret = _unseal(document, password, path)
+    if len(secret) != SEED_BYTES * len(document.public):
         raise _corrupt(path)
-    keys = ValidatorKeys(*(seeds[start : start + SEED_BYTES] for start in range(0, len(seeds), SEED_BYTES)))
-    if _public_of(keys) != document.public:
+    cuts = range(0, len(secret), SEED_BYTES)
+    seeds = {name: secret[cut : cut + SEED_BYTES] for name, cut in zip(document.public, cuts, strict=True)}
+    if _public_of(seeds) != document.public:
         raise _corrupt(path)
-    return keys
+    return seeds
 
 
 def is_insecure(path: Path) -> bool:
@@ -194,8 +209,8 @@ def _read(path: Path) -> _KeystoreFile:
     return document
 
 
-def _public_of(keys: ValidatorKeys) -> _Public:
-    return _Public(keys.consensus.public_key.hex(), keys.oracle.public_key.hex(), keys.peer_id)
+def _public_of(seeds: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: SigningKey(seed).public_key.hex() for name, seed in seeds.items()}
 
 
 def _derive(password: str, encryption: _Encryption, path: Path | None = None) -> bytes:
@@ -206,11 +221,11 @@ def _derive(password: str, encryption: _Encryption, path: Path | None = None) ->
     return kdf.derive(unicodedata.normalize("NFKD", password).encode())
 
 
-def _seal(seeds: bytes, password: str, public: _Public, encryption: _Encryption) -> str:
+def _seal(secret: bytes, password: str, public: dict[str, str], encryption: _Encryption) -> str:
     from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
     cipher = ChaCha20Poly1305(_derive(password, encryption))
-    return cipher.encrypt(bytes.fromhex(encryption.nonce), seeds, _authenticated(public, encryption)).hex()
+    return cipher.encrypt(bytes.fromhex(encryption.nonce), secret, _authenticated(public, encryption)).hex()
 
 
 def _unseal(document: _KeystoreFile, password: str, path: Path) -> bytes:
@@ -221,7 +236,7 @@ def _unseal(document: _KeystoreFile, password: str, path: Path) -> bytes:
     if encryption is None:
         raise _corrupt(path)
     nonce, sealed = _unhex(encryption.nonce, path), _unhex(document.secret, path)
-    if len(nonce) != 12 or len(sealed) != 3 * SEED_BYTES + 16:
+    if len(nonce) != NONCE_BYTES or len(sealed) != SEED_BYTES * len(document.public) + TAG_BYTES:
         raise _corrupt(path)
     cipher = ChaCha20Poly1305(_derive(password, encryption, path))
     try:
@@ -230,7 +245,7 @@ def _unseal(document: _KeystoreFile, password: str, path: Path) -> bytes:
         raise OperatorError(f"wrong password for the keystore {path}, or the file was altered") from None
 
 
-def _authenticated(public: _Public, encryption: _Encryption) -> bytes:
+def _authenticated(public: dict[str, str], encryption: _Encryption) -> bytes:
     return msgspec.json.encode((1, public, encryption))
 
 

@@ -35,7 +35,7 @@ from node.rpc.node_link import NodeLink
 from node.rpc.protocol import RAW_BYTES_MAX
 from node.rpc.queries import Queries
 from node.rpc.reasons import GatewayReason
-from node.rpc.streams import FRAME_BYTES_MAX, StreamClient, Streams, transaction_bytes
+from node.rpc.streams import FRAME_BYTES_MAX, StreamClient, Streams
 from node.storage.block_store import BlockStore
 from primitives.errors import OperatorError, ProtocolViolation
 
@@ -46,7 +46,7 @@ CONNECTIONS_MAX = 1_024
 STREAM_CLIENTS_MAX = 256
 """WebSocket clients; a further one is closed as BUSY."""
 BODY_BYTES_MAX = 2 * RAW_BYTES_MAX + 1_024
-"""A request's body: one transaction in hexadecimal and its JSON."""
+"""A request's body: one transaction in base64 and its JSON."""
 BODY_SECONDS_MAX = 5.0
 """A body that takes longer is refused."""
 STORE_SECONDS_MAX = 10.0
@@ -71,9 +71,9 @@ log = structlog.get_logger()
 
 
 class _OrderBody(msgspec.Struct, forbid_unknown_fields=True):
-    """JSON of POST /v1/orders: an encoded SignedTransaction in hexadecimal."""
+    """JSON of POST /v1/orders: an encoded SignedTransaction in base64."""
 
-    transaction: str
+    transaction: bytes
 
 
 class Gateway:
@@ -121,8 +121,7 @@ class Gateway:
         """Hand one signed transaction to the node; 202 when it waits for a block."""
         body = await _read_body(request)
         is_json = request.headers.get("content-type", "").partition(";")[0].strip() == "application/json"
-        raw = transaction_bytes(_decode_order(body) if is_json else body)
-        reply = await self._link.submit(raw)
+        reply = await self._link.submit(_decode_order(body) if is_json else body)
         return _json(client_form(reply), status=202 if reply.accepted else 422)
 
     async def _metrics(self, request: Request) -> Response:
@@ -243,13 +242,11 @@ async def _read_body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _decode_order(body: bytes) -> str:
+def _decode_order(body: bytes) -> bytes:
     try:
         return msgspec.json.decode(body, type=_OrderBody).transaction
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise ProtocolViolation(
-            GatewayReason.BAD_REQUEST, 'expected {"transaction": "<hexadecimal>"}'
-        ) from None
+        raise ProtocolViolation(GatewayReason.BAD_REQUEST, 'expected {"transaction": "<base64>"}') from None
 
 
 def _json(content: Any, status: int = 200) -> Response:

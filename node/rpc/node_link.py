@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from node.rpc.protocol import (
     ANSWER_BYTES_MAX,
+    RAW_BYTES_MAX,
     RAWS_MAX,
     Answer,
     AnswerBody,
@@ -84,6 +85,10 @@ class NodeLink:
 
     async def submit(self, raw: bytes) -> SubmitReply:
         """Hand over one transaction; all that come in one loop turn travel in one call."""
+        if len(raw) > RAW_BYTES_MAX:
+            raise ProtocolViolation(
+                GatewayReason.BODY_TOO_LARGE, f"a transaction has at most {RAW_BYTES_MAX} bytes"
+            )
         if self._waiting >= WAITING_MAX:
             raise ProtocolViolation(GatewayReason.BUSY, "too many transactions are being handed over")
         loop = asyncio.get_running_loop()

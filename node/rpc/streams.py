@@ -58,11 +58,10 @@ class Unfollow(msgspec.Struct, tag_field="op", tag="unsubscribe", forbid_unknown
 
 
 class Submit(msgspec.Struct, tag_field="op", tag="submit", forbid_unknown_fields=True):
-    """A signed transaction: raw bytes in msgpack, hexadecimal in JSON. `id` comes back in every answer to
-    it."""
+    """A signed transaction: raw bytes in msgpack, base64 in JSON. `id` comes back in every answer to it."""
 
     id: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-    transaction: bytes | Annotated[str, msgspec.Meta(max_length=2 * RAW_BYTES_MAX)]
+    transaction: bytes
 
 
 Request = Follow | Unfollow | Submit
@@ -174,7 +173,7 @@ class Streams:
             )
         if self._link is None:
             raise ProtocolViolation(GatewayReason.NODE_UNAVAILABLE, "the node is not reachable")
-        reply = await self._link.submit(transaction_bytes(request.transaction))
+        reply = await self._link.submit(request.transaction)
         form = {"id": request.id, "transaction_id": reply.transaction_id.hex()}
         if reply.accepted:
             client.waiting[reply.transaction_id] = request.id
@@ -245,20 +244,6 @@ class _Published:
             for event in self._events:
                 if key in _parties(event):
                     yield {"type": "account", "height": height, "account": name, **event_form(event)}
-
-
-def transaction_bytes(text: bytes | str) -> bytes:
-    """A transaction from its raw or hexadecimal form. Raises ProtocolViolation(BAD_REQUEST or
-    BODY_TOO_LARGE)."""
-    try:
-        raw = text if isinstance(text, bytes) else bytes.fromhex(text)
-    except ValueError:
-        raise ProtocolViolation(GatewayReason.BAD_REQUEST, "the transaction is not hexadecimal") from None
-    if len(raw) > RAW_BYTES_MAX:
-        raise ProtocolViolation(
-            GatewayReason.BODY_TOO_LARGE, f"a transaction has at most {RAW_BYTES_MAX} bytes"
-        )
-    return raw
 
 
 def _decode_request(data: str | bytes) -> Request:

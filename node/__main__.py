@@ -1,0 +1,208 @@
+"""The `quorate` command: init, start, testnet. Reads and writes files, the terminal and the environment.
+
+What a command needs is imported when it runs, so that `quorate --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any
+
+import cyclopts
+from cyclopts import Parameter
+
+from primitives.errors import OperatorError
+
+EXIT_OPERATOR = 2
+"""The operator can fix it: one line on standard error says how."""
+
+
+def _version() -> str:
+    try:
+        return f"quorate {version('quorate')}"
+    except PackageNotFoundError:
+        return "quorate (from a source tree)"
+
+
+app = cyclopts.App(
+    name="quorate",
+    help=(
+        "A peer-to-peer node with which validators run an options exchange together.\n\n"
+        "Four validators on this machine, with a market and traders:\n\n"
+        "    quorate testnet up --validators 4 --seconds 60\n\n"
+        "A network of your own, one home directory for each validator:\n\n"
+        "    quorate init --home network --validators 4 --insecure-keys\n\n"
+        "    quorate start --home network/node0"
+    ),
+    version=_version,
+    help_format="plaintext",
+)
+
+
+@app.command
+def init(
+    *,
+    home: Path,
+    validators: Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=1, lte=256))] = 4,
+    chain_name: str = "quorate-local",
+    hosts: tuple[str, ...] = (),
+    port: int = 26_600,
+    gateway_port: int = 26_700,
+    insecure_keys: bool = False,
+    password_file: Path | None = None,
+) -> None:
+    """Write keys, genesis and configuration for a new network, one home directory for each validator.
+
+    HOME/node0, HOME/node1, ... each get a keystore, the shared genesis.json and a node.toml. Nothing is ever
+    overwritten. Example: quorate init --home network --validators 4 --insecure-keys
+
+    Parameters
+    ----------
+    home
+        Directory for the homes; it may exist, the homes in it may not.
+    validators
+        How many validators, all with weight 1.
+    chain_name
+        Name of the chain: part of genesis, hence of the chain id.
+    hosts
+        Address of each validator as the others dial it, in order; 127.0.0.1 for all by default. On one host
+        the ports count up.
+    port
+        First libp2p port.
+    gateway_port
+        First HTTP port of the gateways, on loopback.
+    insecure_keys
+        Write keys without encryption. For testnets only.
+    password_file
+        File with the password of all keystores; else QUORATE_PASSWORD, else you are asked.
+    """
+    commands = import_module("node.init_command")
+    password = None if insecure_keys else _password(password_file, "Password for the new keystores: ")
+    lines = commands.initialise(
+        home=home,
+        validators=validators,
+        chain_name=chain_name,
+        hosts=hosts,
+        port=port,
+        gateway_port=gateway_port,
+        password=password,
+    )
+    print("\n".join(lines))
+
+
+@app.command
+def start(
+    *,
+    home: Path,
+    config: Path | None = None,
+    password_file: Path | None = None,
+    insecure_keys: bool | None = None,
+    listen_host: str | None = None,
+    listen_port: int | None = None,
+    gateway_port: int | None = None,
+    log_level: str | None = None,
+    log_file: str | None = None,
+) -> None:
+    """Run one node until SIGTERM or Ctrl-C.
+
+    Options here go before QUORATE_* environment variables, those before node.toml.
+    Example: quorate start --home network/node0 --log-level warning
+
+    Parameters
+    ----------
+    home
+        The node's home directory, as written by `quorate init`.
+    config
+        Another configuration file than HOME/node.toml.
+    password_file
+        File with the keystore's password; else QUORATE_PASSWORD, else you are asked.
+    insecure_keys
+        Accept a keystore without encryption. For testnets only.
+    listen_host
+        Address for other validators.
+    listen_port
+        Port for other validators.
+    gateway_port
+        HTTP port for clients.
+    log_level
+        debug, info, warning, error or critical.
+    log_file
+        Append JSON log lines to this file, relative to the home, instead of standard error.
+    """
+    overrides = {
+        "insecure_keys": insecure_keys,
+        "listen.host": listen_host,
+        "listen.port": listen_port,
+        "gateway.port": gateway_port,
+        "log_level": log_level,
+        "log_file": log_file,
+    }
+    _run_node(home, config, password_file, overrides)
+
+
+def _run_node(home: Path, path: Path | None, password_file: Path | None, overrides: dict[str, Any]) -> None:
+    import structlog
+    import trio
+
+    from node.config import load_config
+    from node.genesis import load_genesis
+    from node.keystore import is_insecure, load_keystore
+    from node.logs import configure_logs
+
+    config = load_config(home, path, environment=os.environ, overrides=overrides)
+    configure_logs(config.log_level, config.log_path, node=config.name)
+    genesis = load_genesis(config.genesis_path)
+    insecure = is_insecure(config.keystore_path)
+    password = None if insecure else _password(password_file, f"Password for {config.keystore_path}: ")
+    keys = load_keystore(config.keystore_path, password, allow_insecure=config.insecure_keys)
+    if insecure:
+        structlog.get_logger().warning("insecure_keys", keystore=str(config.keystore_path))
+    run_node = import_module("node.wiring").run_node
+    trio.run(run_node, config, genesis, keys)
+
+
+def _password(file: Path | None, prompt: str) -> str:
+    from node.keystore import read_password
+
+    return read_password(file, os.environ, prompt)
+
+
+app.command(
+    "testnet.commands:app", name="testnet", help="Run several validators on this machine, with a market."
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command; the process's exit code says how it went."""
+    try:
+        app(arguments)
+    except OperatorError as error:
+        print(f"quorate: {error}", file=sys.stderr)
+        sys.exit(EXIT_OPERATOR)
+    except BaseExceptionGroup as group:
+        sentence = _operator_sentence(group)
+        if sentence is None:
+            raise
+        print(f"quorate: {sentence}", file=sys.stderr)
+        sys.exit(EXIT_OPERATOR)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _operator_sentence(group: BaseExceptionGroup[BaseException]) -> str | None:
+    """The operator's mistake that ended a nursery, if nothing worse is in the group."""
+    mistakes, rest = group.split(OperatorError)
+    if mistakes is None or rest is not None:
+        return None
+    error: BaseException = mistakes
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)
+
+
+if __name__ == "__main__":
+    main()

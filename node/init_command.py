@@ -1,0 +1,73 @@
+"""`quorate init`: a new network's keys, genesis and homes. Writes files; reads the clock for genesis'
+time."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from node.genesis import chain_id_of
+from node.genesis_defaults import (
+    DEFAULT_INDEX_USD,
+    default_instruments,
+    default_ledger_genesis,
+    make_genesis,
+    reporters_of,
+)
+from node.home import create_homes, entry_of
+from node.keystore import ValidatorKeys, save_seeds
+from primitives.amounts import USD
+from primitives.errors import OperatorError
+from primitives.signing import SEED_BYTES, SigningKey
+
+PORT_MAX = 65_535
+
+
+def initialise(
+    *,
+    home: Path,
+    validators: int,
+    chain_name: str,
+    hosts: Sequence[str],
+    port: int,
+    gateway_port: int,
+    password: str | None,
+) -> list[str]:
+    """Write HOME/node0 ...; returns what to tell the operator.
+
+    Raises:
+        OperatorError: a home is in use, or an option does not fit another.
+    """
+    if hosts and len(hosts) != validators:
+        raise OperatorError(f"--hosts names {len(hosts)} addresses for {validators} validators")
+    if not 1 <= port <= PORT_MAX - validators or not 1 <= gateway_port <= PORT_MAX - validators:
+        raise OperatorError(
+            "--port and --gateway-port must leave room for one port per validator below 65536"
+        )
+    homes = [home / f"node{index}" for index in range(validators)]
+    keys = [ValidatorKeys.generate() for _ in homes]
+    custodian_path = home / "custodian.json"
+    entries = [entry_of(f"node{index}", own) for index, own in enumerate(keys)]
+    time_ns = time.time_ns()
+    index_uusd = {underlying: usd * USD for underlying, usd in DEFAULT_INDEX_USD.items()}
+    custodian_seed = os.urandom(SEED_BYTES)
+    ledger = default_ledger_genesis(
+        time_ns=time_ns,
+        custodian_key=SigningKey(custodian_seed).public_key,
+        reporters=reporters_of(entries),
+        index_uusd=index_uusd,
+        instruments=default_instruments(time_ns, index_uusd),
+    )
+    genesis = make_genesis(chain_name, entries, ledger)
+    addresses = [(hosts[index] if hosts else "127.0.0.1", port + index) for index in range(validators)]
+    settings = [{"gateway": {"port": gateway_port + index}} for index in range(validators)]
+    create_homes(homes, keys, genesis, addresses, password=password, settings=settings)
+    save_seeds({"custodian": custodian_seed}, custodian_path, password)
+    return [
+        f"chain {chain_name} {chain_id_of(genesis).hex()}",
+        *(f"{own}  {entry.peer_id}" for own, entry in zip(homes, entries, strict=True)),
+        f"{custodian_path}  signs deposits: keep it apart from the nodes",
+        f"start each with: quorate start --home {homes[0]}",
+    ]
