@@ -6,8 +6,9 @@ order's own shape; the signature is the caller's, who verifies in batches and re
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ledger.accounts import Account, nonce_bits_to_int, use_nonce
 from ledger.instruments import Instrument, Kind
@@ -31,6 +32,8 @@ from primitives.signing import address_of
 
 if TYPE_CHECKING:
     from ledger.state import State
+
+T = TypeVar("T")
 
 TRANSACTION_BYTES_MAX = PAYLOAD_BYTES_MAX + 256
 """A payload and its envelope."""
@@ -92,7 +95,7 @@ def signatures_of_block(state: State, transactions: tuple[bytes, ...]) -> list[S
     return checks
 
 
-def read_or_refuse(read, raw: bytes):  # type: ignore[no-untyped-def]
+def read_or_refuse(read: Callable[[bytes], T], raw: bytes) -> T:
     """`read(raw)`, any refusal as UNDECODABLE_TRANSACTION with its cause."""
     try:
         return read(raw)

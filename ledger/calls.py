@@ -63,7 +63,12 @@ def _apply_match(
         is_maker = order.placed_height < workspace.height
         rate_ppm = parameters.maker_fee_ppm if is_maker else parameters.taker_fee_ppm
         fee = fee_uusd(
-            instrument, index_uusd, price_uusd, match.size_lots, rate_ppm, parameters.option_fee_cap_ppm
+            instrument,
+            price_uusd,
+            match.size_lots,
+            index_uusd=index_uusd,
+            rate_ppm=rate_ppm,
+            cap_ppm=parameters.option_fee_cap_ppm,
         )
         workspace.add_cash(account, -fee)
         workspace.supply["fees_uusd"] += fee
@@ -86,7 +91,7 @@ def _apply_match(
 
 
 def fee_uusd(
-    instrument: Instrument, index_uusd: int, price_uusd: int, lots: int, rate_ppm: int, cap_ppm: int
+    instrument: Instrument, price_uusd: int, lots: int, *, index_uusd: int, rate_ppm: int, cap_ppm: int
 ) -> int:
     """One side's fee, rounded up: a rate on the notional; for options at most a share of the premium."""
     if instrument.kind == Kind.PERPETUAL:

@@ -9,6 +9,7 @@ and its variance with time. Source: market.md section 2.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
@@ -135,7 +136,7 @@ def is_plausible(item: Slice) -> bool:
 
 
 def _is_ascending(values: Sequence[int]) -> bool:
-    return all(a < b for a, b in zip(values, values[1:], strict=False))
+    return all(a < b for a, b in pairwise(values))
 
 
 def weight_total(state: State) -> int:

@@ -24,6 +24,7 @@ from ledger.margin.requirements import (
     OpenOrder,
     compute_margin,
     compute_margins,
+    compute_order_margin,
     margin_at,
 )
 from ledger.margin.scenarios import SETTLEMENT_BUCKETS, RiskArrays, SettlementWindow, build_risk_arrays
@@ -260,23 +261,4 @@ class Valuation:
         positions = [Position(item, *account.positions[item]) for item in sorted(account.positions)]
         if not orders:
             return compute_margin(self.risk, cash_uusd, positions).im_excess_uusd
-        return min(
-            _filled(self, cash_uusd, positions, [order for order in orders if order.lots > 0]),
-            _filled(self, cash_uusd, positions, [order for order in orders if order.lots < 0]),
-        )
-
-
-def _filled(valuation: Valuation, cash_uusd: int, positions: list[Position], orders: list[OpenOrder]) -> int:
-    """IM excess with all of `orders` filled at their prices."""
-    held = {item.instrument_id: (item.lots, item.cost_uusd) for item in positions}
-    for order in orders:
-        instrument = valuation.state.instruments[order.instrument_id]
-        value_uusd = order.lots * order.price_uusd // instrument.lots_per_contract
-        lots, cost_uusd = held.get(order.instrument_id, (0, 0))
-        if instrument.kind == Kind.PERPETUAL:
-            cost_uusd += value_uusd
-        else:
-            cash_uusd -= value_uusd
-        held[order.instrument_id] = (lots + order.lots, cost_uusd)
-    after = [Position(item, *held[item]) for item in sorted(held)]
-    return compute_margin(valuation.risk, cash_uusd, after).im_excess_uusd
+        return compute_order_margin(self.risk, cash_uusd, positions, orders)

@@ -30,122 +30,112 @@ def liquidate(workspace: Workspace, valuation: Valuation) -> None:
     if workspace.state.clock.blocks_without_oracle >= SILENT_BLOCKS_PER_EPOCH:
         return
     for key in valuation.accounts_in_liquidation():
-        account = workspace.existing(key)
-        _cancel_all(workspace, account)
-        mm_excess_uusd = valuation.margin(key).mm_excess_uusd
-        target = largest_contributor(workspace, valuation, account)
+        _Step(workspace, valuation, workspace.existing(key)).take()
+
+
+class _Step:
+    """One account's step in one block."""
+
+    def __init__(self, workspace: Workspace, valuation: Valuation, account: OpenAccount) -> None:
+        self._workspace = workspace
+        self._valuation = valuation
+        self._account = account
+        self._margin = valuation.margin(account.key)
+
+    def take(self) -> None:
+        """Cancel everything, then offer a part of the largest contributor, or of a hedge as well."""
+        self._cancel_all()
+        target = self._largest_contributor()
         if target is None:
-            continue
-        held = account.lots(target.id)
-        lots = closing_lots(workspace, valuation, target, abs(held), at_least=1)
+            return
+        held = self._account.lots(target.id)
         side = Side.SELL if held > 0 else Side.BUY
-        if target.kind != Kind.PERPETUAL and not workspace.book(target.id).side(1 - side):
-            _hedge(workspace, valuation, account, target.underlying, mm_excess_uusd)
-        _offer(workspace, valuation, account, target, side, lots, mm_excess_uusd, reduce_only=True)
+        is_alone = not self._workspace.book(target.id).side(1 - side)
+        if target.kind != Kind.PERPETUAL and is_alone:
+            self._hedge(target.underlying)
+        self._offer(target, side, self._closing_lots(target, abs(held)), reduce_only=True)
 
+    def _cancel_all(self) -> None:
+        by_instrument: dict[int, list[int]] = {}
+        for order_id, instrument in sorted(self._account.orders.items()):
+            by_instrument.setdefault(instrument, []).append(order_id)
+        for instrument in sorted(by_instrument):
+            self._workspace.cancel_resting(instrument, by_instrument[instrument], CancelReason.LIQUIDATION)
 
-def _cancel_all(workspace: Workspace, account: OpenAccount) -> None:
-    by_instrument: dict[int, list[int]] = {}
-    for order_id in sorted(account.orders):
-        by_instrument.setdefault(account.orders[order_id], []).append(order_id)
-    for instrument in sorted(by_instrument):
-        workspace.cancel_resting(instrument, by_instrument[instrument], CancelReason.LIQUIDATION)
+    def _largest_contributor(self) -> Instrument | None:
+        """The tradable position with the lowest PnL in its worst scenario; ties to the lower id."""
+        risk = self._valuation.risk
+        found: Instrument | None = None
+        lowest = 0
+        for instrument_id in sorted(self._account.positions):
+            instrument = self._workspace.state.instruments[instrument_id]
+            if instrument.kind != Kind.PERPETUAL and instrument.expiry_ns <= self._workspace.time_ns:
+                continue
+            row = self._valuation.row_of(instrument_id)
+            scenario = self._margin.worst_scenario[int(risk.underlying[row])]
+            pnl_per_lot = int(risk.table_e8[row, scenario] - risk.table_e8[row, -1])
+            pnl = self._account.lots(instrument_id) * pnl_per_lot
+            if found is None or pnl < lowest:
+                found, lowest = instrument, pnl
+        return found
 
+    def _closing_lots(self, instrument: Instrument, lots: int) -> int:
+        """How many of `lots` one block may trade: the smaller of close share and delta limit, at least 1."""
+        parameters = self._workspace.state.parameters
+        share = lots * parameters.liquidation_close_ppm // PPM
+        index_uusd = self._valuation.index_uusd(instrument.underlying)
+        delta_ppm = abs(self._valuation.delta_ppm(instrument.id))
+        delta_per_lot = delta_ppm * index_uusd // (PPM * instrument.lots_per_contract)
+        if delta_per_lot:
+            share = min(share, parameters.liquidation_delta_uusd // delta_per_lot)
+        return min(lots, max(1, share))
 
-def largest_contributor(
-    workspace: Workspace, valuation: Valuation, account: OpenAccount
-) -> Instrument | None:
-    """The tradable position with the lowest PnL in its underlying's worst scenario; ties to the lower id."""
-    risk = valuation.risk
-    worst = valuation.margin(account.key).worst_scenario
-    found: Instrument | None = None
-    lowest = 0
-    for instrument_id in sorted(account.positions):
-        instrument = workspace.state.instruments[instrument_id]
-        if instrument.kind != Kind.PERPETUAL and instrument.expiry_ns <= workspace.time_ns:
-            continue
-        row = valuation.row_of(instrument_id)
-        scenario = worst[int(risk.underlying[row])]
-        value = int(risk.table_e8[row, scenario] - risk.table_e8[row, -1])
-        pnl = account.lots(instrument_id) * value
-        if found is None or pnl < lowest:
-            found, lowest = instrument, pnl
-    return found
+    def _hedge(self, underlying: int) -> None:
+        """Offer to trade a part of the account's delta in one underlying away with its perpetual."""
+        listed = self._workspace.state.instruments
+        perpetual = next(
+            (
+                item
+                for item in listed.values()
+                if item.underlying == underlying and item.kind == Kind.PERPETUAL
+            ),
+            None,
+        )
+        if perpetual is None:
+            return
+        delta_ppm = 0
+        for instrument_id, (lots, _) in self._account.positions.items():
+            option = listed[instrument_id]
+            if option.underlying == underlying:
+                contracts_ppm = lots * self._valuation.delta_ppm(instrument_id)
+                delta_ppm += contracts_ppm * perpetual.lots_per_contract // option.lots_per_contract
+        whole_lots = abs(delta_ppm) // PPM
+        if whole_lots:
+            side = Side.SELL if delta_ppm > 0 else Side.BUY
+            self._offer(perpetual, side, self._closing_lots(perpetual, whole_lots), reduce_only=False)
 
-
-def closing_lots(
-    workspace: Workspace, valuation: Valuation, instrument: Instrument, lots: int, *, at_least: int
-) -> int:
-    """How many lots one block may close: the smaller of close share and delta limit, not below `at_least`."""
-    parameters = workspace.state.parameters
-    share = lots * parameters.liquidation_close_ppm // PPM
-    index_uusd = valuation.index_uusd(instrument.underlying)
-    delta_per_lot = (
-        abs(valuation.delta_ppm(instrument.id)) * index_uusd // (PPM * instrument.lots_per_contract)
-    )
-    if delta_per_lot:
-        share = min(share, parameters.liquidation_delta_uusd // delta_per_lot)
-    return min(lots, max(at_least, share))
-
-
-def _hedge(
-    workspace: Workspace, valuation: Valuation, account: OpenAccount, underlying: int, mm_excess_uusd: int
-) -> None:
-    """Offer to trade a part of the account's delta in one underlying away with its perpetual."""
-    perpetual = next(
-        (
-            item
-            for item in workspace.state.instruments.values()
-            if item.underlying == underlying and item.kind == Kind.PERPETUAL
-        ),
-        None,
-    )
-    if perpetual is None:
-        return
-    delta_ppm_lots = 0
-    for instrument_id, (lots, _) in account.positions.items():
-        instrument = workspace.state.instruments[instrument_id]
-        if instrument.underlying == underlying:
-            per_perpetual_lot = perpetual.lots_per_contract * valuation.delta_ppm(instrument_id)
-            delta_ppm_lots += lots * per_perpetual_lot // instrument.lots_per_contract
-    whole = abs(delta_ppm_lots) // PPM
-    if whole:
-        lots = closing_lots(workspace, valuation, perpetual, whole, at_least=1)
-        side = Side.SELL if delta_ppm_lots > 0 else Side.BUY
-        _offer(workspace, valuation, account, perpetual, side, lots, mm_excess_uusd, reduce_only=False)
-
-
-def _offer(
-    workspace: Workspace,
-    valuation: Valuation,
-    account: OpenAccount,
-    instrument: Instrument,
-    side: Side,
-    lots: int,
-    mm_excess_uusd: int,
-    *,
-    reduce_only: bool,
-) -> None:
-    """Put an immediate-or-cancel order into this block's call, priced at the edge of the band."""
-    price_uusd = _limit_price(workspace, valuation, instrument, side)
-    workspace.add_order(
-        account,
-        instrument.id,
-        RestingOrder(
-            workspace.next_order_id,
-            *account.key,
-            side,
-            price_uusd,
-            lots,
-            workspace.height,
-            0,
-            TimeInForce.IOC,
-            False,
-            reduce_only,
-        ),
-    )
-    signed = lots if side == Side.BUY else -lots
-    workspace.events.append(LiquidationStep(*account.key, instrument.id, signed, price_uusd, mm_excess_uusd))
+    def _offer(self, instrument: Instrument, side: Side, lots: int, *, reduce_only: bool) -> None:
+        """Put an immediate-or-cancel order into this block's call, priced at the edge of the band."""
+        workspace, account = self._workspace, self._account
+        price_uusd = _limit_price(workspace, self._valuation, instrument, side)
+        order = RestingOrder(
+            order_id=workspace.next_order_id,
+            owner=account.key[0],
+            subaccount=account.key[1],
+            side=side,
+            price_uusd=price_uusd,
+            left_lots=lots,
+            placed_height=workspace.height,
+            label=0,
+            time_in_force=TimeInForce.IOC,
+            post_only=False,
+            reduce_only=reduce_only,
+        )
+        workspace.add_order(account, instrument.id, order)
+        signed = lots if side == Side.BUY else -lots
+        workspace.events.append(
+            LiquidationStep(*account.key, instrument.id, signed, price_uusd, self._margin.mm_excess_uusd)
+        )
 
 
 def _limit_price(workspace: Workspace, valuation: Valuation, instrument: Instrument, side: Side) -> int:

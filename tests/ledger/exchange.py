@@ -1,4 +1,4 @@
-"""The vocabulary of ledger tests: a small exchange with named traders, honest reporters and a helpful clock."""
+"""The vocabulary of ledger tests: a small exchange, named traders, honest reporters, a helpful clock."""
 
 from __future__ import annotations
 
