@@ -3,8 +3,9 @@
     frame   = version:u8 kind:u8 count:u16 body_bytes:u32 body
     body    = count x (message_bytes:u32 message)          all integers big-endian
 
-A frame is checked against its stream's limits as soon as its eight header bytes are here, and nothing is allocated
-by a claimed length: the buffer grows only with bytes that arrived, and a header that claims too much ends the stream.
+A frame is checked against its stream's limits as soon as its eight header bytes are here, and nothing is
+allocated by a claimed length: the buffer grows only with bytes that arrived, and a header that claims too
+much ends the stream.
 """
 
 from __future__ import annotations
@@ -98,8 +99,8 @@ def take_frame(queue: deque[bytes], limits: FrameLimits) -> tuple[bytes, int, in
     """Pop from the left as many messages as one frame holds.
 
     Returns:
-        The frame's bytes, how many messages it holds, and the sum of their sizes. `queue` must not be empty, and no
-        message in it longer than its lane allows, so that at least one always fits.
+        The frame's bytes, how many messages it holds, and the sum of their sizes. `queue` must not be empty,
+        and no message in it longer than its lane allows, so that at least one always fits.
     """
     taken: list[bytes] = []
     room = limits.frame_bytes_max - HEADER.size

@@ -1,6 +1,6 @@
 """Builds the libp2p host and hides its corners: who may connect, buffered sockets, streams as plain bytes.
 
-I/O: TCP sockets through libp2p. Imports libp2p (a second, 80 MB): only `gossip.service` imports this, when it runs.
+I/O: TCP sockets through libp2p. Imports libp2p (a second, 80 MB); only a running `gossip.service` does so.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ log = structlog.get_logger(__name__)
 logging.getLogger("libp2p").setLevel(logging.CRITICAL)
 
 HANDSHAKE_SECONDS_MAX = 5
-"""Deadline of each step before a stream is ours: dial, security and muxer upgrade, protocol negotiation, hello."""
+"""Deadline of each step before the hello: dial, security and muxer upgrade, protocol negotiation."""
 CONNECTIONS_MAX = 256
 """Open and half-open connections altogether. Beyond it libp2p closes what arrives."""
 HALF_OPEN_PER_ADDRESS_MAX = 64
-"""Unfinished handshakes from one IP address; a further one is closed. Generous, for whole testnets share one address."""
+"""Unfinished handshakes from one IP address; a further one is closed. A whole testnet may share one."""
 _READ_BYTES = 64 * 1024
 
 Admit = Callable[[str], bool]
@@ -95,7 +95,7 @@ class _BufferedTcp(TrioTCPStream):
 
 
 class _GatedNoise(NoiseTransport):
-    """Noise that closes on strangers before anything else runs, and remembers the socket under each connection."""
+    """Noise that closes on the unadmitted at once, and remembers the socket under each connection."""
 
     def __init__(self, *args: Any, admit: Admit, sockets: WeakKeyDictionary[Any, Any], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -146,7 +146,7 @@ class ByteStream(LeanStream):
 
 
 class _NoAutoDial:
-    """Stands where libp2p keeps its auto-dialler, which has no switch: it would dial every address it hears of."""
+    """Stands where libp2p keeps its auto-dialler, which has no switch and dials every address it knows."""
 
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
@@ -158,8 +158,8 @@ class _NoAutoDial:
 class _BoundedSwarm(Swarm):
     """A swarm whose inbound tasks and caps end with their connection.
 
-    libp2p 0.8.1 keeps one task and one slot of its inbound limit per connection until the whole host stops, so a host
-    accepts about 250 connections in its life. It also has no cap on unfinished handshakes.
+    libp2p 0.8.1 keeps one task and one slot of its inbound limit per connection until the whole host stops,
+    so a host accepts about 250 connections in its life. It also has no cap on unfinished handshakes.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -183,7 +183,7 @@ class _BoundedSwarm(Swarm):
             # The listener closes the socket when this handler returns.
             await muxed.event_closed.wait()
         except Exception as error:
-            # Threshold: an escaping exception would end the listener; libp2p has closed the connection already.
+            # Threshold: an escaping exception would end the listener.
             log.debug("inbound_failed", address=address, error=repr(error))
         finally:
             self._inbound_open -= 1
@@ -352,7 +352,7 @@ def _multiaddr(host: str, port: int) -> Multiaddr:
 
 
 def _check_listen_address(host: str, port: int) -> None:
-    """Raises OperatorError. libp2p listens with SO_REUSEPORT, so that a second node would share the port in silence."""
+    """Raises OperatorError. libp2p sets SO_REUSEPORT: a second node would share the port in silence."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -361,6 +361,6 @@ def _check_listen_address(host: str, port: int) -> None:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise OperatorError(
-                    f"port {port} on {host} is in use: is this node running already? Stop it or choose another port"
+                    f"port {port} on {host} is in use; stop what listens there or choose another port"
                 ) from None
             raise OperatorError(f"cannot listen on {host}:{port}: {error.strerror}") from None

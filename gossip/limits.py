@@ -1,4 +1,4 @@
-"""Budgets per peer: token buckets in messages and bytes, and the numbers they have. Pure: the caller tells the time."""
+"""Budgets per peer: token buckets in messages and bytes. Pure: the caller tells the time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LANE_BUDGETS = {
     Lane.VOTE: BudgetLimits(Allowance(2_000, 8_000), Allowance(4 * 2**20, 16 * 2**20)),
     Lane.BULK: BudgetLimits(Allowance(4_000, 16_000), Allowance(64 * 2**20, 128 * 2**20)),
 }
-"""Per validator. Over it: vote frames are dropped, counted and blamed; bulk is read more slowly, without blame."""
+"""Per validator. Over it: vote frames are dropped, counted and blamed; bulk is read more slowly."""
 TOPIC_BUDGET = BudgetLimits(Allowance(100, 400), Allowance(8 * 2**20, 16 * 2**20))
 """Per peer that passes topic messages on. Over it: ignored, counted and blamed."""
 REQUEST_BUDGET = BudgetLimits(Allowance(10, 40), Allowance(64 * 2**10, 256 * 2**10))
@@ -37,7 +37,7 @@ REQUEST_BUDGET = BudgetLimits(Allowance(10, 40), Allowance(64 * 2**10, 256 * 2**
 
 
 class TokenBucket:
-    """An allowance that refills with time. Levels are kept in token-nanoseconds, so nothing is rounded away."""
+    """An allowance that refills with time. Levels are in token-nanoseconds, so nothing is rounded away."""
 
     def __init__(self, allowance: Allowance, now_ns: int) -> None:
         self._per_second = allowance.per_second
@@ -81,7 +81,7 @@ class Budget:
         return True
 
     def pace_ns(self, messages: int, size_bytes: int, now_ns: int) -> int:
-        """Take both whatever the level, and return how long to wait before reading on; 0 within the budget."""
+        """Take both whatever the level; returns how long to wait before reading on, 0 within the budget."""
         self._messages.take(messages)
         self._bytes.take(size_bytes)
         return max(self._messages.wait_ns(now_ns), self._bytes.wait_ns(now_ns))

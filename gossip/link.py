@@ -1,7 +1,8 @@
-"""One validator peer: its bounded queues, and the reader and writer of each lane. I/O: through the stream it is given.
+"""One validator peer: bounded queues, a reader and a writer per lane. I/O: through the streams it is given.
 
-One writer task per lane takes everything queued since its last write as one frame (or a few), so that many small
-messages cost one write. Nothing cancels a write half-way except the end of the connection, which is cut first.
+One writer task per lane takes everything queued since its last write as one frame (or a few), so that many
+small messages cost one write. Nothing cancels a write half-way except the end of the connection, which is cut
+first.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ RTT_EVERY_NS = 5 * NS
 
 
 class StreamBroken(Exception):
-    """The one exception of a stream: reset, ended, timed out or cut. Its connection is not to be used further."""
+    """The one exception of a stream: reset, ended, timed out or cut. Its connection is done with."""
 
 
 class Stream(Protocol):

@@ -1,8 +1,9 @@
 """Yamux as libp2p speaks it, without what makes small messages dear. I/O: the connection it is given.
 
-Measured with libp2p 0.8.1, four processes, 200-byte votes: every `trio.Lock` on the way is a pass of the scheduler
-although nobody waits, and every read answers with a window update, which doubles the packets. Here locks cost nothing
-unless contended, and credit is given back in halves of a fixed window. The bytes on the wire are plain yamux.
+Measured with libp2p 0.8.1, four processes, 200-byte votes: every `trio.Lock` on the way is a pass of the
+scheduler although nobody waits, and every read answers with a window update, which doubles the packets. Here
+locks cost nothing unless contended, and credit is given back in halves of a fixed window. The bytes on the
+wire are plain yamux.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from libp2p.transport.upgrader import TransportUpgrader
 from gossip.link import StreamBroken
 
 BULK_WINDOW_BYTES = 4 * 2**20
-"""What a peer may have under way on a bulk stream, and so the most we buffer for it: 40 MB/s at 100 ms round trip."""
+"""What a peer may have under way on a bulk stream, so the most we buffer: 40 MB/s at 100 ms round trip."""
 _READ_BYTES = 64 * 1024
 _HEADER = struct.Struct(YAMUX_HEADER_FORMAT)
 
@@ -54,7 +55,7 @@ class QuickLock:
 
 
 class LeanUpgrader(TransportUpgrader):
-    """Makes every connection's muxer lean before it starts. libp2p names its Yamux class itself: no subclass fits."""
+    """Makes each muxer lean before it starts; libp2p names its Yamux class itself, so no subclass fits."""
 
     async def upgrade_connection(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
         muxed = await super().upgrade_connection(conn, peer_id)

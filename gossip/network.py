@@ -1,7 +1,7 @@
-"""The network as the node sees it: lanes, topics, peers and one Protocol. Pure apart from trio's channel type.
+"""The network as the node sees it: lanes, topics, peers and one Protocol. Pure but for trio's channels.
 
-Two things implement `Network`: `gossip.service.Libp2pNetwork` over real sockets, and the simulator. Nothing here
-imports libp2p, which costs a second to load.
+Two things implement `Network`: `gossip.service.Libp2pNetwork` over real sockets, and the simulator. Nothing
+here imports libp2p, which costs a second to load.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Lane(IntEnum):
     VOTE = 0
     """Votes, certificates, status: small, never behind bulk. When a peer's queue is full its oldest goes."""
     BULK = 1
-    """Proposals, bodies, order bundles, oracle reports, block fetch. When the queue is full `send` refuses."""
+    """Proposals, bodies, order bundles, oracle reports, block fetch. When a queue is full `send` refuses."""
 
     @property
     def label(self) -> str:
@@ -55,9 +55,9 @@ TOPIC_MESSAGE_BYTES_MAX = 512 * 1024
 MESSAGE_BYTES_MAX = {Lane.VOTE: VOTE_MESSAGE_BYTES_MAX, Lane.BULK: BULK_MESSAGE_BYTES_MAX}
 
 VOTE_INBOX_FRAMES_MAX = 4096
-"""Frames the node has not read yet; when full an arriving vote frame is dropped and counted (senders retry)."""
+"""Frames not read by the node yet; when full an arriving vote frame is dropped and counted."""
 BULK_INBOX_FRAMES_MAX = 256
-"""When full, the reading of bulk streams waits (so senders' queues fill and refuse); topic messages are dropped."""
+"""When full, reading of bulk streams waits (so senders' queues fill) and topic messages are dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +137,9 @@ class Network(Protocol):
         """Queue one message; all that is queued in one loop turn leaves as one frame, in order.
 
         Returns:
-            Whether it was queued. VOTE: always, unless too large (a full queue loses its oldest; while the link is
-            down the newest are kept for its return). BULK: False when too large, the queue is full, or no link is up.
+            Whether it was queued. VOTE: always, unless too large (a full queue loses its oldest; while the
+            link is down the newest are kept for its return). BULK: False when too large, the queue is full,
+            or no link is up.
         """
 
     def broadcast(self, lane: Lane, message: bytes) -> int:

@@ -1,7 +1,7 @@
 """Gossipsub for what followers hear: publish, subscribe, and our verdicts narrowed to libp2p's booleans.
 
-I/O: through the libp2p host. Every parameter that matters is explicit: the defaults let ten messages a second through
-per peer, stretch the heartbeat to 30 s on a small mesh, and sign every message.
+I/O: through the libp2p host. Every parameter that matters is explicit: the defaults let ten messages a second
+through per peer, stretch the heartbeat to 30 s on a small mesh, and sign every message.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SEEN_MAX = 8192
 PEER_QUEUE_BUSY = 24
 """Packets that libp2p has queued for one peer before the next publication waits."""
 ROOM_SECONDS_MAX = 0.1
-"""How long a slow peer may hold back a publication; then that peer may lose it and fetch the block instead."""
+"""How long a slow peer may hold back a publication; then it may lose it, and fetches the block."""
 RPC_BYTES_MAX = 1 << 20
 """A larger gossipsub packet ends its stream."""
 BUDGETS_MAX = 256
@@ -59,7 +59,7 @@ class TopicGossip:
         deliver: Callable[[str, Topic, bytes], None],
         blame: Callable[[str, GossipReason], None],
     ) -> None:
-        """`deliver(peer id that passed it on, topic, data)` is called once per publication and must not block."""
+        """`deliver(who passed it on, topic, data)` is called once per publication and must not block."""
         self._names = {topic: topic_name(chain_id, topic) for topic in Topic}
         self._own_id = host.get_id()
         self._counters = counters
@@ -123,18 +123,18 @@ class TopicGossip:
             try:
                 await self._pubsub.publish(self._names[topic], message)
             except Exception as error:
-                # Threshold: libp2p lets a peer's broken stream out of publish; the next publication is not to blame.
+                # Threshold: libp2p lets a peer's broken stream out of publish; the next one is not to blame.
                 self._counters.add(GossipReason.HANDLER_FAILED, topic.value)
                 log.warning("publish_failed", topic=topic.value, error=repr(error))
 
     async def _wait_for_room(self) -> None:
-        """libp2p's queue per peer holds 32 and drops in silence: wait for the slowest peer, but not for long."""
+        """libp2p's queue per peer holds 32 and drops in silence: wait for the slowest, but not long."""
         with trio.move_on_after(ROOM_SECONDS_MAX):
-            while any(len(queue) >= PEER_QUEUE_BUSY for queue in self._pubsub.peer_queues.values()):
+            while any(len(q) >= PEER_QUEUE_BUSY for q in self._pubsub.peer_queues.values()):  # noqa: ASYNC110
                 await trio.sleep(0.002)
 
     def _validator(self, topic: Topic, wanted: bool) -> Callable[[ID, Any], bool]:
-        """libp2p's boolean validator, called once per message id. It must not raise: that would stop delivery."""
+        """libp2p's boolean validator, called once per message id. Raising would stop all delivery."""
 
         def validate(forwarder: ID, message: Any) -> bool:
             if forwarder == self._own_id:
@@ -198,6 +198,6 @@ def _message_id(message: Any) -> bytes:
 
 
 async def _drain(subscription: Any) -> None:
-    """The validator has delivered already: libp2p's channel of 32 would lose the rest of a burst in silence."""
+    """The validator has delivered already: this channel of 32 would lose the rest of a burst in silence."""
     while True:
         await subscription.get()

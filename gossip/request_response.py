@@ -1,6 +1,7 @@
-"""One question and one answer on a fresh stream, by which followers fetch final blocks. I/O: the streams given to it.
+"""One question, one answer, a fresh stream: how followers fetch final blocks. I/O: the streams it is given.
 
-Validators fetch from each other on the bulk lane; this is for nodes that do not vote, and it gets its own small quota.
+Validators fetch from each other on the bulk lane; this is for nodes that do not vote, and it gets its own
+small quota.
 """
 
 from __future__ import annotations

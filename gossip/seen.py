@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class SeenSet:
-    """Remembers the last `capacity` keys. When full, the oldest key is forgotten: it could then pass once more."""
+    """Remembers the last `capacity` keys. When full, the oldest is forgotten and could pass once more."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity

@@ -1,7 +1,7 @@
-"""The network edge at work: dials, accepts, greets, keeps every link alive. I/O: TCP through libp2p, the clock.
+"""The network edge at work: dials, accepts, greets, keeps links alive. I/O: TCP through libp2p, the clock.
 
-Of two validators the one with the lower index opens the lanes. The other only knocks, once, when it starts: the
-connection that it makes tells the lower one to stop waiting for its next attempt.
+Of two validators the one with the lower index opens the lanes. The other only knocks, once, when it starts:
+the connection that it makes tells the lower one to stop waiting for its next attempt.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Libp2pNetwork:
         self._edge: Edge | None = None
         self._topics: TopicGossip | None = None
 
-    # -- what the node calls ------------------------------------------------------------------------------------
+    # What the node calls.
 
     def send(self, to: ValidatorIndex, lane: Lane, message: bytes) -> bool:
         """See `Network.send`."""
@@ -106,10 +106,11 @@ class Libp2pNetwork:
         stream = await edge.open(self._peers[to].peer_id, FOLLOW_PROTOCOL)
         return await ask(stream, await self._greet(stream, to, FOLLOW_STREAM), body)
 
-    # -- the loops -----------------------------------------------------------------------------------------------
+    # The loops.
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until cancelled; `started` once listening. Raises OperatorError when the port is not to be had."""
+        """Serve until cancelled; `started` once listening. Raises OperatorError when the port is not to be
+        had."""
         from gossip.host import Edge
         from gossip.pubsub import TopicGossip
 
@@ -204,7 +205,7 @@ class Libp2pNetwork:
             return False
         return True
 
-    # -- streams -------------------------------------------------------------------------------------------------
+    # Streams.
 
     async def _open_lane(self, lane: Lane, peer: PeerConfig) -> None:
         stream = await self._running().open(peer.peer_id, LANE_PROTOCOLS[lane])
@@ -269,7 +270,7 @@ class Libp2pNetwork:
         log.warning("peer_refused", peer=peer, reason=reason.value, detail=error.detail)
         self.penalise(peer, reason)
 
-    # -- callbacks -----------------------------------------------------------------------------------------------
+    # Callbacks.
 
     def _admit(self, peer_id: str) -> bool:
         """Whether this peer id may be connected at all; asked right after the noise handshake proved it."""

@@ -13,5 +13,6 @@ def topic_name(chain_id: ChainId, topic: Topic) -> str:
 
 
 def publication_id(name: str, data: bytes) -> bytes:
-    """Identity of a publication: its topic and bytes, whoever publishes it, so that copies are one message."""
+    """Identity of a publication: its topic and bytes, whoever publishes it, so that copies are one
+    message."""
     return digest(b"quorate-gossip", name.encode() + b"\0" + data)

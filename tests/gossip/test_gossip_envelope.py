@@ -29,6 +29,7 @@ from primitives.identifiers import ChainId, ValidatorIndex
 
 LIMITS = FrameLimits(frame_bytes_max=64, messages_max=3)
 CHAIN = ChainId(b"\7" * 32)
+PEER = ValidatorIndex(3)
 
 
 def decode_all(raw: bytes, limits: FrameLimits = LIMITS) -> list[Frame]:
@@ -178,7 +179,7 @@ def a_hello(protocol: int = 1, chain_id: bytes = CHAIN, index: int = 3, lane: in
     return Frame(Kind.HELLO, (encode(Hello(protocol, chain_id, index, lane)),))
 
 
-def hello_reason(frame: Frame, index: ValidatorIndex | None = ValidatorIndex(3)) -> GossipReason | None:
+def hello_reason(frame: Frame, index: ValidatorIndex | None = PEER) -> GossipReason | None:
     try:
         check_hello(frame, CHAIN, index, Lane.VOTE)
     except ProtocolViolation as error:

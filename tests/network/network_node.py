@@ -1,7 +1,8 @@
-"""A node of the network tests as its own process: `python network_node.py INDEX PORT...`; commands on standard input.
+"""A node of the network tests as its own process: `python network_node.py INDEX PORT...`; commands on
+standard input.
 
-Prints one JSON line per event: {"up": [indices]}, {"got": [peer, lane, text]}. Commands: "say TEXT" broadcasts a vote,
-"body TEXT" broadcasts on the bulk lane.
+Prints one JSON line per event: {"up": [indices]}, {"got": [peer, lane, text]}. Commands: "say TEXT"
+broadcasts a vote, "body TEXT" broadcasts on the bulk lane.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import trio
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from gossip.network import Inbound, Lane, NetworkConfig, PeerConfig  # noqa: E402
-from gossip.peer_id import peer_id_of_seed  # noqa: E402
-from gossip.service import Libp2pNetwork  # noqa: E402
-from primitives.identifiers import ChainId, ValidatorIndex  # noqa: E402
+from gossip.network import Inbound, Lane, NetworkConfig, PeerConfig
+from gossip.peer_id import peer_id_of_seed
+from gossip.service import Libp2pNetwork
+from primitives.identifiers import ChainId, ValidatorIndex
 
 
 def seed_of(index: int) -> bytes:
@@ -52,7 +53,7 @@ async def report_inbound(channel: trio.MemoryReceiveChannel[Inbound]) -> None:
 async def report_links(network: Libp2pNetwork) -> None:
     last: list[int] | None = None
     while True:
-        up = [peer.index for peer in network.peers() if peer.connected]
+        up = [int(peer.index) for peer in network.peers() if peer.connected]
         if up != last:
             tell(up=up)
             last = up

@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 import trio
 
-from gossip.envelope import encode_frame, Kind
 from gossip.network import Inbound, Lane, NetworkConfig, PeerConfig, PeerName, Topic
 from gossip.peer_id import peer_id_of_seed
 from gossip.reasons import GossipReason
 from gossip.service import LANE_PROTOCOLS, Libp2pNetwork
-from primitives.errors import OperatorError, ProtocolViolation
+from primitives.errors import OperatorError
 from primitives.identifiers import ChainId, ValidatorIndex
 
 CHAIN = ChainId(b"\7" * 32)
@@ -61,7 +60,7 @@ async def running(*networks: Libp2pNetwork) -> AsyncIterator[None]:
 
 async def until(condition: Any, seconds: float = 8) -> None:
     with trio.fail_after(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await trio.sleep(0.02)
 
 
@@ -151,7 +150,7 @@ async def test_a_stranger_may_connect_but_not_open_a_lane() -> None:
     async with a_pair() as (low, _), an_outsider() as host:
         await dial(host, low.config)
         stream = await open_lane(host, low.config, Lane.VOTE)
-        with pytest.raises(Exception):  # noqa: B017, PT011
+        with pytest.raises(Exception):  # noqa: B017
             for _ in range(100):
                 await stream.read(1)
         await until(lambda: low.counters.get(GossipReason.UNKNOWN_PEER) == 1)
@@ -189,7 +188,7 @@ async def test_an_exception_in_a_stream_handler_does_not_end_the_host() -> None:
     low, high = Libp2pNetwork(first, on_request=broken), Libp2pNetwork(second)
     async with running(low, high):
         await until(lambda: all_up(low, high))
-        with pytest.raises(Exception):  # noqa: B017, PT011
+        with pytest.raises(Exception):  # noqa: B017
             await high.request(ValidatorIndex(0), b"block 7")
         await until(lambda: low.counters.get(GossipReason.HANDLER_FAILED) == 1)
         await until(lambda: all_up(low, high))
@@ -245,7 +244,7 @@ async def test_a_follower_asks_and_is_answered_within_its_quota() -> None:
     async with running(validator, follower):
         await until(lambda: follower._edge is not None and follower._edge.connected_peers())
         assert await follower.request(ValidatorIndex(0), b"7") == b"block " + b"7" * 1000
-        with pytest.raises(Exception):  # noqa: B017, PT011
+        with pytest.raises(Exception):  # noqa: B017
             await follower.request(ValidatorIndex(0), b"7" * 1025)
         await until(lambda: validator.counters.get(GossipReason.TOO_LARGE) == 1)
 
