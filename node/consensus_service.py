@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 import structlog
 import trio
@@ -173,13 +173,14 @@ class ConsensusService:
             case CancelTimer(kind):
                 self._deadlines.pop(kind, None)
             case BuildPayload():
-                self._start(self._build, effect)
+                self._nursery.start_soon(self._build, effect)
             case ValidatePayload():
-                self._start(self._validate, effect)
+                self._nursery.start_soon(self._validate, effect)
             case ServeBlocks():
-                self._start(self._serve, effect)
-            case DeliverFinal(blocks, proof, is_fast):
-                self._final_send.send_nowait(FinalDelivery(blocks, proof, is_fast, time.monotonic_ns()))
+                self._nursery.start_soon(self._serve, effect)
+            case DeliverFinal(blocks, proof):
+                delivery = FinalDelivery(blocks, proof, effect.is_fast, time.monotonic_ns())
+                self._final_send.send_nowait(delivery)
             case ReportNotarized():
                 self._metrics.on_notarized(effect)
             case EnteredView(view, leader, admitted_by):
@@ -193,9 +194,6 @@ class ConsensusService:
             case Halt(reason, detail):
                 self.halted = reason
                 log.critical("consensus_halted", reason=reason, detail=detail)
-
-    def _start(self, work: Callable[[Effect], Awaitable[None]], effect: Effect) -> None:
-        self._nursery.start_soon(work, effect)
 
     def _on_own_proposal(self, block: Block) -> None:
         """Our own block comes without ValidatePayload: we built it on this state. A resent one is known already."""

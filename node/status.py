@@ -49,7 +49,7 @@ class NodeAnswers:
         self._clock = clock
         self._process = psutil.Process()
 
-    async def submit_transactions(self, raws: Sequence[bytes]) -> tuple[SubmitReply, ...]:
+    async def submit(self, raws: Sequence[bytes]) -> tuple[SubmitReply, ...]:
         """Admit client transactions."""
         return await self._transactions.submit(raws)
 

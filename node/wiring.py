@@ -174,7 +174,12 @@ class _Wiring:
             clock=self.clock,
             own_index=self.own_index,
         )
-        parts = [self.consensus.run, router.run, final_blocks.run, self.transactions.run]
+        parts: list[Callable[[], Awaitable[None]]] = [
+            self.consensus.run,
+            router.run,
+            final_blocks.run,
+            self.transactions.run,
+        ]
         if self.own_index is not None and self.config.venues:
             parts.append(self._oracle(self.own_index).run)
         if self.config.gateway.enabled:
@@ -269,7 +274,7 @@ class _Wiring:
 
     def _restore(self, raws: list[bytes]) -> _Restored:
         """The state at the final tip; on the very first start the genesis state, stored as height 0."""
-        records = [decode_own(JournalRecord, raw) for raw in raws]  # type: ignore[arg-type]
+        records: list[JournalRecord] = [decode_own(JournalRecord, raw) for raw in raws]  # type: ignore[arg-type]
         ledger = self.genesis.ledger
         tip = self.store.tip()
         if tip is None:
@@ -288,10 +293,10 @@ class _Wiring:
             )
             return _Restored(state, None, block_hash, 0, records)
         state = State.from_leaves(self.chain_id, ledger, self.store.leaves())
-        raw, proof = self.store.block_at(tip.height), self.store.proof_at(tip.height)
+        raw, raw_proof = self.store.block_at(tip.height), self.store.proof_at(tip.height)
         ensure(raw is not None, "the store holds the block of its tip")
         block = decode_own(Block, raw or b"")
-        proof = decode_own(QuorumCertificate, proof) if proof else None
+        proof = decode_own(QuorumCertificate, raw_proof) if raw_proof else None
         final = FinalTip(block, proof) if tip.height else None
         return _Restored(state, final, BlockHash(tip.block_hash), tip.height, records)
 

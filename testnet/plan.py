@@ -58,7 +58,9 @@ def check_plan(plan: Plan) -> Plan:
     if not 1 <= plan.speed <= SPEED_MAX:
         raise OperatorError(f"--speed must be 1 to {SPEED_MAX}, not {plan.speed}.")
     if plan.traders < TRADERS_MIN:
-        raise OperatorError(f"--traders must be at least {TRADERS_MIN}, one of each role, not {plan.traders}.")
+        raise OperatorError(
+            f"--traders must be at least {TRADERS_MIN}, one of each role, not {plan.traders}."
+        )
     if plan.orders_per_second <= 0:
         raise OperatorError(f"--orders-per-second must be positive, not {plan.orders_per_second}.")
     if not plan.is_synthetic and not Path(plan.market).is_dir():
@@ -78,5 +80,7 @@ def parse_kill(text: str) -> Kill:
     """'2@20' or '2@20+5': kill validator 2 at second 20, start it again 3 (or 5) seconds later."""
     match = re.fullmatch(r"(\d+)@(\d+(?:\.\d+)?)(?:\+(\d+(?:\.\d+)?))?", text)
     if match is None:
-        raise OperatorError(f"--kill wants INDEX@SECONDS or INDEX@SECONDS+DOWN, such as 2@20+5, not {text!r}.")
+        raise OperatorError(
+            f"--kill wants INDEX@SECONDS or INDEX@SECONDS+DOWN, such as 2@20+5, not {text!r}."
+        )
     return Kill(int(match[1]), float(match[2]), float(match[3] or 3))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 import trio
@@ -44,20 +44,17 @@ class _Return:
     voted: float | None = None
 
 
-@dataclass(slots=True)
 class Run:
     """Everything that belongs to one run while it lasts."""
 
-    plan: Plan
-    layout: Layout
-    paint: Callable[[Picture], None]
-    nodes: list[Process] = field(default_factory=list)
-    crashed: list[str] = field(default_factory=list)
-    returns: list[_Return] = field(default_factory=list)
-    began: float = field(default_factory=time.monotonic)
-
-    def __post_init__(self) -> None:
-        layout = self.layout
+    def __init__(self, plan: Plan, layout: Layout, paint: Callable[[Picture], None]) -> None:
+        """`paint` is given a picture twice a second."""
+        self.plan = plan
+        self.layout = layout
+        self.paint = paint
+        self.crashed: list[str] = []
+        self.returns: list[_Return] = []
+        self.began = time.monotonic()
         self.market = Process(
             "market", ["-m", "testnet.market", str(layout.market_config)], layout.home / "market.log"
         )

@@ -144,9 +144,7 @@ def _crossing(
     return PlaceOrder(item.id, side, price, lots, TimeInForce.IOC, False, False, 0)
 
 
-def _live(
-    stage: Stage, wanted: Callable[[Instrument, Opinion], bool]
-) -> list[tuple[Instrument, Opinion]]:
+def _live(stage: Stage, wanted: Callable[[Instrument, Opinion], bool]) -> list[tuple[Instrument, Opinion]]:
     """Instruments with an opinion that have not nearly expired, ascending by id."""
     now_ns = stage.board.now_ns()
     return [

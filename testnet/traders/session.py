@@ -58,7 +58,9 @@ class Session:
         while True:
             url = f"ws://{self._gateways[self._turn % len(self._gateways)]}/v1/ws"
             try:
-                async with trio_websocket.open_websocket_url(url, max_message_size=MESSAGE_BYTES_MAX) as socket:
+                async with trio_websocket.open_websocket_url(
+                    url, max_message_size=MESSAGE_BYTES_MAX
+                ) as socket:
                     await self._serve(socket)
             except* (OSError, trio_websocket.HandshakeError, trio_websocket.ConnectionClosed, GatewayGone):
                 pass
