@@ -1,5 +1,6 @@
-"""A node of the network tests as its own process: `python network_node.py INDEX PORT...`; commands on
-standard input.
+"""A node of the network tests as its own process, told what to do on standard input.
+
+Started as `python network_node.py INDEX PORT...`.
 
 Prints one JSON line per event: {"up": [indices]}, {"got": [peer, lane, text]}. Commands: "say TEXT"
 broadcasts a vote, "body TEXT" broadcasts on the bulk lane.

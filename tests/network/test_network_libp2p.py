@@ -68,6 +68,13 @@ def all_up(*networks: Libp2pNetwork) -> bool:
     return all(peer.connected for network in networks for peer in network.peers())
 
 
+def back_again(*networks: Libp2pNetwork) -> bool:
+    """Both lanes were lost on every side, and are up."""
+    return all(network.counters.get(GossipReason.LINK_LOST) >= 2 for network in networks) and all_up(
+        *networks
+    )
+
+
 async def receive(channel: trio.MemoryReceiveChannel[Inbound], count: int) -> list[bytes]:
     messages: list[bytes] = []
     with trio.fail_after(8):
@@ -174,7 +181,7 @@ async def test_a_malformed_frame_ends_that_link_which_then_comes_back() -> None:
         assert stream is not None
         await stream.write(b"\0" * 8)
         await until(lambda: low.counters.get(GossipReason.BAD_VERSION) == 1)
-        await until(lambda: all_up(low, high))
+        await until(lambda: back_again(low, high))
         assert low.peers()[0].score == 50
         low.broadcast(Lane.VOTE, b"still here")
         assert await receive(high.votes, 1) == [b"still here"]
@@ -191,7 +198,7 @@ async def test_an_exception_in_a_stream_handler_does_not_end_the_host() -> None:
         with pytest.raises(Exception):  # noqa: B017
             await high.request(ValidatorIndex(0), b"block 7")
         await until(lambda: low.counters.get(GossipReason.HANDLER_FAILED) == 1)
-        await until(lambda: all_up(low, high))
+        await until(lambda: back_again(low, high))
         low.broadcast(Lane.VOTE, b"alive")
         assert await receive(high.votes, 1) == [b"alive"]
 
@@ -200,8 +207,7 @@ async def test_a_penalised_validator_is_cut_and_then_banned() -> None:
     async with a_pair() as (low, high):
         for _ in range(10):
             low.penalise(ValidatorIndex(1), GossipReason.INVALID_MESSAGE)
-        await until(lambda: high.counters.get(GossipReason.LINK_LOST) > 0)
-        await until(lambda: all_up(low, high))
+        await until(lambda: back_again(low, high))
         for _ in range(10):
             low.penalise(ValidatorIndex(1), GossipReason.INVALID_MESSAGE)
         await until(lambda: not low.peers()[0].connected)
@@ -277,3 +283,30 @@ async def test_half_open_connections_are_capped_and_spare_those_who_are_in() -> 
         assert await receive(low.votes, 1) == [b"through"]
         for stream in streams:
             await trio.aclose_forcefully(stream)
+
+
+@pytest.mark.slow
+async def test_three_hundred_connections_come_and_go_and_the_door_stays_open() -> None:
+    """libp2p 0.8.1 by itself accepts about 250 inbound connections in the life of a host."""
+    from gossip.counters import Counters
+    from gossip.host import Edge
+
+    validator = Libp2pNetwork(configs(1)[0])
+    peer = validator.config.validators[0]
+
+    async def come_and_go(seed: bytes) -> None:
+        config = replace(validator.config, own_index=None, identity_seed=seed)
+        edge = Edge(config, Counters(), lambda _: True, lambda _: None)
+        async with edge.run():
+            for _ in range(20):
+                await edge.connect(peer)
+                edge.abort_peer(peer.peer_id)
+                await until(lambda: not edge.is_connected(peer.peer_id))
+
+    async with running(validator):
+        async with trio.open_nursery() as nursery:
+            for number in range(15):
+                nursery.start_soon(come_and_go, bytes([100 + number]) * 32)
+        async with an_outsider() as host:
+            await dial(host, validator.config)
+        assert validator.counters.get(GossipReason.TOO_MANY_CONNECTIONS) == 0
