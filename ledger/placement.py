@@ -46,6 +46,8 @@ class _Open:
         self.lots = sum(order.left_lots for _, order in orders)
         self.lots += sum(abs(lots) for lots, _ in account.positions.values())
         self.instruments = set(account.positions) | {instrument for instrument, _ in orders}
+        self.new: dict[int, int] = {}
+        """Orders of this batch by instrument that have not entered yet."""
         self.reducing: dict[tuple[int, int], int] = {}
         for instrument, order in orders:
             if order.reduce_only:
@@ -64,6 +66,7 @@ class _Open:
         self.count += 1
         self.lots += action.size_lots
         self.instruments.add(action.instrument)
+        self.new[action.instrument] = self.new.get(action.instrument, 0) + 1
         if action.reduce_only:
             key = action.instrument, action.side
             self.reducing[key] = self.reducing.get(key, 0) + action.size_lots
@@ -181,7 +184,7 @@ class OrderDesk:
                 f"an account is in at most {parameters.positions_max} instruments",
             )
         resting = len(workspace.book(action.instrument)) + len(workspace.incoming.get(action.instrument, ()))
-        if resting >= parameters.orders_per_book_max:
+        if resting + opened.new.get(action.instrument, 0) >= parameters.orders_per_book_max:
             raise ProtocolViolation(LedgerReason.BOOK_FULL, "the book holds no more orders")
 
     # --- margin ---
