@@ -146,7 +146,7 @@ class Network(Protocol):
         """`send` to every other validator; returns how many queued it."""
 
     def publish(self, topic: Topic, message: bytes) -> bool:
-        """Queue one publication; False when too large or the queue is full."""
+        """Queue one publication; False when too large or the queue is full. Our own is not delivered to us."""
 
     def peers(self) -> Sequence[PeerStanding]:
         """The other validators, by index."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 
-from gossip.network import Inbound, Lane, NetworkConfig, PeerConfig, PeerName, Topic
+from gossip.network import Inbound, Lane, Network, NetworkConfig, PeerConfig, PeerName, Topic
 from gossip.peer_id import peer_id_of_seed
 from gossip.reasons import GossipReason
 from gossip.service import LANE_PROTOCOLS, Libp2pNetwork
@@ -20,6 +20,8 @@ from primitives.identifiers import ChainId, ValidatorIndex
 
 CHAIN = ChainId(b"\7" * 32)
 STRANGER_SEED = b"\x63" * 32
+
+_keeps_its_promise: type[Network] = Libp2pNetwork  # Checked by mypy.
 
 
 def seed_of(index: int) -> bytes:
