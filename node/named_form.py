@@ -41,7 +41,7 @@ def from_named(kind: type[T], named: Any) -> T:
 
 def format_named(named: Any) -> str:
     """JSON text in which small objects stay on one line."""
-    return _format(named, 0) + "\n"
+    return _format(named, 0, 0) + "\n"
 
 
 def parse_named(text: str) -> Any:
@@ -57,14 +57,16 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return names
 
 
-def _format(named: Any, depth: int) -> str:
+def _format(named: Any, depth: int, used: int) -> str:
+    """`used`: characters that stand before the value on its line, its indentation not counted."""
     line = json.dumps(named, ensure_ascii=False)
-    if not isinstance(named, dict | list) or not named or len(line) + 2 * depth <= LINE_CHARACTERS_MAX:
+    if not isinstance(named, dict | list) or not named or len(line) + 2 * depth + used < LINE_CHARACTERS_MAX:
         return line
     if isinstance(named, dict):
-        parts = [f"{json.dumps(name)}: {_format(item, depth + 1)}" for name, item in named.items()]
+        names = {name: f"{json.dumps(name)}: " for name in named}
+        parts = [names[name] + _format(item, depth + 1, len(names[name])) for name, item in named.items()]
     else:
-        parts = [_format(item, depth + 1) for item in named]
+        parts = [_format(item, depth + 1, 0) for item in named]
     inner = ",\n".join("  " * (depth + 1) + part for part in parts)
     opening, closing = "{}" if isinstance(named, dict) else "[]"
     return f"{opening}\n{inner}\n{'  ' * depth}{closing}"
