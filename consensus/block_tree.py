@@ -55,14 +55,18 @@ class Node:
 class BlockTree:
     """The final tip and everything known above it."""
 
-    def __init__(self, root: Block, root_hash: BlockHash, retain_views: int) -> None:
-        """`retain_views`: how far below the root the final chain's (view, hash) are remembered, for R9."""
+    def __init__(self, root: Block, root_hash: BlockHash, retain_views: int, proved: bool = True) -> None:
+        """`retain_views`: how far below the root the final chain's (view, hash) are remembered, for R9.
+
+        `proved`: whether the root has a finality proof of its own, not only a descendant's.
+        """
         self.root = Node(root_hash, root, Standing.ACCEPTABLE)
         self._nodes: dict[BlockHash, Node] = {root_hash: self.root}
         self._children: dict[BlockHash, list[Node]] = {}
         self._retain = retain_views
         self._final_views = [self.root.view]
         self._final_hashes = [root_hash]
+        self._proved_views = [self.root.view] if proved else []
 
     def get(self, block: BlockHash) -> Node | None:
         """A known block that may still matter."""
@@ -137,8 +141,11 @@ class BlockTree:
             one for one in unknown if any(c.height > self.root.height + 1 for c in self._children[one])
         )
 
-    def finalize(self, path: list[Node]) -> None:
-        """Make the last node of a path from the root the new root; forget what it overtakes."""
+    def finalize(self, path: list[Node], proved: bool = True) -> None:
+        """Make the last node of a path from the root the new root; forget what it overtakes.
+
+        `proved`: whether the last node has a finality proof of its own; its ancestors are final through it.
+        """
         for node in path:
             self._final_views.append(node.view)
             self._final_hashes.append(node.hash)
@@ -146,6 +153,9 @@ class BlockTree:
         self.root.standing = Standing.ACCEPTABLE
         keep_from = bisect_left(self._final_views, self.root.view - self._retain)
         del self._final_views[:keep_from], self._final_hashes[:keep_from]
+        if proved:
+            self._proved_views.append(self.root.view)
+        del self._proved_views[: bisect_left(self._proved_views, self._final_views[0])]
         self._prune()
 
     def _prune(self) -> None:
@@ -178,14 +188,17 @@ class BlockTree:
     def skips_final(self, block: Block) -> bool:
         """R9: whether a justified block passes over a final one: no honest quorum certifies such a chain.
 
-        Looks at the last final block below the block's view: the parent must be it, or lie above it.
+        Looks at the last block below the block's view that is final by a proof of its own: the parent must be it,
+        or lie above it. A block that is final only through a descendant may have been skipped lawfully by a
+        block between the two: a timeout certificate of its view that skips can exist beside one that carries it.
         """
         header = block.header
-        at = bisect_left(self._final_views, header.view) - 1
+        at = bisect_left(self._proved_views, header.view) - 1
         if at < 0:
             return False
-        view, name = self._final_views[at], self._final_hashes[at]
-        return header.parent_view < view or (header.parent_view == view and header.parent_hash != name)
+        view = self._proved_views[at]
+        other = header.parent_view == view and header.parent_hash != self.final_at(view)
+        return header.parent_view < view or other
 
     def nodes(self) -> list[Node]:
         """Everything above the root, in view order."""

@@ -332,8 +332,9 @@ class Core:
             state.out.votes += state.own.votes_in(view)
         block = state.proposals.get(state.view)
         if stuck and block is not None and not state.own.halted:
-            vote = next(v for v in state.own.votes_in(state.view) if v.kind == VoteKind.NOTARIZE)
-            state.out.add(Broadcast(Proposal(block, vote)))
+            # A crash inside the write may have kept the block and lost the vote: then it was never sent.
+            votes = [vote for vote in state.own.votes_in(state.view) if vote.subject == hash_of(block.header)]
+            state.out.effects += [Broadcast(Proposal(block, v)) for v in votes if v.kind == VoteKind.NOTARIZE]
 
     def _fetch_missing(self) -> None:
         """Blocks that a proof, a certificate, a vote or a child names, and that we do not hold."""

@@ -46,7 +46,7 @@ def _deliver(state: ConsensusState, path: list[Node]) -> None:
         _alarm(state, "final_block_invalid", proof, None)
         return
     state.out.add(DeliverFinal(tuple(node.block for node in path), proof))
-    state.tree.finalize(path)
+    state.tree.finalize(path, proved=proof.block == path[-1].hash)
     state.tree_changed = True
     _prune(state)
 

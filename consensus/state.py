@@ -112,7 +112,9 @@ class ConsensusState:
         self.set_hash = validators.set_hash()
         self.pacemaker = Pacemaker(parameters.delta_ms, parameters.min_block_ms)
         self.own = OwnVotes(config.chain_id, self.epoch.number, config.own_index, signer.sign)
-        self.tree = BlockTree(tip.block, hash_of(tip.block.header), parameters.retain_views)
+        tip_hash = hash_of(tip.block.header)
+        proved = tip.proof is None or tip.proof.block == tip_hash
+        self.tree = BlockTree(tip.block, tip_hash, parameters.retain_views, proved)
         self.votes = VoteKeeper(validators)
         self.certificates = CertificateStore(validators)
         self.fetcher = Fetcher(validators.count, config.own_index)
