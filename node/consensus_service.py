@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
 import structlog
 import trio
 
@@ -158,7 +159,7 @@ class ConsensusService:
 
     # --- effects ---
 
-    def _perform(self, effect: Effect) -> None:  # noqa: PLR0912 - one arm for each effect
+    def _perform(self, effect: Effect) -> None:
         match effect:
             case Persist():
                 pass

@@ -141,7 +141,7 @@ class LedgerService:
             return await self._in_thread(lambda: self._build(parent, height, reports))
 
     async def finalize(self, blocks: Sequence[Block], proof: QuorumCertificate) -> list[FinalResult]:
-        """Execute (if need be), commit and store final blocks, in height order. Blocks known to be final are skipped."""
+        """Execute (if need be), commit and store final blocks, in height order; known ones are skipped."""
         async with self._lock:
             return await self._in_thread(lambda: self._finalize(blocks, proof))
 

@@ -1,7 +1,8 @@
 """The validator's oracle: venues in, signed reports out, the newest report of every validator kept. Trio tasks.
 
 Each index interval this validator reports its indices and forwards, and each surface interval it also fits every
-expiry (on a worker thread); a report always carries the last fit, so that none is lost between two blocks. Reports go to all validators on the bulk lane; the leader puts the newest of each into its block.
+expiry (on a worker thread); a report always carries the last fit, so that none is lost between two blocks. Reports
+go to all validators on the bulk lane; the leader puts the newest of each into its block.
 """
 
 from __future__ import annotations

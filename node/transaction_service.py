@@ -13,6 +13,7 @@ import trio
 from gossip.network import Network
 from ledger.admission import ReadTransaction, check_transaction
 from ledger.reasons import LedgerReason
+from ledger.transactions import transaction_id
 from node.ledger_service import LedgerService
 from node.messages import BUNDLE_TRANSACTIONS_MAX, TransactionBundle, lane_of
 from node.metrics import NodeMetrics
@@ -20,7 +21,6 @@ from node.rpc.protocol import SubmitReply
 from node.verifier import SignatureVerifier
 from primitives.codec import encode
 from primitives.errors import ProtocolViolation
-from ledger.transactions import transaction_id
 
 REBROADCAST_SECONDS = 1.0
 """Transactions that clients gave us and that are still waiting are passed on again this often."""

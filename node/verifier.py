@@ -22,8 +22,6 @@ CHUNK = 128
 """Signatures verified by one thread call."""
 
 
-
-
 def _all_valid(checks: Sequence[tuple[bytes, bytes, bytes]]) -> bool:
     return all(is_valid(key, message, signature) for key, message, signature in checks)
 

@@ -14,90 +14,33 @@ from rich.console import Console
 from rich.live import Live
 
 from primitives.errors import OperatorError
-from testnet.plan import Plan, check_plan, parse_kill
+from testnet.plan import Plan, check_plan
 from testnet.report import Facts, Verdict, broken_promises, doubts, judge, report_of
 from testnet.run import Run
 from testnet.setup import Layout, create
 from testnet.view import Picture, render, status_line
 
 STATUS_LINE_SECONDS = 5.0
+DEFAULT_PLAN = Plan()
 
 app = App(name="testnet", help="Run a local network of real validators with a market and traders.")
 
 
 @app.command
-def up(
-    *,
-    validators: int = 4,
-    seconds: float = 60.0,
-    blocks: int = 0,
-    market: str = "synthetic",
-    speed: int = 60,
-    traders: int = 6,
-    orders_per_second: float = 50.0,
-    seed: int = 1,
-    view: Annotated[bool, Parameter(negative="--no-view")] = True,
-    report: Path | None = None,
-    home: Path | None = None,
-    kill: tuple[str, ...] = (),
-    min_block_ms: int = 200,
-) -> int:
+def up(plan: Annotated[Plan, Parameter(name="*")] = DEFAULT_PLAN) -> int:
     """Start validators, venues and traders as processes on loopback, watch them, stop them, and judge the run.
 
     Prints a verdict and writes a JSON report. Exit code: 0 promises kept, 1 a promise broken, 2 inconclusive.
 
     Examples:
-        quorate testnet up
-        quorate testnet up --validators 7 --seconds 120 --kill 2@30+5
-        quorate testnet up --market ../shared/data --speed 60 --report replay.json
 
-    Parameters
-    ----------
-    validators
-        Number of validator processes.
-    seconds
-        Length of the run, from the first final block.
-    blocks
-        End earlier, at this height (0: never).
-    market
-        'synthetic', or a directory with real option chains to replay.
-    speed
-        Market seconds per real second, so that an expiry falls into a short run.
-    traders
-        Trading programs: makers, takers, a hedger and one who takes too much risk.
-    orders_per_second
-        New orders that all makers together send, about.
-    seed
-        Of everything random: the market, the traders' choices, the keys.
-    view
-        Show a live view; without it, or without a terminal, a line every few seconds.
-    report
-        Where to write the JSON report (default: report.json in the home directory).
-    home
-        Keep everything in this new directory (default: a temporary one, removed after a kept run).
-    kill
-        INDEX@SECONDS[+DOWN]: SIGKILL a validator and start it again; may be given several times.
-    min_block_ms
-        Least time between two blocks.
+        quorate testnet up
+
+        quorate testnet up --validators 7 --seconds 120 --kill 2@30+5
+
+        quorate testnet up --market ../shared/data --report replay.json
     """
-    plan = check_plan(
-        Plan(
-            validators=validators,
-            seconds=seconds,
-            blocks=blocks,
-            market=market,
-            speed=speed,
-            traders=traders,
-            orders_per_second=orders_per_second,
-            seed=seed,
-            view=view,
-            report=report,
-            home=home,
-            kills=tuple(parse_kill(text) for text in kill),
-            min_block_ms=min_block_ms,
-        )
-    )
-    return _run(plan)
+    return _run(check_plan(plan))
 
 
 def _run(plan: Plan) -> int:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from primitives.errors import OperatorError
 
@@ -25,23 +28,41 @@ class Kill:
     down_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One run. `seconds` counts from the first final block; `blocks` ends it earlier when reached (0: never)."""
+def _help(text: str) -> Parameter:
+    return Parameter(help=text)
 
-    validators: int
-    seconds: float
-    blocks: int
-    market: str
-    speed: int
-    traders: int
-    orders_per_second: float
-    seed: int
-    view: bool
-    report: Path | None
-    home: Path | None
-    kills: tuple[Kill, ...]
-    min_block_ms: int
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One run, as asked for on the command line."""
+
+    validators: Annotated[int, _help("Number of validator processes.")] = 4
+    seconds: Annotated[float, _help("Length of the run, from the first final block.")] = 60.0
+    blocks: Annotated[int, _help("End earlier, at this height (0: never).")] = 0
+    market: Annotated[str, _help("'synthetic', or a directory with real option chains to replay.")] = (
+        "synthetic"
+    )
+    speed: Annotated[
+        int, _help("Market seconds per real second, so that an expiry falls into a short run.")
+    ] = 60
+    traders: Annotated[int, _help("Trading programs: makers, takers, a hedger, one who risks too much.")] = 6
+    orders_per_second: Annotated[float, _help("New quotes that all makers together send, about.")] = 50.0
+    seed: Annotated[int, _help("Of everything random: the market, the traders' choices, the keys.")] = 1
+    view: Annotated[bool, _help("Show a live view; without a terminal, a line every few seconds.")] = True
+    report: Annotated[Path | None, _help("Where to write the JSON report (default: in the home).")] = None
+    home: Annotated[
+        Path | None, _help("Keep everything in this new directory (default: a temporary one).")
+    ] = None
+    kill: Annotated[
+        tuple[str, ...],
+        _help("INDEX@SECONDS[+DOWN]: SIGKILL a validator, start it again DOWN (3) seconds later."),
+    ] = ()
+    min_block_ms: Annotated[int, _help("Least time between two blocks.")] = 200
+
+    @property
+    def kills(self) -> tuple[Kill, ...]:
+        """What `kill` asks for. Raises OperatorError."""
+        return tuple(parse_kill(text) for text in self.kill)
 
     @property
     def is_synthetic(self) -> bool:

@@ -94,10 +94,11 @@ class Process:
 
     async def wait_ended(self) -> None:
         """Wait for the end; kill it after STOP_SECONDS."""
-        with trio.move_on_after(STOP_SECONDS):
-            while self.pid is not None:
-                await trio.sleep(0.05)
-        if self.pid is not None:
+        if self._popen is None:
+            return
+        try:
+            await trio.to_thread.run_sync(self._popen.wait, STOP_SECONDS)
+        except subprocess.TimeoutExpired:
             self.kill()
 
     def log_tail(self) -> str:

@@ -99,9 +99,9 @@ class Run:
                 for node in self.nodes:
                     node.start()
                 nursery.start_soon(self.collector.run)
-                nursery.start_soon(self.truth.run)
                 nursery.start_soon(self._watch)
                 await self._first_block()
+                nursery.start_soon(self.truth.run)
                 self.traders.start()
                 for kill in self.plan.kills:
                     nursery.start_soon(self._kill, kill)
@@ -182,12 +182,10 @@ class Run:
         collector, tally = self.collector, self.collector.tally
         now_ns = self.clock.now_ns()
         since = self.first_final_at
-        year, month, day = date_of(now_ns)
-        seconds = now_ns // NS % 86_400
         return Picture(
             elapsed_seconds=0.0 if since is None else self.now() - since,
             total_seconds=self.plan.seconds,
-            market_time=f"{year}-{month:02d}-{day:02d} {seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}",
+            market_time=_clock_text(now_ns),
             validators=[self._row(index) for index in range(self.plan.validators)],
             indices={
                 item.name: price for item in Underlying if (price := self.truth.index_usd(item)) is not None
@@ -310,6 +308,13 @@ class Run:
         with suppress(OSError, msgspec.MsgspecError):
             return msgspec.json.decode(self.layout.traders_result.read_bytes(), type=TradersOutcome)
         return TradersOutcome()
+
+
+def _clock_text(time_ns: int) -> str:
+    """2026-02-06 07:59:30."""
+    year, month, day = date_of(time_ns)
+    seconds = time_ns // NS % 86_400
+    return f"{year}-{month:02d}-{day:02d} {seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
 def _recovery(back: _Return) -> Recovery:

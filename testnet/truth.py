@@ -46,11 +46,11 @@ class Truth:
         self.marks: MarksView | None = None
 
     async def run(self) -> None:
-        """Sample until cancelled."""
+        """Sample until cancelled. Start it after the first final block: the validator's store must exist."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._truth.run)
             nursery.start_soon(self._venue.run)
-            store = await self._open()
+            store = BlockStore.open(self._store_path, read_only=True)
             try:
                 while True:
                     await trio.sleep(SAMPLE_SECONDS)
@@ -60,12 +60,6 @@ class Truth:
                         self._sample(self.marks)
             finally:
                 store.close()
-
-    async def _open(self) -> BlockStore:
-        while not (self._store_path / "data.mdb").exists():
-            await trio.sleep(0.2)
-        await trio.sleep(0.5)
-        return BlockStore.open(self._store_path, read_only=True)
 
     def index_usd(self, underlying: int) -> float | None:
         """The true index now, None before the first quote."""

@@ -23,22 +23,18 @@ PAUSE_SECONDS = {Role.TAKER: 0.7, Role.HEDGER: 2.0, Role.GAMBLER: 0.7}
 """Between two actions; a maker's follows from the wanted order rate."""
 
 
-async def run_traders(config: TradersConfig) -> None:
-    """Trade until SIGTERM or SIGINT, then write the outcome."""
-    outcome = TradersOutcome()
+async def run_traders(config: TradersConfig, outcome: TradersOutcome) -> None:
+    """Trade until SIGTERM or SIGINT, noting in `outcome` what becomes of everything."""
     clock = MarketClock(config.start_market_ns, config.start_monotonic_ns, int(config.speed))
     board = Board(config.venues, config.instruments, config.speed, clock.now_ns)
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(board.run)
-            for spec in config.traders:
-                nursery.start_soon(_trade, spec, config, board, outcome)
-            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                async for _ in signals:
-                    break
-            nursery.cancel_scope.cancel()
-    finally:
-        Path(config.result_path).write_bytes(msgspec.json.encode(outcome))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(board.run)
+        for spec in config.traders:
+            nursery.start_soon(_trade, spec, config, board, outcome)
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for _ in signals:
+                break
+        nursery.cancel_scope.cancel()
 
 
 async def _trade(spec: TraderSpec, config: TradersConfig, board: Board, outcome: TradersOutcome) -> None:
@@ -69,7 +65,12 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         print("The traders' process takes one argument: its configuration file.", file=sys.stderr)
         return 2
-    trio.run(run_traders, msgspec.json.decode(Path(arguments[0]).read_bytes(), type=TradersConfig))
+    config = msgspec.json.decode(Path(arguments[0]).read_bytes(), type=TradersConfig)
+    outcome = TradersOutcome()
+    try:
+        trio.run(run_traders, config, outcome)
+    finally:
+        Path(config.result_path).write_bytes(msgspec.json.encode(outcome))
     return 0
 
 
