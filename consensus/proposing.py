@@ -64,7 +64,12 @@ def best_parent(state: ConsensusState) -> Node | None:
 
 
 def request_certificates(state: ConsensusState) -> None:
-    """Ask everybody for the views without a certificate between the final tip and ours: we cannot lead yet."""
+    """Ask everybody for the views without a certificate between the final tip and ours: we cannot lead yet.
+
+    While catch-up has a target there is no point: finality will overtake most of them.
+    """
+    if state.targets:
+        return
     known = set(state.certificates.views())
     missing = [view for view in range(max(1, state.tree.root.view), state.view) if view not in known]
     if missing:

@@ -64,7 +64,9 @@ class ModelSigner:
         self.public_key = digest(b"test-key", index.to_bytes(2, "big"))
 
     def sign(self, message: bytes) -> bytes:
-        return digest(b"test-sign-a", self.public_key + message) + digest(b"test-sign-b", self.public_key + message)
+        return digest(b"test-sign-a", self.public_key + message) + digest(
+            b"test-sign-b", self.public_key + message
+        )
 
 
 def a_validator_set(count: int) -> ValidatorSet:

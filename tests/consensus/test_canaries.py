@@ -70,9 +70,7 @@ CANARIES = [
 
 
 @pytest.mark.parametrize(("break_it", "seeds"), CANARIES)
-def test_a_broken_build_is_caught(
-    break_it: Callable[[Patch], None], seeds: int, monkeypatch: Patch
-) -> None:
+def test_a_broken_build_is_caught(break_it: Callable[[Patch], None], seeds: int, monkeypatch: Patch) -> None:
     break_it(monkeypatch)
     for seed in range(seeds):
         try:

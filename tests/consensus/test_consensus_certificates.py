@@ -123,7 +123,10 @@ NEXT = a_child(FIRST)
 UNJUSTIFIED: list[tuple[Block, Reason]] = [
     (replace(NEXT, header=replace(NEXT.header, chain_id=A)), Reason.WRONG_CHAIN),
     (replace(NEXT, header=replace(NEXT.header, epoch=1)), Reason.WRONG_EPOCH),
-    (replace(NEXT, header=replace(NEXT.header, proposer=(NEXT.header.proposer + 1) % 4)), Reason.WRONG_LEADER),
+    (
+        replace(NEXT, header=replace(NEXT.header, proposer=(NEXT.header.proposer + 1) % 4)),
+        Reason.WRONG_LEADER,
+    ),
     (replace(NEXT, header=replace(NEXT.header, parent_view=2)), Reason.WRONG_PARENT),
     (replace(NEXT, header=replace(NEXT.header, justification_root=A)), Reason.WRONG_ROOT),
     (a_block(2, FIRST, None), Reason.WRONG_PARENT),
@@ -183,4 +186,6 @@ def test_a_proposal_asks_for_every_embedded_signature() -> None:
 
 def test_a_response_must_be_linked_from_the_requested_block() -> None:
     admission.check(BlockResponse(name_of(NEXT), (NEXT, FIRST)), EPOCH)
-    assert refusal(lambda: admission.check(BlockResponse(name_of(NEXT), (FIRST,)), EPOCH)) == Reason.NOT_LINKED
+    assert (
+        refusal(lambda: admission.check(BlockResponse(name_of(NEXT), (FIRST,)), EPOCH)) == Reason.NOT_LINKED
+    )

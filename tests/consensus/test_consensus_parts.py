@@ -170,7 +170,7 @@ def test_targets_descend_to_the_final_tip_and_come_back_up() -> None:
     targets = FinalTargets()
     targets.prove(a_finalization(9, A))
     targets.descend(B)
-    targets.prove(a_finalization(8, B"x" * 32))
+    targets.prove(a_finalization(8, b"x" * 32))
     assert (targets.lowest(), targets.proof) == (B, a_finalization(9, A))
     higher = BlockHash(b"H" * 32)
     targets.prove(a_finalization(10, higher))

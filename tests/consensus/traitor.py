@@ -75,4 +75,3 @@ class Traitor:
                 if kind == VoteKind.NULLIFY or subject != NO_BLOCK:
                     told.append(signed(self.index, kind, vote.view, subject))
         return [Votes(tuple(told))] if told else []
-
