@@ -1,0 +1,371 @@
+"""The gateway as its own process, before a real socket and a real store: queries, orders, streams, bad clients."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import msgspec
+import psutil
+import pytest
+import trio
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from consensus.messages import Block, Header, Justification
+from ledger.accounts import new_account
+from ledger.events import OrderAccepted, Trade, TransactionApplied, TransactionRejected
+from ledger.genesis import GenesisAccount
+from ledger.instruments import Underlying
+from ledger.listing import Listing
+from ledger.matching.book import Book
+from ledger.matching.orders import RestingOrder
+from ledger.state_keys import account_key, book_key, listing_key
+from ledger.transactions import transaction_id
+from node.config import NodeConfig, load_config
+from node.genesis_defaults import default_instruments, default_ledger_genesis, make_genesis, reporters_of
+from node.home import create_homes, entry_of
+from node.keystore import ValidatorKeys
+from node.rpc.node_socket import NodeSocket
+from node.rpc.protocol import FinalBlockNotice, StatusReply, SubmitReply, TransactionStatus
+from node.rpc.supervisor import GatewayProcess, bind_gateway
+from node.rpc.views import MarginRow, MarginsView, MarkRow, MarksView
+from node.storage.block_store import BlockStore, FinalBlock
+from primitives.amounts import USD
+from primitives.codec import encode
+from primitives.errors import OperatorError
+from primitives.signing import SigningKey
+
+TIME_NS = 1_770_000_000_000_000_000
+INDEX_UUSD = {Underlying.BTC: 100_000 * USD}
+OWNER = b"\5" * 20
+RAW = b"a transaction"
+PERPETUAL = "BTC-PERPETUAL"
+
+
+class Node:
+    """Stands where consensus would: says yes to every transaction but `bad`."""
+
+    async def submit(self, raws: Sequence[bytes]) -> list[SubmitReply]:
+        return [
+            SubmitReply(transaction_id(raw), raw != b"bad", "bad_nonce" if raw == b"bad" else "", "")
+            for raw in raws
+        ]
+
+    def status(self) -> StatusReply:
+        return StatusReply(
+            *("node0", 0, bytes(32), 1, 1, 9, 1, b"\1" * 32, b"\2" * 32, TIME_NS, TIME_NS, "", "", ()),
+            *(40_000, 90_000, 100, 600_000, 3, 10**8, 1_000, 0, (("journal", 2),)),
+        )
+
+    def metrics_text(self) -> bytes:
+        return b"quorate_view 9\n"
+
+
+class Running(NamedTuple):
+    """A gateway and what stands behind it."""
+
+    http: httpx.AsyncClient
+    gateway: GatewayProcess
+    node: NodeSocket
+    config: NodeConfig
+
+    @property
+    def ws_url(self) -> str:
+        return f"ws://127.0.0.1:{self.gateway.port}/v1/ws"
+
+
+def a_home(path: Path, **gateway: Any) -> NodeConfig:
+    keys = ValidatorKeys.generate()
+    entries = [entry_of("node0", keys)]
+    ledger = default_ledger_genesis(
+        time_ns=TIME_NS,
+        custodian_key=SigningKey(b"\6" * 32).public_key,
+        reporters=reporters_of(entries),
+        index_uusd=INDEX_UUSD,
+        instruments=default_instruments(TIME_NS, INDEX_UUSD),
+        accounts=[GenesisAccount(OWNER, 0, 1_000 * USD)],
+    )
+    genesis = make_genesis("gateway-test", entries, ledger)
+    settings = [{"gateway": {"port": 0, **gateway}, "log_file": "node.log"}]
+    create_homes([path], [keys], genesis, [("127.0.0.1", 1)], password=None, settings=settings)
+    return load_config(path)
+
+
+def a_block() -> Block:
+    zero = bytes(32)
+    header = Header(zero, 0, 1, 1, zero, 0, 0, TIME_NS, zero, zero, zero, zero, zero, 0)
+    return Block(header, (b"oracle update", RAW), (), Justification(None, ()))
+
+
+def an_order(order_id: int, side: int, price: int, lots: int) -> RestingOrder:
+    return RestingOrder(order_id, OWNER, 0, side, price * USD, lots, 1, 0, 0, True, False)
+
+
+EVENTS = (
+    TransactionApplied(transaction_id(RAW), OWNER, 0, 3),
+    OrderAccepted(transaction_id(RAW), 0, 11, OWNER, 0, 0, 0, 99_000 * USD, 5, 2**60),
+    Trade(0, 99_000 * USD, 5, 11, 12, OWNER, 0, b"\7" * 20, 1, 100, -50),
+)
+
+
+def commit_first_block(store: BlockStore) -> None:
+    bids = (an_order(1, 0, 99_000, 5), an_order(2, 0, 99_000, 7), an_order(3, 0, 98_000, 1))
+    listing = default_instruments(TIME_NS, INDEX_UUSD)
+    leaves = [
+        (account_key((OWNER, 0)), encode(new_account(OWNER, 0, 2**60))),
+        (book_key(0), encode(Book(bids, (an_order(4, 1, 101_000, 2),)))),
+        *((listing_key(item.id), encode(Listing(item, item.id == 1, 7 * USD))) for item in listing),
+    ]
+    views = {
+        "marks": encode(MarksView(1, TIME_NS, (MarkRow(0, 100_000 * USD, 0, 1_000_000),))),
+        "margins": encode(MarginsView(1, (MarginRow(OWNER, 0, 2**60, 5, 6, "healthy"),))),
+    }
+    ids = (transaction_id(RAW),)
+    store.commit(FinalBlock(1, b"\1" * 32, encode(a_block()), b"", encode(EVENTS), ids, leaves, views))
+
+
+@asynccontextmanager
+async def running(home: Path, **gateway: Any) -> AsyncIterator[Running]:
+    config = a_home(home, **gateway)
+    store = BlockStore.open(config.store_path)
+    commit_first_block(store)
+    node, process = NodeSocket(config.socket_path, Node()), GatewayProcess(config)
+    async with trio.open_nursery() as nursery, httpx.AsyncClient() as http:
+        http.base_url = httpx.URL(f"http://127.0.0.1:{process.port}")
+        await nursery.start(node.run)
+        nursery.start_soon(process.run)
+        with trio.fail_after(10):
+            while (await http.get("/health")).status_code != 200:  # noqa: ASYNC110
+                await trio.sleep(0.02)
+            while node.subscribers == 0:  # noqa: ASYNC110
+                await trio.sleep(0.02)
+        yield Running(http, process, node, config)
+        nursery.cancel_scope.cancel()
+
+
+async def body_of(running: Running, path: str) -> Any:
+    answer = await running.http.get(path)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def test_queries_answer_from_the_final_state(tmp_path: Path) -> None:
+    async with running(tmp_path / "h") as it:
+        status = await body_of(it, "/v1/status")
+        assert (status["final_height"], status["is_stale"], status["counters"]) == (1, False, {"journal": 2})
+        block = await body_of(it, "/v1/blocks/latest")
+        assert (block["height"], block["transaction_ids"]) == (1, [transaction_id(RAW).hex()])
+        assert [event["event"] for event in block["events"]] == [
+            "transaction_applied",
+            "order_accepted",
+            "trade",
+        ]
+        assert block == await body_of(it, "/v1/blocks/1")
+        account = await body_of(it, f"/v1/accounts/{OWNER.hex()}/0")
+        assert (account["cash_uusd"], account["health"], account["margin"]) == (
+            *(str(2**60), "healthy"),
+            {"equity_uusd": str(2**60), "im_excess_uusd": "5", "mm_excess_uusd": "6"},
+        )
+        listed = (await body_of(it, "/v1/instruments"))["instruments"]
+        assert listed[0]["name"] == PERPETUAL and listed[0]["mark"]["mark_uusd"] == str(100_000 * USD)
+        assert (listed[1]["is_settled"], listed[1]["settlement_price_uusd"]) == (True, str(7 * USD))
+        book = await body_of(it, f"/v1/books/{PERPETUAL}")
+        assert book["bids"] == [
+            {"price_uusd": str(99_000 * USD), "size_lots": 12},
+            {"price_uusd": str(98_000 * USD), "size_lots": 1},
+        ]
+        assert book == await body_of(it, "/v1/books/0")
+        found = await body_of(it, f"/v1/transactions/{transaction_id(RAW).hex()}")
+        assert (found["status"], found["height"], len(found["events"])) == ("final", 1, 2)
+        assert (await it.http.get("/metrics")).text.startswith("quorate_view 9\n")
+
+
+async def test_each_refusal_has_a_status_and_a_stable_reason(tmp_path: Path) -> None:
+    async with running(tmp_path / "h") as it:
+        for path, code, reason in (
+            ("/v1/blocks/2", 404, "not_found"),
+            ("/v1/blocks/-1", 400, "bad_request"),
+            ("/v1/blocks/" + "9" * 400, 400, "bad_request"),
+            (f"/v1/accounts/{OWNER.hex()}/256", 404, "not_found"),
+            (f"/v1/accounts/{OWNER.hex().upper()[:-1]}G/0", 400, "bad_request"),
+            ("/v1/accounts/00/0", 400, "bad_request"),
+            ("/v1/books/DOGE-PERPETUAL", 404, "not_found"),
+            ("/v1/surface/DOGE", 404, "not_found"),
+            ("/v1/surface/BTC", 404, "not_found"),
+            ("/v1/transactions/" + "ab" * 32, 404, "not_found"),
+            ("/v1/orders", 405, "bad_request"),
+            ("/admin", 404, "not_found"),
+        ):
+            answer = await it.http.get(path)
+            assert (path, answer.status_code, answer.json()["reason"]) == (path, code, reason)
+
+
+async def test_orders_are_taken_as_bytes_or_as_json(tmp_path: Path) -> None:
+    async with running(tmp_path / "h") as it:
+        accepted = await it.http.post("/v1/orders", content=RAW)
+        in_json = await it.http.post("/v1/orders", json={"transaction": base64.b64encode(RAW).decode()})
+        assert (accepted.status_code, accepted.json(), in_json.json()) == (
+            202,
+            *[{"transaction_id": transaction_id(RAW).hex(), "accepted": True, "reason": "", "detail": ""}]
+            * 2,
+        )
+        refused = await it.http.post("/v1/orders", content=b"bad")
+        assert (refused.status_code, refused.json()["reason"]) == (422, "bad_nonce")
+        for content, kind, code, reason in (
+            (bytes(65_537), "application/octet-stream", 413, "body_too_large"),
+            (bytes(300_000), "application/octet-stream", 413, "body_too_large"),
+            (b'{"transaction": "zz', "application/json", 400, "bad_request"),
+            (b'{"transaction": 5}', "application/json", 400, "bad_request"),
+            (b"[" * 100_000, "application/json", 400, "bad_request"),
+        ):
+            answer = await it.http.post("/v1/orders", content=content, headers={"content-type": kind})
+            assert (answer.status_code, answer.json()["reason"]) == (code, reason)
+
+
+def listen(url: str, work: Callable[[ClientConnection], Any]) -> Any:
+    with connect(url, open_timeout=5) as connection:
+        return work(connection)
+
+
+def asked(connection: ClientConnection, **request: Any) -> Any:
+    connection.send(json.dumps(request))
+    return json.loads(connection.recv(5))
+
+
+async def test_a_streamed_order_is_accepted_then_notarized_then_final(tmp_path: Path) -> None:
+    encoded = base64.b64encode(RAW).decode()
+
+    def work(connection: ClientConnection) -> list[Any]:
+        channels = ["blocks", "trades", f"book:{PERPETUAL}", f"account:{OWNER.hex()}/0"]
+        answers = [
+            asked(connection, op="subscribe", channels=channels),
+            asked(connection, op="submit", id=5, transaction=encoded),
+        ]
+        trio.from_thread.run_sync(publish)
+        return [*answers, *(json.loads(connection.recv(5)) for _ in range(7))]
+
+    async with running(tmp_path / "h") as it:
+
+        def publish() -> None:
+            it.node.publish(TransactionStatus("notarized", 1, (transaction_id(RAW),)))
+            it.node.publish(FinalBlockNotice(1, b"\1" * 32, b"\2" * 32, TIME_NS, TIME_NS, encode(EVENTS)))
+
+        answers = await trio.to_thread.run_sync(listen, it.ws_url, work)
+    assert [answer["type"] for answer in answers[:4]] == ["subscribed", "accepted", "notarized", "final"]
+    assert {answer["id"] for answer in answers[1:4]} == {5}
+    assert [event["event"] for event in answers[3]["events"]] == ["transaction_applied", "order_accepted"]
+    assert answers[3]["events"][1]["label"] == str(2**60), "numbers beyond 2^53 are strings"
+    assert sorted(answer["type"] for answer in answers[4:]) == [
+        "account",
+        "account",
+        "block",
+        "book",
+        "trade",
+    ]
+
+
+async def test_a_binary_client_gets_msgpack_and_hears_of_a_rejection(tmp_path: Path) -> None:
+    def work(connection: ClientConnection) -> list[Any]:
+        connection.send(msgspec.msgpack.encode({"op": "submit", "id": 1, "transaction": RAW}))
+        accepted = msgspec.msgpack.decode(connection.recv(5))
+        trio.from_thread.run_sync(publish)
+        return [accepted, msgspec.msgpack.decode(connection.recv(5))]
+
+    async with running(tmp_path / "h") as it:
+
+        def publish() -> None:
+            events = (TransactionRejected(transaction_id(RAW), "bad_nonce", "used before"),)
+            it.node.publish(FinalBlockNotice(1, b"\1" * 32, b"\2" * 32, TIME_NS, TIME_NS, encode(events)))
+
+        accepted, rejected = await trio.to_thread.run_sync(listen, it.ws_url, work)
+    assert (accepted["type"], rejected["type"], rejected["id"]) == ("accepted", "rejected", 1)
+    assert rejected["events"][0]["reason"] == "bad_nonce"
+
+
+async def test_bad_clients_are_refused_and_the_gateway_lives(tmp_path: Path) -> None:
+    def work(connection: ClientConnection) -> list[str]:
+        answers = [
+            asked(connection, op="dance"),
+            asked(connection, op="subscribe", channels=["everything"]),
+            asked(connection, op="subscribe", channels=["book:DOGE"]),
+            asked(connection, op="subscribe", channels=["account:zz/0"]),
+            asked(connection, op="submit", id=1, transaction=base64.b64encode(b"bad").decode()),
+        ]
+        connection.send(bytes(2_000_000))
+        with pytest.raises(ConnectionClosed):
+            connection.recv(5)
+        return [answer["reason"] for answer in answers]
+
+    async with running(tmp_path / "h") as it:
+        reasons = await trio.to_thread.run_sync(listen, it.ws_url, work)
+        assert reasons == ["bad_request", "bad_request", "not_found", "bad_request", "bad_nonce"]
+        for raw in (
+            b"\0" * 100,
+            b"GET / HTTP/9\r\n\r\n",
+            b"GET /v1/ws HTTP/1.1\r\nUpgrade: websocket\r\n\r\nx",
+        ):
+            stream = await trio.open_tcp_stream("127.0.0.1", it.gateway.port)
+            await stream.send_all(raw)
+            with trio.move_on_after(0.2):
+                await stream.receive_some()
+            await stream.aclose()
+        assert (await body_of(it, "/health")) == {"status": "ok"}
+        assert it.gateway.restarts == 0
+
+
+async def test_a_killed_gateway_comes_back_and_a_node_away_leaves_stale_answers(tmp_path: Path) -> None:
+    async with running(tmp_path / "h") as it:
+        (child,) = gateways()
+        child.kill()
+        with trio.fail_after(10):
+            while it.gateway.restarts == 0 or (await health(it)) != 200:  # noqa: ASYNC110
+                await trio.sleep(0.02)
+        it.config.socket_path.unlink()
+        for client in list(it.node._clients.values()):
+            client.cancel_scope.cancel()
+        with trio.fail_after(5):
+            while (await health(it)) == 200:  # noqa: ASYNC110
+                await trio.sleep(0.02)
+        status = await body_of(it, "/v1/status")
+        assert (status["height"], status["is_stale"]) == (1, True)
+        refused = await it.http.post("/v1/orders", content=RAW)
+        assert (refused.status_code, refused.json()["reason"]) == (503, "node_unavailable")
+    assert gateways() == []
+
+
+async def health(it: Running) -> int:
+    try:
+        return (await it.http.get("/health")).status_code
+    except httpx.TransportError:
+        return 0
+
+
+def gateways() -> list[psutil.Process]:
+    """Gateway processes that this process has started."""
+    return [child for child in psutil.Process().children() if "node.rpc.gateway" in child.cmdline()]
+
+
+async def test_a_token_is_asked_for_everywhere_but_health(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef\n")
+    async with running(tmp_path / "h", token_file=str(token)) as it:
+        bare = await it.http.get("/v1/status")
+        assert (bare.status_code, bare.json()["reason"]) == (401, "unauthorized")
+        headers = {"authorization": "Bearer 0123456789abcdef"}
+        assert (await it.http.get("/v1/status", headers=headers)).status_code == 200
+
+
+def test_a_port_in_use_is_one_clear_sentence() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            OperatorError, match=f"cannot listen on 127.0.0.1 port {port} .Address already in use"
+        ):
+            bind_gateway("127.0.0.1", port)
