@@ -83,6 +83,7 @@ class ConsensusService:
         reports: Callable[[], Sequence[SignedReport]],
         min_block_ms: int,
         on_evidence: Callable[[ReportEvidence], None],
+        on_notarized: Callable[[ReportNotarized], None],
     ) -> None:
         self._core = core
         self._network = network
@@ -94,6 +95,7 @@ class ConsensusService:
         self._reports = reports
         self._min_block_ns = min_block_ms * 1_000_000
         self._on_evidence = on_evidence
+        self._on_notarized = on_notarized
         self._send, self._inbox = trio.open_memory_channel[Input](INBOX_MAX)
         self._final_send, self.final_blocks = trio.open_memory_channel[FinalDelivery](math.inf)
         self._deadlines: dict[TimerKind, tuple[float, int]] = {}
@@ -184,6 +186,7 @@ class ConsensusService:
                 self._final_send.send_nowait(delivery)
             case ReportNotarized():
                 self._metrics.on_notarized(effect)
+                self._on_notarized(effect)
             case EnteredView(view, leader, admitted_by):
                 self.view = view
                 self._metrics.on_view(view, admitted_by)

@@ -99,6 +99,16 @@ class LedgerService:
         """The state as executed so far, for looking up single leaves; a leaf is immutable, so no lock is needed."""
         return self._state
 
+    def marks_uusd(self) -> dict[int, int]:
+        """The mark of each live instrument as of the last execution, micro-USD; empty before the first block."""
+        marks = self._state.marks
+        return dict(marks.marks) if marks is not None else {}
+
+    def transactions_of(self, block_hash: BlockHash) -> tuple[bytes, ...]:
+        """Ids of the client transactions in a block that is not final yet; empty for an unknown block."""
+        block = self._blocks.get(block_hash)
+        return tuple(transaction_id(raw) for raw in block.transactions[1:]) if block is not None else ()
+
     @property
     def executed_height(self) -> int:
         """Height of the highest block executed, final or not."""

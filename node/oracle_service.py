@@ -7,13 +7,13 @@ go to all validators on the bulk lane; the leader puts the newest of each into i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import trio
 
 from gossip.network import Network
-from ledger.instruments import Underlying
+from ledger.instruments import Instrument, Underlying
 from ledger.market import Slice
 from ledger.transactions import IndexReport, OracleReport, SignedReport, SurfaceReport, report_sign_bytes
 from node.clock import MarketClock
@@ -28,6 +28,7 @@ from node.oracle.aggregate import (
 from node.oracle.fitter import SurfaceFitter
 from node.oracle.venue_book import VenueBook
 from node.oracle.venue_client import VenueAdapter
+from primitives.amounts import PPM
 from primitives.codec import decode, encode
 from primitives.errors import ProtocolViolation
 from primitives.reasons import CodecReason
@@ -85,9 +86,12 @@ class OracleService:
         rules: AggregationRules,
         network: Network,
         pool: ReportPool,
+        instruments: Sequence[Instrument],
+        marks: Callable[[], Mapping[int, int]],
         index_interval_ms: int,
         surface_interval_ms: int,
     ) -> None:
+        """`marks`: the chain's mark of each instrument, micro-USD, for measuring epsilon against our venues."""
         self._reporter = reporter
         self._key = key
         self._chain_id = chain_id
@@ -98,9 +102,17 @@ class OracleService:
         self._pool = pool
         self._index_interval_s = index_interval_ms / 1000
         self._surface_every = max(1, surface_interval_ms // index_interval_ms)
+        self._marks = marks
+        self._series = {
+            (item.underlying, item.expiry_ns, item.strike_uusd, item.kind): item.id for item in instruments
+        }
         self._fitter = SurfaceFitter()
         self._surfaces: tuple[SurfaceReport, ...] = ()
         self.views: dict[int, UnderlyingView] = {}
+        self.epsilon_ppm: list[int] = []
+        """|venues' mid - chain's mark| of every option seen at the last fit, over the index, ascending."""
+        self.rmse_vol_points: list[float] = []
+        """Error of every expiry's last fit, in volatility points."""
 
     async def run(self) -> None:
         """Stream venues and report until cancelled."""
@@ -160,10 +172,33 @@ class OracleService:
     def _fit(self, now_ns: int) -> None:
         """Refresh the views and fit every expiry: milliseconds, hence on a thread."""
         self._refresh(now_ns)
+        self._measure_epsilon()
         self._surfaces = tuple(
             SurfaceReport(underlying, self._fitter.propose(view))
             for underlying, view in sorted(self.views.items())
         )
+
+        fits = [
+            self._fitter.fit_of(surface.underlying, piece.expiry_ns)
+            for surface in self._surfaces
+            for piece in surface.slices
+        ]
+        self.rmse_vol_points = [fit.rmse_vol_points for fit in fits if fit is not None]
+
+    def _measure_epsilon(self) -> None:
+        marks = self._marks()
+        epsilon_ppm: list[int] = []
+        for underlying, view in self.views.items():
+            for chain in view.chains:
+                columns = zip(
+                    chain.strikes_uusd.tolist(), chain.kinds.tolist(), chain.mids.tolist(), strict=True
+                )
+                for strike, kind, mid in columns:
+                    instrument = self._series.get((underlying, chain.expiry_ns, strike, kind))
+                    mark = marks.get(instrument) if instrument is not None else None
+                    if mark is not None and mid > 0:
+                        epsilon_ppm.append(abs(round(mid * PPM) - mark) * PPM // view.index_uusd)
+        self.epsilon_ppm = sorted(epsilon_ppm)
 
     def _refresh(self, now_ns: int) -> None:
         books = [adapter.book for adapter in self._adapters]

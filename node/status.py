@@ -11,6 +11,7 @@ from node.clock import MarketClock
 from node.consensus_service import ConsensusService
 from node.ledger_service import LedgerService
 from node.metrics import NodeMetrics
+from node.oracle_service import OracleService
 from node.rpc.protocol import PeerStatus, StatusReply, SubmitReply
 from node.transaction_service import TransactionService
 from node.verifier import SignatureVerifier
@@ -31,6 +32,7 @@ class NodeAnswers:
         ledger: LedgerService,
         transactions: TransactionService,
         network: Network,
+        oracle: OracleService | None,
         verifier: SignatureVerifier,
         metrics: NodeMetrics,
         clock: MarketClock,
@@ -44,6 +46,7 @@ class NodeAnswers:
         self._ledger = ledger
         self._transactions = transactions
         self._network = network
+        self._oracle = oracle
         self._verifier = verifier
         self._metrics = metrics
         self._clock = clock
@@ -61,6 +64,11 @@ class NodeAnswers:
             f"gossip_{name}_{label}".rstrip("_"): count
             for (name, label), count in self._network.counters.snapshot().items()
         }
+        oracle = self._oracle
+        if oracle is not None and oracle.rmse_vol_points:
+            fits = sorted(oracle.rmse_vol_points)
+            counters["surface_rmse_millipoints_p50"] = round(fits[len(fits) // 2] * 1_000)
+            counters["surface_rmse_millipoints_max"] = round(fits[-1] * 1_000)
         counters["signatures_verified"] = self._verifier.verified
         counters["signatures_cached"] = self._verifier.cached
         return StatusReply(
@@ -90,7 +98,9 @@ class NodeAnswers:
             mempool_size=len(self._ledger.mempool),
             rss_bytes=self._process.memory_info().rss,
             cpu_ms=int((times.user + times.system) * 1_000),
-            epsilon_ppm_p50=0,
+            epsilon_ppm_p50=oracle.epsilon_ppm[len(oracle.epsilon_ppm) // 2]
+            if oracle is not None and oracle.epsilon_ppm
+            else 0,
             counters=tuple(sorted(counters.items())),
         )
 

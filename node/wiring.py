@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from consensus.core import Core
-from consensus.effects import JournalRecord, ReportEvidence
+from consensus.effects import JournalRecord, ReportEvidence, ReportNotarized
 from consensus.epoch import genesis_block
 from consensus.messages import Block, EvidenceMessage, QuorumCertificate, hash_of
 from consensus.state import CoreConfig, FinalTip, Parameters
@@ -38,6 +38,7 @@ from node.oracle.venue_client import VenueClient
 from node.oracle_service import OracleService, ReportPool
 from node.router import Router
 from node.rpc.node_socket import NodeSocket
+from node.rpc.protocol import TransactionStage, TransactionStatus
 from node.rpc.supervisor import GatewayProcess
 from node.safety_journal import SafetyJournal, journaled_position
 from node.status import NodeAnswers
@@ -130,7 +131,9 @@ class _Wiring:
             reports=self.reports.newest,
             min_block_ms=genesis.consensus.min_block_ms,
             on_evidence=self._on_evidence,
+            on_notarized=self._on_notarized,
         )
+        self.oracle = self._oracle(self.own_index) if self.own_index is not None and config.venues else None
         self.transactions = TransactionService(self.ledger, self.network, self.verifier, self.metrics)
         self.socket = NodeSocket(config.socket_path, self._answers())
 
@@ -180,8 +183,8 @@ class _Wiring:
             final_blocks.run,
             self.transactions.run,
         ]
-        if self.own_index is not None and self.config.venues:
-            parts.append(self._oracle(self.own_index).run)
+        if self.oracle is not None:
+            parts.append(self.oracle.run)
         if self.config.gateway.enabled:
             parts.append(GatewayProcess(self.config).run)
         return parts
@@ -250,6 +253,8 @@ class _Wiring:
             rules=AggregationRules(speed=speed),
             network=self.network,
             pool=self.reports,
+            instruments=self.genesis.ledger.instruments,
+            marks=self.ledger.marks_uusd,
             index_interval_ms=config.oracle.index_interval_ms,
             surface_interval_ms=config.oracle.surface_interval_ms,
         )
@@ -265,6 +270,7 @@ class _Wiring:
             ledger=self.ledger,
             transactions=self.transactions,
             network=self.network,
+            oracle=self.oracle,
             verifier=self.verifier,
             metrics=self.metrics,
             clock=self.clock,
@@ -303,6 +309,12 @@ class _Wiring:
     def _find_block(self, block_hash: BlockHash) -> Block | None:
         node = self.core.state.tree.get(block_hash)
         return None if node is None else node.block
+
+    def _on_notarized(self, effect: ReportNotarized) -> None:
+        """Tell clients how far their transactions have come."""
+        ids = self.ledger.transactions_of(effect.block_hash)
+        if ids:
+            self.socket.publish(TransactionStatus(TransactionStage.NOTARIZED.value, effect.height, ids))
 
     def _on_evidence(self, effect: ReportEvidence) -> None:
         """Keep the proof of an offence for ever, and tell followers."""

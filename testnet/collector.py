@@ -83,6 +83,8 @@ class Collector:
         self.tally = Tally()
         self.divergences: list[Divergence] = []
         self.finality_ms: list[float] = []
+        self.surface_rmse_vol_points: list[float] = []
+        """Median error over the expiries of one validator's fit, a sample a second and validator."""
         self.final_blocks = 0
         self.final_blocks_fast = 0
         self.first_final = trio.Event()
@@ -123,6 +125,9 @@ class Collector:
     async def _poll_status(self, client: NodeClient, lifeline: Lifeline) -> None:
         while True:
             lifeline.status = await client.status()
+            rmse = dict(lifeline.status.counters).get("surface_rmse_millipoints_p50")
+            if rmse is not None:
+                self.surface_rmse_vol_points.append(rmse / 1_000)
             await trio.sleep(STATUS_SECONDS)
 
     def _note(self, lifeline: Lifeline, notice: object) -> None:

@@ -297,6 +297,7 @@ class Run:
             recoveries=[_recovery(back) for back in self.returns],
             rss_mb={index: node.rss_mb_max for index, node in enumerate(self.nodes)},
             cpu_seconds={index: node.cpu_seconds for index, node in enumerate(self.nodes)},
+            surface_rmse_vol_points=collector.surface_rmse_vol_points,
             market=self.plan.market,
             seed=self.plan.seed,
             speed=self.plan.speed,
