@@ -131,7 +131,7 @@ def compute_order_margin(
     gross = np.maximum(np.abs(bought), np.abs(sold))
     check_gross_lots(int(gross.sum()))
     runs = GroupRuns(layout.rows, layout.group_ends, layout.group_index)
-    variants = [group_pnl(risk, runs, lots, _Work(risk, len(lots))) for lots in (bought, sold)]
+    variants = [group_pnl(risk, runs, lots, Work(risk, len(lots))) for lots in (bought, sold)]
     pnl, forward = (np.minimum(buys, sells) for buys, sells in zip(*variants, strict=True))
     strike_lots = np.maximum(contingent_lots(risk, bought, layout), contingent_lots(risk, sold, layout))
     margins = _combine(
@@ -241,7 +241,7 @@ def _account_sums(values: Ints, offsets: Ints) -> Ints:
     return sums
 
 
-class _Work:
+class Work:
     """Work arrays for one chunk, reused from chunk to chunk so that they stay cached."""
 
     def __init__(self, risk: RiskArrays, positions: int) -> None:
@@ -255,7 +255,7 @@ def _part_losses(risk: RiskArrays, lots: Ints, layout: Layout) -> Losses:
     losses = Losses(*np.zeros((3, parts), dtype=np.int64))
     part_ends = layout.group_ends[layout.part_group_ends - 1]
     longest = int(np.diff(part_ends, prepend=0).max(initial=0))
-    work = _Work(risk, min(len(lots), CHUNK_POSITIONS + longest))
+    work = Work(risk, min(len(lots), CHUNK_POSITIONS + longest))
     start = start_part = start_group = 0
     while start_part < parts:
         end_part = int(np.searchsorted(part_ends, start + CHUNK_POSITIONS, side="left")) + 1
@@ -274,7 +274,7 @@ def _part_losses(risk: RiskArrays, lots: Ints, layout: Layout) -> Losses:
     return losses
 
 
-def group_pnl(risk: RiskArrays, runs: GroupRuns, lots: Ints, work: _Work) -> tuple[Ints, Ints]:
+def group_pnl(risk: RiskArrays, runs: GroupRuns, lots: Ints, work: Work) -> tuple[Ints, Ints]:
     """Per expiry group: PnL of every scenario before its weight, forward contingency; in 1e-8 USD.
 
     An expiry's value is discounted by its sign before today's value is taken off; skew counts as a loss

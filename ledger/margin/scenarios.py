@@ -160,8 +160,12 @@ def build_risk_arrays(
     book = _Book(rows, widths.pop())
     for underlying in underlyings:
         selected = rows.underlying == underlying
-        forwards = _forwards(underlying, markets[underlying], settlement or {})
-        pricer = _Pricer(now_ns, markets[underlying], parameters[underlying], forwards)
+        market = markets[underlying]
+        forwards = [
+            compute_forward(item, market.index_uusd, (settlement or {}).get((underlying, item.expiry_ns)))
+            for item in market.slices
+        ]
+        pricer = _Pricer(now_ns, market, parameters[underlying], forwards)
         pricer.price_perpetuals(book, np.flatnonzero(selected & (rows.kind == Kind.PERPETUAL)))
         pricer.price_options(book, np.flatnonzero(selected & (rows.kind != Kind.PERPETUAL)))
     return _assemble(now_ns, book, underlyings, markets, parameters)
@@ -178,20 +182,13 @@ def _columns(instruments: Sequence[Instrument]) -> _Rows:
     return _Rows(*columns)
 
 
-def _forwards(
-    underlying: Underlying, market: UnderlyingMarket, settlement: Settlement
-) -> tuple[Forward, ...]:
-    """Each slice's forward; inside the settlement window (fixed sum + spot * remaining) / 450."""
-    forwards = []
-    for market_slice in market.slices:
-        window = settlement.get((underlying, market_slice.expiry_ns))
-        if window is None:
-            forwards.append(Forward(0, market_slice.forward_uusd))
-            continue
-        total = (window.fixed_sum_uusd + market.index_uusd * window.remaining_buckets) // SETTLEMENT_BUCKETS
-        fixed = window.fixed_sum_uusd // SETTLEMENT_BUCKETS
-        forwards.append(Forward(fixed, total - fixed))
-    return tuple(forwards)
+def compute_forward(market_slice: Slice, index_uusd: int, window: SettlementWindow | None) -> Forward:
+    """A slice's forward; inside the settlement window (fixed sum + index * remaining) / 450, rounded down."""
+    if window is None:
+        return Forward(0, market_slice.forward_uusd)
+    total = (window.fixed_sum_uusd + index_uusd * window.remaining_buckets) // SETTLEMENT_BUCKETS
+    fixed = window.fixed_sum_uusd // SETTLEMENT_BUCKETS
+    return Forward(fixed, total - fixed)
 
 
 class _Book:
