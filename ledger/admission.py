@@ -61,7 +61,7 @@ class ReadTransaction(NamedTuple):
         return self.owner, self.content.subaccount, self.content.nonce, self.id
 
 
-@lru_cache(maxsize=8_192)
+@lru_cache(maxsize=2_048)
 def read_transaction(raw: bytes) -> ReadTransaction:
     """Decode one transaction; remembered, because mempool, validation and execution all need it.
 

@@ -6,13 +6,17 @@ speed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import msgspec
 
-from ledger.instruments import Instrument
+from ledger.instruments import LOTS_PER_CONTRACT, Instrument, Kind, Underlying
 from ledger.margin.parameters import MarginParameters
+from ledger.reasons import LedgerReason
+from primitives.amounts import PPM
 from primitives.codec import U8, U32, U63, Bytes20, Bytes32, Wire
+from primitives.errors import ProtocolViolation
 
 INSTRUMENTS_MAX = 4_096
 ACCOUNTS_MAX = 100_000
@@ -81,3 +85,49 @@ class LedgerGenesis(Wire):
     instruments: Annotated[tuple[Instrument, ...], msgspec.Meta(max_length=INSTRUMENTS_MAX)]
     accounts: Annotated[tuple[GenesisAccount, ...], msgspec.Meta(max_length=ACCOUNTS_MAX)]
     parameters: LedgerParameters
+
+
+def check_genesis(genesis: LedgerGenesis) -> None:
+    """The relations that exact arithmetic and the state's keys rest on.
+
+    Raises:
+        ProtocolViolation: BAD_GENESIS, with the first that does not hold.
+    """
+    for holds, rule in _rules(genesis):
+        if not holds:
+            raise ProtocolViolation(LedgerReason.BAD_GENESIS, rule)
+
+
+def _rules(genesis: LedgerGenesis) -> Iterator[tuple[bool, str]]:
+    parameters = genesis.parameters
+    ids = [item.id for item in genesis.instruments]
+    underlyings = [item.underlying for item in genesis.underlyings]
+    accounts = {(item.owner, item.subaccount) for item in genesis.accounts}
+    window_ns, bucket_ns = parameters.settlement_window_ns, parameters.settlement_bucket_ns
+    yield ids == sorted(set(ids)), "instruments are in order of id, each once"
+    yield underlyings == sorted(set(underlyings)), "underlyings are in order, each once"
+    yield len(accounts) == len(genesis.accounts), "an account is listed once"
+    yield all(item.weight for item in genesis.reporters), "every reporter has voting power"
+    yield (
+        bucket_ns > 0 and window_ns > 0 and window_ns % bucket_ns == 0,
+        "buckets divide the settlement window",
+    )
+    yield parameters.oracle_epoch_ns > 0, "an oracle epoch lasts"
+    yield 1 <= parameters.nonce_window <= 1_000, "a nonce window is 1 to 1000 wide"
+    yield 0 < parameters.liquidation_close_ppm <= PPM, "liquidation closes a part in each block"
+    for item in genesis.instruments:
+        yield item.underlying in underlyings, f"the underlying of {item.name} has parameters"
+        yield (
+            LOTS_PER_CONTRACT[Underlying(item.underlying)] == item.lots_per_contract,
+            f"the lots of {item.name}",
+        )
+        is_option = item.kind != Kind.PERPETUAL
+        yield is_option == (item.strike_uusd > 0) == (item.expiry_ns > 0), f"strike and expiry of {item.name}"
+    for underlying in genesis.underlyings:
+        lots = LOTS_PER_CONTRACT[Underlying(underlying.underlying)]
+        ticks = [underlying.perpetual_tick_uusd, *(tick for _, tick in underlying.ticks)]
+        starts = [start for start, _ in underlying.ticks]
+        yield all(tick > 0 and tick % lots == 0 for tick in ticks), "ticks are multiples of lots_per_contract"
+        yield all(start % lots == 0 for start in starts), "tick steps start at multiples of lots_per_contract"
+        yield bool(starts) and starts == sorted(set(starts), reverse=True), "tick steps descend"
+        yield starts[-1:] == [0], "the last tick step starts at 0"

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 
-from ledger.instruments import Instrument, Kind
+from ledger.instruments import LOTS_PER_CONTRACT, Instrument, Kind, Underlying
+from ledger.margin.parameters import TAIL_MOVES_PPM
+from ledger.margin.scenarios import LOT_VALUE_E8_MAX, VALUE_SCALE
 from ledger.market import Slice, UnderlyingMarket
 from ledger.pricing.surface import clamp_slices, limit_slice_change
 from ledger.reasons import LedgerReason
@@ -34,6 +36,8 @@ SILENT_BLOCKS_PER_EPOCH = 64
 """Block time stands still without reports, so silence is counted in blocks: so many make one missed epoch."""
 SURFACE_EPOCHS_MAX = 3
 """A reporter's surfaces count for so many epochs after their report."""
+BASIS_PPM_MAX = 250_000
+"""A forward is within so much of the index in the same report."""
 LIMITED_EPOCHS_MAX = 3
 """A change beyond the limits is believed in full once so many epochs in a row want it."""
 _GENESIS_VOL_E6 = 600_000
@@ -158,11 +162,36 @@ def check_report(state: State, report: SignedReport) -> OracleReport:
     if report.reporter >= len(state.genesis.reporters):
         raise ProtocolViolation(LedgerReason.ORACLE_REPORTER, f"no reporter {report.reporter}")
     content = decode_report(report, state.chain_id)
+    _check_values(state, content)
     if content.time_ns <= state.reporter_time_ns(report.reporter):
         raise ProtocolViolation(
             LedgerReason.ORACLE_REPEATED, f"reporter {report.reporter}'s report is not newer than its last"
         )
     return content
+
+
+def _check_values(state: State, content: OracleReport) -> None:
+    """Refuse what the margin model could not hold in 64 bits. Raises ProtocolViolation(ORACLE_CONTENT)."""
+    known = {item.underlying for item in state.genesis.underlyings}
+    index_uusd = {item.underlying: item.index_uusd for item in content.indices}
+    for underlying, value in index_uusd.items():
+        if underlying not in known:
+            raise ProtocolViolation(LedgerReason.ORACLE_CONTENT, f"no underlying {underlying}")
+        if value > index_uusd_max(underlying):
+            raise ProtocolViolation(
+                LedgerReason.ORACLE_CONTENT, f"an index of {value} is beyond what is exact"
+            )
+    for surface in content.surfaces:
+        spot = index_uusd[surface.underlying]
+        for item in surface.slices:
+            if abs(item.forward_uusd - spot) * PPM > spot * BASIS_PPM_MAX:
+                raise ProtocolViolation(LedgerReason.ORACLE_CONTENT, "a forward too far from its index")
+
+
+def index_uusd_max(underlying: int) -> int:
+    """The highest index whose options stay within LOT_VALUE_E8_MAX when it rises by the largest tail."""
+    contract_uusd = LOT_VALUE_E8_MAX // VALUE_SCALE * LOTS_PER_CONTRACT[Underlying(underlying)]
+    return contract_uusd * PPM // ((PPM + max(TAIL_MOVES_PPM)) * (PPM + BASIS_PPM_MAX) // PPM)
 
 
 class CheckedUpdate(NamedTuple):

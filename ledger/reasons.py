@@ -8,6 +8,9 @@ from enum import StrEnum
 class LedgerReason(StrEnum):
     """Stable codes: used in events, replies and metrics, never renamed."""
 
+    BAD_GENESIS = "bad_genesis"
+    """The genesis breaks a relation that exact arithmetic rests on."""
+
     # A block that may not be voted for.
     UNDECODABLE_TRANSACTION = "undecodable_transaction"
     """A transaction of the block is not the canonical form of its type, or is too large."""

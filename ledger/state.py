@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 from ledger.accounts import Account, new_account
-from ledger.genesis import LedgerGenesis, LedgerParameters, UnderlyingParameters
+from ledger.genesis import LedgerGenesis, LedgerParameters, UnderlyingParameters, check_genesis
 from ledger.instruments import Instrument
 from ledger.listing import Listing
 from ledger.matching.book import EMPTY_BOOK, Book
@@ -164,7 +164,8 @@ class State:
 
     @classmethod
     def from_genesis(cls, genesis: LedgerGenesis, chain_id: bytes) -> State:
-        """The state before the first block, at height 0."""
+        """The state before the first block, at height 0. Raises as genesis.check_genesis."""
+        check_genesis(genesis)
         state = cls(chain_id, genesis)
         deposited = sum(account.cash_uusd for account in genesis.accounts)
         fund = genesis.parameters.insurance_fund_uusd

@@ -16,7 +16,15 @@ from ledger.events import (
     TransactionRejected,
 )
 from ledger.reasons import LedgerReason
-from ledger.transactions import CancelAll, CancelLabel, CancelOrder, Deposit, Transaction, TransferCash, Withdraw
+from ledger.transactions import (
+    CancelAll,
+    CancelLabel,
+    CancelOrder,
+    Deposit,
+    Transaction,
+    TransferCash,
+    Withdraw,
+)
 from primitives.amounts import USD
 from primitives.errors import ProtocolViolation
 from tests.ledger.exchange import (
@@ -70,7 +78,8 @@ def test_makers_rested_from_an_earlier_block_and_pay_the_maker_fee() -> None:
 
 
 @pytest.mark.parametrize(
-    ("price_uusd", "lots", "expected_uusd"), [(2_000 * USD, 100, 30 * USD), (8 * USD, 100, 1 * USD), (100_000, 1, 125)]
+    ("price_uusd", "lots", "expected_uusd"),
+    [(2_000 * USD, 100, 30 * USD), (8 * USD, 100, 1 * USD), (100_000, 1, 125)],
 )
 def test_an_option_fee_is_a_rate_on_the_notional_but_at_most_an_eighth_of_the_premium(
     price_uusd: int, lots: int, expected_uusd: int
@@ -194,7 +203,9 @@ def test_every_refusal_has_its_reason_and_a_sentence(action: object, reason: str
 
 def test_orders_are_cancelled_by_id_by_label_and_by_instrument() -> None:
     exchange = an_exchange()
-    exchange.does("alice", *(buy(BTC_PERP, 99_000 - n, 1, label=n) for n in range(1, 4)), buy(ETH_PERP, 3_900, 1))
+    exchange.does(
+        "alice", *(buy(BTC_PERP, 99_000 - n, 1, label=n) for n in range(1, 4)), buy(ETH_PERP, 3_900, 1)
+    )
     accepted = events_of(exchange.block(), OrderAccepted)
     exchange.does("alice", CancelOrder(accepted[0].order_id))
     exchange.does("alice", CancelLabel(2))
@@ -230,7 +241,9 @@ def test_a_post_only_order_that_would_trade_with_the_resting_book_is_refused() -
     exchange = an_exchange()
     exchange.does("alice", sell(BTC_PERP, 100_000, 1))
     exchange.block()
-    exchange.does("bob", buy(BTC_PERP, 100_000, 1, post_only=True), buy(BTC_PERP, 99_999.5, 1, post_only=True))
+    exchange.does(
+        "bob", buy(BTC_PERP, 100_000, 1, post_only=True), buy(BTC_PERP, 99_999.5, 1, post_only=True)
+    )
     assert reasons(exchange.block()) == ["post_only_would_cross"]
     assert exchange.state.book(BTC_PERP).best_bid_uusd == 99_999_500_000
 
@@ -353,7 +366,9 @@ def test_open_orders_keep_money_from_being_withdrawn() -> None:
 # --- blocks that may not be voted for ---
 
 
-def block_refusal(exchange: Exchange, *transactions: bytes, height: int = 2, root: bytes | None = None) -> LedgerReason:
+def block_refusal(
+    exchange: Exchange, *transactions: bytes, height: int = 2, root: bytes | None = None
+) -> LedgerReason:
     """Why a block with this content may not be voted for."""
     context = BlockContext(height, exchange.state.clock.time_ns + 1)
     with pytest.raises(ProtocolViolation) as refused:
@@ -391,4 +406,4 @@ def test_an_invalid_block_leaves_the_state_as_it_was() -> None:
     with pytest.raises(ProtocolViolation):
         apply_block(exchange.state, BlockContext(2, 5), (b"",))
     assert exchange.state.root() == root
-    assert CHAIN == exchange.state.chain_id
+    assert exchange.state.chain_id == CHAIN

@@ -42,7 +42,7 @@ def test_a_full_window_is_the_mean_of_450_buckets_half_up() -> None:
 @pytest.mark.skipif(not VECTORS.exists(), reason="the shared test vectors are not here")
 def test_the_published_example_of_a_settlement() -> None:
     expected = json.loads(VECTORS.read_text())["own_other"]["settle"]
-    fixed = {bucket: 100_000 * USD for bucket in range(225)}
+    fixed = dict.fromkeys(range(225), 100000 * USD)
     rising = {225 + step: 100_000 * USD + 1_000 * USD * (step + 1) // 225 for step in range(226)}
     price = settlement_price(average(fixed | rising), TOTAL)
     assert price is not None
@@ -67,13 +67,13 @@ def test_nothing_is_carried_into_the_window_from_before_it() -> None:
 
 
 def test_there_is_no_price_before_the_expiry() -> None:
-    assert settlement_price(average({bucket: 100 for bucket in range(450)}), TOTAL) is None
+    assert settlement_price(average(dict.fromkeys(range(450), 100)), TOTAL) is None
 
 
 def test_a_tenth_may_be_missing_and_one_more_extends_the_window() -> None:
-    enough = {bucket: 100 for bucket in range(48, 451)}
+    enough = dict.fromkeys(range(48, 451), 100)
     assert buckets_needed(TOTAL) == 405
-    assert settlement_price(average({bucket: 100 for bucket in range(45, 451)}), TOTAL) == 100
+    assert settlement_price(average(dict.fromkeys(range(45, 451), 100)), TOTAL) == 100
     assert settlement_price(average(enough), TOTAL) is None
     longer = enough | {451: 400}
     assert average(longer).valid == 404
@@ -82,7 +82,7 @@ def test_a_tenth_may_be_missing_and_one_more_extends_the_window() -> None:
 
 
 def test_past_the_expiry_nothing_is_added_to_an_average_that_is_complete() -> None:
-    window = average({bucket: 100 for bucket in range(450)})
+    window = average(dict.fromkeys(range(450), 100))
     assert observe(window, 460, 900, TOTAL, CARRY).sum_uusd == window.sum_uusd
 
 

@@ -35,7 +35,9 @@ def test_between_initial_and_maintenance_an_account_may_only_reduce() -> None:
     assert changed.health == "reduce_only"
     assert changed.im_excess_uusd < 0 <= changed.mm_excess_uusd
     assert events_of(result, LiquidationStep) == []
-    exchange.does("alice", buy(BTC_PERP, 95_000, 1), sell(BTC_PERP, 97_000, 50, reduce_only=True), Withdraw(1))
+    exchange.does(
+        "alice", buy(BTC_PERP, 95_000, 1), sell(BTC_PERP, 97_000, 50, reduce_only=True), Withdraw(1)
+    )
     assert reasons(exchange.block()) == ["insufficient_margin", "account_must_reduce"]
 
 
@@ -46,7 +48,10 @@ def test_below_maintenance_orders_go_and_a_fifth_of_the_position_is_offered() ->
     exchange.block()
     exchange.btc_usd = 93_000
     result = exchange.block()
-    assert [event.reason for event in events_of(result, OrderCancelled)] == ["liquidation", "immediate_or_cancel"]
+    assert [event.reason for event in events_of(result, OrderCancelled)] == [
+        "liquidation",
+        "immediate_or_cancel",
+    ]
     (step,) = events_of(result, LiquidationStep)
     assert (step.instrument, step.size_lots, step.limit_price_uusd) == (BTC_PERP, -20, 69_750 * USD)
     assert step.mm_excess_uusd < 0

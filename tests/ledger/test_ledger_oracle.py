@@ -9,11 +9,24 @@ import pytest
 from msgspec.structs import replace
 
 from ledger.apply import BlockContext, validate_block
-from ledger.oracle import build_oracle_update, check_update, compute_block_time, current_market, weighted_median
+from ledger.oracle import (
+    build_oracle_update,
+    check_update,
+    compute_block_time,
+    current_market,
+    index_uusd_max,
+    weighted_median,
+)
+    build_oracle_update,
+    check_update,
+    compute_block_time,
+    current_market,
+    weighted_median,
+)
 from ledger.reasons import LedgerReason
 from ledger.transactions import IndexReport, OracleReport, OracleUpdate, SignedReport
 from primitives.amounts import NS, USD
-from primitives.codec import encode
+from primitives.codec import decode_own, encode
 from primitives.errors import ProtocolViolation
 from tests.ledger.exchange import (
     CALL_110,
@@ -35,7 +48,9 @@ LATER_NS = START_NS + 10 * NS
 @pytest.mark.skipif(not VECTORS.exists(), reason="the shared test vectors are not here")
 def test_the_published_weighted_medians() -> None:
     cases = json.loads(VECTORS.read_text())["weighted_median"]
-    assert [weighted_median(map(tuple, case["votes"])) for case in cases] == [case["median"] for case in cases]
+    assert [weighted_median(map(tuple, case["votes"])) for case in cases] == [
+        case["median"] for case in cases
+    ]
 
 
 def reports_at(*seconds: float, btc_usd: float = 100_000) -> list[SignedReport]:
@@ -83,7 +98,10 @@ def test_a_report_of_another_chain_reporter_or_shape_is_refused() -> None:
     _, two, three, _ = reports_at(1, 1, 1, 1)
     indices = (IndexReport(0, 100_000 * USD), IndexReport(1, 4_000 * USD))
     good = OracleReport(CHAIN, 0, LATER_NS, indices, ())
-    assert refusal(Exchange(), sign_report(replace(good, chain_id=bytes(32))), two, three) is LedgerReason.WRONG_CHAIN
+    assert (
+        refusal(Exchange(), sign_report(replace(good, chain_id=bytes(32))), two, three)
+        is LedgerReason.WRONG_CHAIN
+    )
     backwards = sign_report(replace(good, indices=indices[::-1]))
     assert refusal(Exchange(), backwards, two, three) is LedgerReason.ORACLE_CONTENT
     assert refusal(Exchange(), replace(two, reporter=0), three) is LedgerReason.ORACLE_REPORTER
@@ -161,9 +179,13 @@ def test_silence_of_the_oracle_lowers_confidence_by_blocks_because_time_stands_s
     exchange.block()
     for _ in range(64):
         exchange.block(oracle=False)
-    assert current_market(exchange.state, 0, exchange.state.clock.time_ns).slices[-1].confidence_ppm == 900_000
+    assert (
+        current_market(exchange.state, 0, exchange.state.clock.time_ns).slices[-1].confidence_ppm == 900_000
+    )
     exchange.block()
-    assert current_market(exchange.state, 0, exchange.state.clock.time_ns).slices[-1].confidence_ppm == 1_000_000
+    assert (
+        current_market(exchange.state, 0, exchange.state.clock.time_ns).slices[-1].confidence_ppm == 1_000_000
+    )
 
 
 def test_before_any_report_options_are_marked_but_cannot_be_taken() -> None:
@@ -171,3 +193,13 @@ def test_before_any_report_options_are_marked_but_cannot_be_taken() -> None:
     exchange.does("alice", sell(CALL_110, 3_500, 1))
     assert reasons(exchange.block(oracle=False)) == ["only_post_only"]
     assert dict(exchange.state.marks.marks)[CALL_110] > 0
+
+
+def test_a_report_beyond_what_the_margin_model_can_hold_is_refused() -> None:
+    _, two, three, _ = reports_at(1, 1, 1, 1)
+    assert index_uusd_max(0) > 500_000 * USD
+    assert refusal(Exchange(), a_report(0, LATER_NS, 600_000), two, three) is LedgerReason.ORACLE_CONTENT
+    content = decode_own(OracleReport, a_report(0, LATER_NS, expiries=[EXPIRY_NS]).payload)
+    (surface,) = content.surfaces
+    far = replace(surface, slices=(replace(surface.slices[0], forward_uusd=126_000 * USD),))
+    assert refusal(Exchange(), sign_report(replace(content, surfaces=(far,))), two) is LedgerReason.ORACLE_CONTENT
