@@ -17,12 +17,6 @@ from ledger.oracle import (
     index_uusd_max,
     weighted_median,
 )
-    build_oracle_update,
-    check_update,
-    compute_block_time,
-    current_market,
-    weighted_median,
-)
 from ledger.reasons import LedgerReason
 from ledger.transactions import IndexReport, OracleReport, OracleUpdate, SignedReport
 from primitives.amounts import NS, USD
@@ -202,4 +196,7 @@ def test_a_report_beyond_what_the_margin_model_can_hold_is_refused() -> None:
     content = decode_own(OracleReport, a_report(0, LATER_NS, expiries=[EXPIRY_NS]).payload)
     (surface,) = content.surfaces
     far = replace(surface, slices=(replace(surface.slices[0], forward_uusd=126_000 * USD),))
-    assert refusal(Exchange(), sign_report(replace(content, surfaces=(far,))), two) is LedgerReason.ORACLE_CONTENT
+    assert (
+        refusal(Exchange(), sign_report(replace(content, surfaces=(far,))), two)
+        is LedgerReason.ORACLE_CONTENT
+    )
