@@ -1,7 +1,7 @@
 """What a message must satisfy before the core sees it, and the signatures that must verify. Pure.
 
-The driver calls `check`, then verifies `signatures_of` (in batches, off the loop, each only once), and only then
-gives the message to `Core.step`. Everything here is a function of bytes and the epoch.
+The driver calls `check`, then verifies `signatures_of` (in batches, off the loop, each only once), and only
+then gives the message to `Core.step`. Everything here is a function of bytes and the epoch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Blocks above the last final one: ancestry, missing parents, standing, pruning. Pure.
 
-The root is the last final block. A block stands WAITING until its parent is acceptable, VALIDATING while the driver
-looks at it, and then ACCEPTABLE or UNACCEPTABLE for ever.
+The root is the last final block. A block stands WAITING until its parent is acceptable, VALIDATING while the
+driver looks at it, and then ACCEPTABLE or UNACCEPTABLE for ever.
 """
 
 from __future__ import annotations
@@ -188,9 +188,10 @@ class BlockTree:
     def skips_final(self, block: Block) -> bool:
         """R9: whether a justified block passes over a final one: no honest quorum certifies such a chain.
 
-        Looks at the last block below the block's view that is final by a proof of its own: the parent must be it,
-        or lie above it. A block that is final only through a descendant may have been skipped lawfully by a
-        block between the two: a timeout certificate of its view that skips can exist beside one that carries it.
+        Looks at the last block below the block's view that is final by a proof of its own: the parent must
+        be it, or lie above it. A block that is final only through a descendant may have been skipped
+        lawfully by a block between the two: a timeout certificate of its view that skips can exist beside
+        one that carries it.
         """
         header = block.header
         at = bisect_left(self._proved_views, header.view) - 1

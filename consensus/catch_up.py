@@ -1,6 +1,7 @@
 """Which blocks to ask for, and from whom; and the final blocks that we still have to reach. Pure.
 
-A target of catch-up comes only from a certificate, never from a peer's claim (consensus.md sections 8 and 16).
+A target of catch-up comes only from a certificate, never from a peer's claim (consensus.md sections 8 and
+16).
 """
 
 from __future__ import annotations

@@ -1,20 +1,21 @@
 """The consensus core: step(input) -> effects. Rules R0 to R9 of consensus.md section 5. Pure.
 
-Simplex with carried votes. Views are entered one by one or jumped to by any certificate (R1, here); the leader builds
-on the highest certified parent (R2, proposing.py); validators notarize, nullify and finalize (R3 to R5, voting.py);
-blocks become final by a finalization or a heavy notarization (R6, finality.py). R0 is in safety.py, R8 in
-vote_keeper.py, R9 in finality.py.
+Simplex with carried votes. Views are entered one by one or jumped to by any certificate (R1, here); the
+leader builds on the highest certified parent (R2, proposing.py); validators notarize, nullify and finalize
+(R3 to R5, voting.py); blocks become final by a finalization or a heavy notarization (R6, finality.py). R7 is
+in retransmission.py, R0 in safety.py, R8 in vote_keeper.py, R9 in finality.py.
 
-The driver gives inputs one at a time, messages only after admission.check and valid signatures, and performs the
-effects of a step in order, with Persist as a barrier. Our own blocks come without ValidatePayload: the driver built
-them and sees them in Broadcast(Proposal). Time rules of a block are the driver's: too early a time is waited for.
+The driver gives inputs one at a time, messages only after admission.check and valid signatures, and performs
+the effects of a step in order, with Persist as a barrier. Our own blocks come without ValidatePayload: the
+driver built them and sees them in Broadcast(Proposal). Time rules of a block are the driver's: too early a
+time is waited for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from consensus import answering, finality, proposing, voting
+from consensus import answering, finality, proposing, retransmission, voting
 from consensus.block_tree import Standing
 from consensus.certificates import finality_proof, votes_of
 from consensus.effects import (
@@ -58,8 +59,6 @@ from primitives.identifiers import BlockHash, ValidatorIndex
 
 BLOCKS_PER_VIEW_MAX = 2
 """Proposals held per view unless certified: the leader's block, and one that proves it equivocated."""
-RESENT_VIEWS = 8
-"""How many views back R7 repeats votes."""
 CHASE_HEIGHTS = 64
 """A proposal further above our final tip is not chased by parents: a finality proof is asked for instead."""
 
@@ -77,7 +76,21 @@ class Core:
         """`tip`: the last final block in storage (None: genesis); `records`: the whole journal, oldest first."""
         self.state = ConsensusState(config, signer, tip, records)
         self.epoch = self.state.epoch
-        self._retried_view = 0
+
+    @property
+    def view(self) -> int:
+        """The view we are in."""
+        return self.state.view
+
+    @property
+    def final_height(self) -> int:
+        """Height of our final tip."""
+        return self.state.tree.root.height
+
+    @property
+    def is_halted(self) -> bool:
+        """Whether R9 has stopped us."""
+        return self.state.conflict is not None
 
     def step(self, event: Input) -> list[Effect]:
         """Take one input; the effects are to be performed in order."""
@@ -118,7 +131,7 @@ class Core:
             state.uncounted += state.own.votes_in(view)
         self._enter(state.view, None)
         finality.advance(state)
-        self._resend(stuck=True)
+        retransmission.resend(state, stuck=True)
         if state.fetcher.has_peers():
             state.out.add(Broadcast(StatusRequest(state.view, state.tree.root.height)))
         state.out.add(SetTimer(TimerKind.RETRY, state.view, state.pacemaker.retry_ms()))
@@ -225,11 +238,11 @@ class Core:
         if state.conflict is not None:
             return
         if kind is TimerKind.RETRY:
-            self._on_retry()
+            retransmission.on_retry(state)
         elif view == state.view:
             if kind is TimerKind.FORWARD:
-                self._forward()
-                self._fetch_missing()
+                retransmission.forward(state)
+                retransmission.fetch_missing(state)
             elif (
                 kind is TimerKind.VIEW
                 or (kind is TimerKind.PROPOSAL and not voting.has_notarized(state))
@@ -297,59 +310,6 @@ class Core:
             state.out.add(SetTimer(TimerKind.PROPOSE, state.view, wait_ms))
         else:
             state.out.add(CancelTimer(TimerKind.PROPOSE))
-
-    def _forward(self) -> None:
-        """R1 after T_fwd: the admitting certificate to every peer that has shown no sign of having it."""
-        state = self.state
-        if state.admitted is not None:
-            for peer in state.others():
-                if state.peer_view[peer] <= state.admitted.view:
-                    state.out.add(Send(peer, CertificateMessage(state.admitted)))
-
-    # --- R7: retransmission ---
-
-    def _on_retry(self) -> None:
-        """Every T_retry: repeat what may have been lost, ask again for what is missing."""
-        state = self.state
-        state.fetcher.retry()
-        stuck = state.view == self._retried_view
-        self._resend(stuck)
-        if stuck and state.fetcher.has_peers():
-            self._forward()
-            if proposing.may_propose(state) and state.building is None:
-                proposing.request_certificates(state)
-            request = StatusRequest(state.view, state.tree.root.height)
-            state.out.add(Send(state.fetcher.next_peer(), request))
-        self._fetch_missing()
-        self._retried_view = state.view
-        state.out.add(SetTimer(TimerKind.RETRY, state.view, state.pacemaker.retry_ms()))
-
-    def _resend(self, stuck: bool) -> None:
-        """Our votes of recent views that are not final, and of the current view when `stuck`, with our proposal."""
-        state = self.state
-        last = state.view if stuck else self._retried_view - 1
-        for view in range(max(state.tree.root.view, state.view - RESENT_VIEWS) + 1, last + 1):
-            state.out.votes += state.own.votes_in(view)
-        block = state.proposals.get(state.view)
-        if stuck and block is not None and not state.own.halted:
-            # A crash inside the write may have kept the block and lost the vote: then it was never sent.
-            votes = [vote for vote in state.own.votes_in(state.view) if vote.subject == hash_of(block.header)]
-            state.out.effects += [Broadcast(Proposal(block, v)) for v in votes if v.kind == VoteKind.NOTARIZE]
-
-    def _fetch_missing(self) -> None:
-        """Blocks that a proof, a certificate, a vote or a child names, and that we do not hold."""
-        state = self.state
-        finality.advance(state)
-        if state.targets:
-            return
-        for view in range(max(state.tree.root.view, state.view - RESENT_VIEWS) + 1, state.view + 1):
-            named = [block for block, _ in state.certificates.parents(view)]
-            named += [BlockHash(block) for block in state.votes.notarized_hashes(view)]
-            for block in dict.fromkeys(named):
-                if state.tree.get(block) is None:
-                    state.fetch(block)
-        for block in state.tree.orphans():
-            state.fetch(block)
 
     # --- R8: counting ---
 

@@ -1,7 +1,7 @@
 """Everything the core can ask of its driver: its output alphabet. Pure.
 
-Effects of one step are performed in order. `Persist` is a barrier: it is durable (fsync) before any later effect of the
-same step is performed; a failed Persist stops the process.
+Effects of one step are performed in order. `Persist` is a barrier: it is durable (fsync) before any later
+effect of the same step is performed; a failed Persist stops the process.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class RaisedFloor(Wire, tag=4):
 class Admitted(Wire, tag=5):
     """The certificate that admitted us to a view; replayed so that a restart does not regress.
 
-    It rides along with the first vote in the view, so that after a power loss of all validators the certificates
-    which justify the next block are still held by every voter.
+    It rides along with the first vote in the view, so that after a power loss of all validators the
+    certificates which justify the next block are still held by every voter.
     """
 
     view: U63

@@ -1,6 +1,7 @@
 """Everything that can happen to the core: its input alphabet. Pure.
 
-The driver has already checked shape, bounds and signatures of every message (consensus/admission.py says which).
+The driver has already checked shape, bounds and signatures of every message (consensus/admission.py says
+which).
 """
 
 from __future__ import annotations

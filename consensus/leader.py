@@ -1,7 +1,7 @@
 """Who leads a view: every validator once per cycle, in an order drawn anew for each cycle. Pure.
 
-Permuting per cycle keeps a fixed run of faulty leaders from repeating (consensus.md section 6). Weights do not
-matter yet: a validator of any weight leads once per cycle.
+Permuting per cycle keeps a fixed run of faulty leaders from repeating (consensus.md section 6). Weights do
+not matter yet: a validator of any weight leads once per cycle.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Blocks, votes, certificates, the messages that carry them, and the bytes that each vote signs. Pure.
 
-Words and rules: consensus.md sections 2 and 3. Every type is the canonical wire form; sizes are bounded here by type
-and again by the frame limit before decoding.
+Words and rules: consensus.md sections 2 and 3. Every type is the canonical wire form; sizes are bounded here
+by type and again by the frame limit before decoding.
 """
 
 from __future__ import annotations

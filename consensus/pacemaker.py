@@ -1,6 +1,7 @@
 """How long to wait in a view: a function of state alone, so it cannot drift. Pure.
 
-Delta (`delta_ms`) is the assumed bound on a message delay, fsync and validation included (consensus.md section 1).
+Delta (`delta_ms`) is the assumed bound on a message delay, fsync and validation included (consensus.md
+section 1).
 """
 
 from __future__ import annotations

@@ -46,7 +46,8 @@ def propose(state: ConsensusState) -> None:
 def best_parent(state: ConsensusState) -> Node | None:
     """The acceptable block of the highest view from which every view up to ours is skipped.
 
-    A certified block whose body is missing is asked for; meanwhile a lower one will do if its view is skipped.
+    A certified block whose body is missing is asked for; meanwhile a lower one will do if its view is
+    skipped.
     """
     root = state.tree.root
     for view in range(state.view - 1, max(root.view, state.view - 1 - SKIPS_MAX) - 1, -1):

@@ -1,7 +1,7 @@
 """What we have signed, and what we may still sign: the rules that a crash must not break. Pure.
 
-`OwnVotes` holds own[e,v] and the floor of consensus.md section 4; nothing else is needed for safety. The journal
-records returned here are durable before the signature leaves the process.
+`OwnVotes` holds own[e,v] and the floor of consensus.md section 4; nothing else is needed for safety. The
+journal records returned here are durable before the signature leaves the process.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Everything a validator knows, and the outbox of the current step: what the rules read and change. Pure.
 
-Volatile except for `own` (consensus.md section 4). Rules live in core.py, voting.py, proposing.py, finality.py.
+Volatile except for `own` (consensus.md section 4). Rules live in core.py, voting.py, proposing.py,
+finality.py, retransmission.py.
 """
 
 from __future__ import annotations
@@ -129,6 +130,8 @@ class ConsensusState:
         """The highest view each validator has shown to have entered."""
         self.last_seen = [0] * validators.count
         """The highest view each validator has voted in, for R4e."""
+        self.retried_view = 0
+        """The view at the last retry: still the same means stuck."""
         self.building: BlockHash | None = None
         """The parent that the driver is filling our block on."""
         self._restore(records, tip)

@@ -27,7 +27,8 @@ class ValidatorSet:
     ) -> None:
         """`weights` default to 1 each; `final_weight` (F_FINAL) to F(f), the one that assumes nothing beyond f.
 
-        A smaller `final_weight` is a chain's open choice to assume fewer Byzantine validators on the fast path.
+        A smaller `final_weight` is a chain's open choice to assume fewer Byzantine validators on the fast
+        path.
         """
         self.public_keys = public_keys
         self.weights = weights if weights is not None else (1,) * len(public_keys)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from tests.consensus.cluster import CHAIN_ID, ModelSigner, a_validator_set
-
 from consensus.certificates import assemble_quorum, assemble_timeout
 from consensus.core import Core
 from consensus.effects import Broadcast, Effect, JournalRecord, Persist, Send
@@ -32,6 +30,7 @@ from consensus.messages import (
 )
 from consensus.state import CoreConfig, FinalTip, Parameters
 from primitives.identifiers import NO_BLOCK, BlockHash, ValidatorIndex
+from tests.consensus.cluster import CHAIN_ID, ModelSigner, a_validator_set
 
 NOTARIZE, NULLIFY, FINALIZE = VoteKind
 

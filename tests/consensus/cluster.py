@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
@@ -45,10 +45,11 @@ from consensus.messages import (
     Votes,
     hash_of,
 )
-from consensus.state import CoreConfig, FinalTip, Parameters
+from consensus.state import CoreConfig, FinalTip, Parameters, Signer
 from consensus.validator_set import ValidatorSet
 from primitives.hashing import digest
 from primitives.identifiers import BlockHash, ValidatorIndex
+from primitives.signing import SigningKey, is_valid
 
 CHAIN_ID = digest(b"test-chain", b"cluster")
 DELTA_MS = 100
@@ -76,8 +77,9 @@ def a_validator_set(count: int) -> ValidatorSet:
 class Process:
     """One validator: a core, its journal and block store (which survive), its timers (which do not)."""
 
-    def __init__(self, config: CoreConfig, index: int) -> None:
+    def __init__(self, config: CoreConfig, index: int, signer: Signer) -> None:
         self.config = config
+        self.signer = signer
         self.index = index
         self.journal: list[JournalRecord] = []
         self.store: list[tuple[Block, QuorumCertificate]] = []
@@ -91,7 +93,7 @@ class Process:
 
     def boot(self) -> None:
         tip = FinalTip(*self.store[-1]) if self.store else None
-        self.core = Core(self.config, ModelSigner(self.index), tip, tuple(self.journal))
+        self.core = Core(self.config, self.signer, tip, tuple(self.journal))
         self.timers = {}
         self.life += 1
 
@@ -135,15 +137,21 @@ class Cluster:
         byzantine: frozenset[int] = frozenset(),
         parameters: Parameters | None = None,
         tamper: Callable[[int, Effect], list[Effect]] | None = None,
+        keys: Sequence[SigningKey] = (),
         bad_transactions: frozenset[bytes] = frozenset(),
         narrate: bool = False,
     ) -> None:
         self.rng = Random(seed)
         self.link = link or uniform_link(self.rng)
         self.parameters = parameters or Parameters(delta_ms=DELTA_MS)
-        self.validators = a_validator_set(count)
+        self.signers: list[Signer] = list(keys) or [ModelSigner(index) for index in range(count)]
+        self.validators = (
+            ValidatorSet(tuple(key.public_key for key in keys)) if keys else a_validator_set(count)
+        )
+        self.verified: set[admission.SignatureCheck] | None = set() if keys else None
+        """Real signatures already verified, when there are real keys."""
         self.processes = [
-            Process(CoreConfig(CHAIN_ID, self.validators, index, self.parameters), index)
+            Process(CoreConfig(CHAIN_ID, self.validators, index, self.parameters), index, self.signers[index])
             for index in range(count)
         ]
         self.silent, self.byzantine = silent, byzantine
@@ -231,6 +239,19 @@ class Cluster:
                 self.after(delay_ms, partial(self._fire, process, kind, view, expected))
             case CancelTimer(kind=kind):
                 process.timers[kind] = process.timers.get(kind, 0) + 1
+            case BuildPayload() | ValidatePayload() | DeliverFinal() | ServeBlocks():
+                self._execute(process, effect)
+            case ReportEvidence(kind=kind, offender=offender):
+                assert offender in self.byzantine, f"honest validator {offender} accused of {kind}"
+                self.observed.evidence.append((kind, offender))
+            case Halt(reason=reason):
+                self.observed.halts.append((process.index, reason))
+
+    def _execute(
+        self, process: Process, effect: BuildPayload | ValidatePayload | DeliverFinal | ServeBlocks
+    ) -> None:
+        """The application and the block store; validating and building take 1 ms."""
+        match effect:
             case BuildPayload(parent=parent, view=view):
                 payload = (f"view {view}".encode(),)
                 built = PayloadBuilt(parent, view, payload, self.now * 1_000_000, bytes(32))
@@ -242,11 +263,6 @@ class Cluster:
                 self._deliver(process, effect)
             case ServeBlocks(to=to, request=request):
                 self.send(process.index, to, self._stored(process, request))
-            case ReportEvidence(kind=kind, offender=offender):
-                assert offender in self.byzantine, f"honest validator {offender} accused of {kind}"
-                self.observed.evidence.append((kind, offender))
-            case Halt(reason=reason):
-                self.observed.halts.append((process.index, reason))
 
     def later(self, process: Process, delay_ms: int, event: Input) -> None:
         """Give an input after a delay, unless the process has died meanwhile."""
@@ -294,6 +310,10 @@ class Cluster:
             return
         if id(message) not in self._admitted:
             admission.check(message, process.core.epoch)
+            if self.verified is not None:
+                for check in admission.signatures_of(message, process.core.epoch):
+                    assert check in self.verified or is_valid(*check)
+                    self.verified.add(check)
             self._admitted[id(message)] = message
         self.step(process, MessageReceived(ValidatorIndex(sender), message))
 
@@ -313,7 +333,7 @@ class Cluster:
                 known.append(vote)
 
     def _narrate(self, process: Process, event: Input, effects: list[Effect]) -> None:
-        from tests.consensus.transcript import describe  # noqa: PLC0415
+        from tests.consensus.transcript import describe
 
         self.observed.log += describe(self.now, process.index, event, effects)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from tests.consensus import cluster
-from tests.consensus.campaign import run_seed
 
 from consensus import certificate_store, certificates, safety, vote_keeper
 from consensus.messages import TimeoutCertificate, VoteKind
@@ -14,6 +12,8 @@ from consensus.safety import OwnVotes
 from consensus.validator_set import ValidatorSet
 from primitives.errors import InvariantViolation
 from primitives.identifiers import NO_BLOCK, BlockHash
+from tests.consensus import cluster
+from tests.consensus.campaign import run_seed
 
 Patch = pytest.MonkeyPatch
 

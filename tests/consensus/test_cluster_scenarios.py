@@ -5,19 +5,6 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
-from tests.consensus.builders import EPOCH, an_epoch
-from tests.consensus.campaign import crash_if_alive
-from tests.consensus.cluster import (
-    DELTA_MS,
-    Cluster,
-    Delays,
-    Link,
-    final_hashes,
-    hostile_link,
-    steady_link,
-    view_and_kind,
-)
-from tests.consensus.traitor import signed, twin_of
 
 from consensus.certificates import resolve
 from consensus.effects import Broadcast, Effect, Send
@@ -31,6 +18,20 @@ from consensus.messages import (
     hash_of,
 )
 from primitives.identifiers import ValidatorIndex
+from primitives.signing import SigningKey
+from tests.consensus.builders import EPOCH, an_epoch
+from tests.consensus.campaign import crash_if_alive
+from tests.consensus.cluster import (
+    DELTA_MS,
+    Cluster,
+    Delays,
+    Link,
+    final_hashes,
+    hostile_link,
+    steady_link,
+    view_and_kind,
+)
+from tests.consensus.traitor import signed, twin_of
 
 FIRST_LEADER = EPOCH.leaders.leader_of(1)
 
@@ -52,6 +53,13 @@ def test_with_f_silent_blocks_are_final_by_the_slow_path(count: int, silent: set
     assert set(cluster.observed.proofs.values()) == {VoteKind.FINALIZE}
     skipped = [s for block, _ in cluster.processes[0].store for s in block.justification.skips]
     assert {an_epoch(count).leaders.leader_of(skip.view) for skip in skipped} == silent
+
+
+def test_every_signature_on_the_wire_is_a_valid_ed25519_signature() -> None:
+    keys = [SigningKey(bytes([index]) * 32) for index in range(4)]
+    cluster = Cluster(4, seed=9, keys=keys, silent=frozenset({2}))
+    cluster.run(2_000, until=lambda: cluster.live_height() >= 8)
+    assert cluster.live_height() >= 8 and cluster.verified is not None and len(cluster.verified) > 50
 
 
 def test_without_a_quorum_nothing_becomes_final_and_memory_does_not_grow() -> None:

@@ -6,19 +6,6 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from tests.consensus.builders import (
-    EPOCH,
-    FINALIZE,
-    NOTARIZE,
-    a_block,
-    a_child,
-    a_finalization,
-    a_notarization,
-    a_proposal,
-    a_timeout,
-    a_vote,
-    name_of,
-)
 
 from consensus import admission
 from consensus.certificates import (
@@ -32,6 +19,19 @@ from consensus.messages import Block, BlockResponse, Certificate, Votes
 from consensus.reasons import ConsensusReason as Reason
 from primitives.errors import ProtocolViolation
 from primitives.identifiers import NO_BLOCK
+from tests.consensus.builders import (
+    EPOCH,
+    FINALIZE,
+    NOTARIZE,
+    a_block,
+    a_child,
+    a_finalization,
+    a_notarization,
+    a_proposal,
+    a_timeout,
+    a_vote,
+    name_of,
+)
 
 A, B = b"A" * 32, b"B" * 32
 replace = msgspec.structs.replace

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from tests.consensus.builders import FINALIZE, NOTARIZE, NULLIFY, a_block, a_vote, name_of
-from tests.consensus.cluster import CHAIN_ID
 
 from consensus.epoch import first_epoch
 from consensus.evidence import Offence, offence_of, pair, verify_pair, verify_unjustified
@@ -15,6 +13,8 @@ from consensus.validator_set import ValidatorSet
 from primitives.errors import ProtocolViolation
 from primitives.identifiers import NO_BLOCK
 from primitives.signing import SigningKey
+from tests.consensus.builders import FINALIZE, NOTARIZE, NULLIFY, a_block, a_vote, name_of
+from tests.consensus.cluster import CHAIN_ID
 
 A, B = b"A" * 32, b"B" * 32
 KEYS = [SigningKey(bytes([index]) * 32) for index in range(4)]

@@ -3,6 +3,18 @@
 from __future__ import annotations
 
 import pytest
+
+from consensus.block_tree import BlockTree, Standing
+from consensus.catch_up import FETCHES_MAX, Fetcher, FinalTargets
+from consensus.effects import OwnVote, RaisedFloor
+from consensus.epoch import genesis_block
+from consensus.evidence import pair
+from consensus.leader import LeaderSchedule
+from consensus.pacemaker import FACTOR_MILLI, Pacemaker
+from consensus.safety import OwnVotes, restore
+from consensus.vote_keeper import Counted, VoteKeeper
+from primitives.errors import InvariantViolation
+from primitives.identifiers import NO_BLOCK, BlockHash
 from tests.consensus.builders import (
     EPOCH,
     FINALIZE,
@@ -17,18 +29,6 @@ from tests.consensus.builders import (
     name_of,
 )
 from tests.consensus.cluster import CHAIN_ID, ModelSigner
-
-from consensus.block_tree import BlockTree, Standing
-from consensus.catch_up import FETCHES_MAX, Fetcher, FinalTargets
-from consensus.effects import OwnVote, RaisedFloor
-from consensus.epoch import genesis_block
-from consensus.evidence import pair
-from consensus.leader import LeaderSchedule
-from consensus.pacemaker import FACTOR_MILLI, Pacemaker
-from consensus.safety import OwnVotes, restore
-from consensus.vote_keeper import Counted, VoteKeeper
-from primitives.errors import InvariantViolation
-from primitives.identifiers import NO_BLOCK, BlockHash
 
 A, B = BlockHash(b"A" * 32), BlockHash(b"B" * 32)
 

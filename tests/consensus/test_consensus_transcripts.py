@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from tests.consensus.builders import EPOCH
 from tests.consensus.cluster import Cluster, steady_link
 
@@ -23,8 +24,9 @@ def happy_path() -> str:
     """Two views in which everybody answers: two delays to finality, the next leader one step ahead."""
     cluster = Cluster(4, link=steady_link, narrate=True)
     cluster.run(48)
-    return f"{WORDS}Everybody answers: blocks of the first two views become final by the fast path.\n\n" + "\n".join(
-        cluster.observed.log
+    return (
+        f"{WORDS}Everybody answers: blocks of the first two views become final by the fast path.\n\n"
+        + "\n".join(cluster.observed.log)
     )
 
 
@@ -34,8 +36,8 @@ def view_change() -> str:
     cluster = Cluster(4, link=steady_link, silent=frozenset({leader}), narrate=True)
     cluster.run(275)
     return (
-        f"{WORDS}Validator {leader} leads view 1 and never starts: the view is nullified, the next block skips it and is\n"
-        "final by the slow path.\n\n" + "\n".join(cluster.observed.log)
+        f"{WORDS}Validator {leader} leads view 1 and never starts: the view is nullified, the next block skips it\n"
+        "and is final by the slow path.\n\n" + "\n".join(cluster.observed.log)
     )
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
-from tests.consensus.builders import a_timeout
-from tests.consensus.cluster import a_validator_set
 
 from consensus.certificates import resolve
 from consensus.validator_set import ValidatorSet
 from primitives.errors import InvariantViolation
 from primitives.identifiers import NO_BLOCK
+from tests.consensus.builders import a_timeout
+from tests.consensus.cluster import a_validator_set
 
 A, B = b"A" * 32, b"B" * 32
 
@@ -26,8 +26,9 @@ A, B = b"A" * 32, b"B" * 32
         (10, 3, 7, 10),
         (21, 6, 15, 20),
         (50, 16, 34, 50),
-    ]
-    + [(99, 32, 67, 98), (100, 33, 67, 100)],
+        (99, 32, 67, 98),
+        (100, 33, 67, 100),
+    ],
 )
 def test_the_table_of_the_design(count: int, faulty: int, quorum: int, final: int) -> None:
     validators = a_validator_set(count)

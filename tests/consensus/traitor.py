@@ -9,7 +9,6 @@ from __future__ import annotations
 from random import Random
 
 import msgspec
-from tests.consensus.cluster import CHAIN_ID, ModelSigner
 
 from consensus.effects import Broadcast, Effect, Send
 from consensus.messages import (
@@ -23,6 +22,7 @@ from consensus.messages import (
     transaction_root,
 )
 from primitives.identifiers import NO_BLOCK, ValidatorIndex
+from tests.consensus.cluster import CHAIN_ID, ModelSigner
 
 
 def signed(signer: int, kind: int, view: int, subject: bytes) -> Vote:
