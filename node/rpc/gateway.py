@@ -49,6 +49,8 @@ BODY_BYTES_MAX = 2 * RAW_BYTES_MAX + 1_024
 """A request's body: one transaction in base64 and its JSON."""
 BODY_SECONDS_MAX = 5.0
 """A body that takes longer is refused."""
+CLOSE_SECONDS_MAX = 1.0
+"""A slow consumer gets this long to hear why it is disconnected."""
 STORE_SECONDS_MAX = 10.0
 """The node creates its store before it starts us; wait this long, then give up (and be started again)."""
 
@@ -142,17 +144,21 @@ class Gateway:
             return
         client = StreamClient(websocket)
         self._streams.clients.add(client)
-        writer = asyncio.create_task(client.write())
-        reader = asyncio.create_task(self._read_stream(websocket, client))
+        works = (client.write(), self._read_stream(websocket, client), client.fell_behind.wait())
+        tasks = [asyncio.ensure_future(work) for work in works]
         try:
-            done, _ = await asyncio.wait((writer, reader), return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 _note_failure(task)
         finally:
             self._streams.clients.discard(client)
-            for task in (writer, reader):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(writer, reader, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if client.fell_behind.is_set():
+            with contextlib.suppress(TimeoutError, RuntimeError):
+                async with asyncio.timeout(CLOSE_SECONDS_MAX):
+                    await websocket.close(1013, GatewayReason.SLOW_CONSUMER.value)
 
     async def _read_stream(self, websocket: WebSocket, client: StreamClient) -> None:
         while True:
@@ -276,7 +282,7 @@ def _on_failure(request: Request, error: Exception) -> Response:
     return _refusal(GatewayReason.INTERNAL, "the gateway failed to answer; it has logged why")
 
 
-def _note_failure(task: asyncio.Task[None]) -> None:
+def _note_failure(task: asyncio.Future[Any]) -> None:
     error = None if task.cancelled() else task.exception()
     if error is not None and not isinstance(error, WebSocketDisconnect | RuntimeError):
         log.error("gateway_stream_failed", exc_info=error)

@@ -76,8 +76,6 @@ class Socket(Protocol):
 
     async def send_bytes(self, raw: bytes) -> None: ...
 
-    async def close(self, code: int, reason: str) -> None: ...
-
 
 class StreamClient:
     """One connection: what it follows and what waits to be sent to it."""
@@ -87,27 +85,24 @@ class StreamClient:
         self.channels: set[str] = set()
         self.waiting: dict[bytes, int] = {}
         self.is_binary = False
-        self.closing: GatewayReason | None = None
-        self._queue: asyncio.Queue[Form | None] = asyncio.Queue(QUEUE_MESSAGES_MAX)
+        self.fell_behind = asyncio.Event()
+        self._queue: asyncio.Queue[Form] = asyncio.Queue(QUEUE_MESSAGES_MAX)
 
     def push(self, form: Form) -> None:
-        """Queue a message; a full queue closes the connection."""
+        """Queue a message; a full queue ends the connection (the gateway watches `fell_behind`)."""
         try:
             self._queue.put_nowait(form)
         except asyncio.QueueFull:
-            self.closing = GatewayReason.SLOW_CONSUMER
+            self.fell_behind.set()
 
     async def write(self) -> None:
-        """Send what waits until the connection closes or falls behind."""
-        while self.closing is None:
+        """Send what waits, until cancelled."""
+        while True:
             form = await self._queue.get()
-            if form is None:
-                return
             if self.is_binary:
                 await self.socket.send_bytes(msgspec.msgpack.encode(form))
             else:
                 await self.socket.send_text(msgspec.json.encode(form).decode())
-        await self.socket.close(1013, self.closing.value)
 
 
 class Streams:

@@ -289,6 +289,46 @@ async def test_a_binary_client_gets_msgpack_and_hears_of_a_rejection(tmp_path: P
     assert rejected["events"][0]["reason"] == "bad_nonce"
 
 
+async def test_a_stream_client_that_does_not_read_is_dropped_and_nobody_else_notices(tmp_path: Path) -> None:
+    many = FinalBlockNotice(1, b"\1" * 32, b"\2" * 32, TIME_NS, TIME_NS, encode(EVENTS[2:] * 2_000))
+
+    def work(connection: ClientConnection) -> int:
+        asked(connection, op="subscribe", channels=["trades"])
+        rounds = 0
+        while trio.from_thread.run(stream_clients) == 2:
+            trio.from_thread.run_sync(it.node.publish, many)
+            assert all(b"trade" in connection.recv(5, decode=False) for _ in range(2_000))
+            rounds += 1
+        return rounds
+
+    async with running(tmp_path / "h") as it:
+
+        async def stream_clients() -> int:
+            last_line = (await it.http.get("/metrics")).text.splitlines()[-1]
+            return int(last_line.removeprefix("quorate_gateway_stream_clients "))
+
+        with deaf_follower_of_trades(it.gateway.port), trio.fail_after(20):
+            while await stream_clients() == 0:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            assert await trio.to_thread.run_sync(listen, it.ws_url, work) > 0
+        assert it.gateway.restarts == 0
+
+
+def deaf_follower_of_trades(port: int) -> socket.socket:
+    """A WebSocket client, by hand, with the smallest receive buffer: it subscribes and reads nothing."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    client.connect(("127.0.0.1", port))
+    client.sendall(
+        b"GET /v1/ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    assert client.recv(12) == b"HTTP/1.1 101"
+    request = b'{"op":"subscribe","channels":["trades"]}'
+    client.sendall(b"\x81" + bytes([0x80 | len(request)]) + bytes(4) + request)
+    return client
+
+
 async def test_bad_clients_are_refused_and_the_gateway_lives(tmp_path: Path) -> None:
     def work(connection: ClientConnection) -> list[str]:
         answers = [
