@@ -141,6 +141,12 @@ def test_a_synthetic_forward_owes_no_short_option_contingency() -> None:
     assert margin_of(legs, [a_slice(30)]).mm_contingency_uusd == 0
 
 
+def test_only_shorts_beyond_their_strike_owe_the_contingency() -> None:
+    legs = [Leg(3, CALL, 100, 30), Leg(-1, PUT, 100, 30), Leg(-2, CALL, 110, 30), Leg(4, PUT, 90, 30)]
+    margin = margin_of(legs, [a_slice(30)])
+    assert (margin.mm_contingency_uusd, margin.im_contingency_uusd) == (600 * USD, 400 * USD)
+
+
 def test_orders_cost_at_most_what_their_worst_fills_do() -> None:
     risk, generator = two_markets(990_000), np.random.default_rng(9)
     for _ in range(15):
