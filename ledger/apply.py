@@ -15,6 +15,7 @@ from ledger.events import Event
 from ledger.execution import execute_transactions
 from ledger.invariants import check_invariants
 from ledger.oracle import apply_reports, check_update, decode_update
+from ledger.prices import keep_prices
 from ledger.reasons import LedgerReason
 from ledger.settlement.expiry import settle_expiries
 from ledger.settlement.insurance_fund import absorb_debts
@@ -104,6 +105,7 @@ def apply_block(state: State, context: BlockContext, transactions: tuple[bytes, 
     workspace.write_back()
     state.put(KEY_CLOCK, Clock(context.height, context.time_ns, workspace.next_order_id, silent))
     state.put(KEY_MARKS, Marks(valuation.marks(), valuation.margins_digest()))
+    keep_prices(state, valuation)
     check_invariants(workspace)
     return BlockResult(
         height=context.height,

@@ -15,12 +15,13 @@ from ledger.margin.requirements import Margin, compute_margin
 from ledger.market import UnderlyingMarket
 from ledger.matching.orders import AccountKey, RestingOrder
 from ledger.oracle import current_market
+from ledger.prices import get_prices
 from ledger.pricing.kernel import volatility_e9
 from ledger.state import State
 from ledger.state_keys import account_key
 from ledger.state_tree import Proof
 from ledger.transactions import Side
-from ledger.valuation import Valuation, positions_of
+from ledger.valuation import positions_of
 
 
 class InstrumentView(NamedTuple):
@@ -79,8 +80,8 @@ class ProvenLeaf(NamedTuple):
 
 def get_instruments(state: State) -> list[InstrumentView]:
     """Everything live, by id."""
-    valuation = Valuation(state)
-    risk = valuation.risk
+    prices = get_prices(state)
+    risk = prices.risk
     left_ns = [
         max(0, state.instruments[item].expiry_ns - state.clock.time_ns)
         for item in risk.instrument_ids.tolist()
@@ -90,7 +91,7 @@ def get_instruments(state: State) -> list[InstrumentView]:
     rows = zip(risk.instrument_ids.tolist(), *(column.tolist() for column in columns), strict=True)
     views = []
     for item, vol_e9, delta, gamma, vega, theta in rows:
-        book, mark_uusd = state.book(item), valuation.mark_uusd(item)
+        book, mark_uusd = state.book(item), prices.mark_uusd(item)
         best = book.best_bid_uusd, book.best_ask_uusd
         views.append(
             InstrumentView(
@@ -105,11 +106,11 @@ def get_account(state: State, key: AccountKey) -> AccountView | None:
     account = state.account(key)
     if account is None:
         return None
-    valuation = Valuation(state)
-    margin = compute_margin(valuation.risk, account.cash_uusd, positions_of(account))
+    prices = get_prices(state)
+    margin = compute_margin(prices.risk, account.cash_uusd, positions_of(account))
     positions = []
     for item in account.positions:
-        instrument, mark_uusd = state.instruments[item.instrument], valuation.mark_uusd(item.instrument)
+        instrument, mark_uusd = state.instruments[item.instrument], prices.mark_uusd(item.instrument)
         per_contract = instrument.lots_per_contract
         positions.append(
             PositionView(
@@ -118,7 +119,7 @@ def get_account(state: State, key: AccountKey) -> AccountView | None:
                 item.cost_uusd,
                 mark_uusd,
                 item.lots * mark_uusd // per_contract,
-                item.lots * valuation.delta_ppm(item.instrument) // per_contract,
+                item.lots * prices.delta_ppm(item.instrument) // per_contract,
             )
         )
     orders = tuple(
