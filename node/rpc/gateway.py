@@ -332,7 +332,7 @@ async def _serve(config: NodeConfig, descriptor: int) -> None:
             make_app(queries, link, streams, _read_token(config)),
             http="httptools",
             access_log=False,
-            log_level="warning",
+            log_level="error",
             server_header=False,
             limit_concurrency=CONNECTIONS_MAX,
             timeout_keep_alive=30,

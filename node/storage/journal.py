@@ -15,12 +15,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from zlib import crc32
 
+import structlog
+
 from primitives.errors import OperatorError, ensure
 
 RECORD_BYTES_MAX = 8 * 1024 * 1024
 """One record (a block of 4 MiB fits); a longer one is our own mistake."""
 FRAME_BYTES_MAX = 64 * 1024 * 1024
 """One append; a longer length field in a file is damage."""
+COMPACTED_FRAME_BYTES = 8 * 1024 * 1024
+"""A compaction writes frames of about this size, whatever the number of live records."""
 
 _SEGMENT_HEADER = struct.Struct(">8s8sQI")
 _SEGMENT_MAGIC = b"QRTJRNL1"
@@ -29,6 +33,8 @@ _FRAME_MAGIC = 0x51F7A3C9
 _FRAME_MAGIC_BYTES = _FRAME_MAGIC.to_bytes(4, "big")
 _RECORD_LENGTH = struct.Struct(">I")
 _SEGMENT_NAME = re.compile(r"segment-(\d{8})\.journal")
+
+log = structlog.get_logger()
 
 
 class Journal:
@@ -72,6 +78,7 @@ class Journal:
         salt = _read_segment_header(path, raw, numbers[-1])
         batches, end = _read_frames(path, raw, salt)
         if end < len(raw):
+            log.warning("journal_torn_tail", file=str(path), at_byte=end, dropped_bytes=len(raw) - end)
             _truncate(path, end)
         # A crash between the switch to a new segment and the removal of the old one leaves both: the new one
         # counts.
@@ -111,7 +118,8 @@ class Journal:
         ensure(not self._failed, "a journal that failed once is never written again")
         self._failed = True
         try:
-            salt = _write_segment(self.directory, self._number + 1, live_records)
+            batches = _batches(live_records)
+            salt = _write_segment(self.directory, self._number + 1, batches)
             os.close(self._descriptor)
             _segment_path(self.directory, self._number).unlink()
             self._number += 1
@@ -123,7 +131,7 @@ class Journal:
             ) from None
         self._failed = False
         self._salt = salt
-        self._sequence = 1 if live_records else 0
+        self._sequence = len(batches)
 
     @property
     def size_bytes(self) -> int:
@@ -167,13 +175,27 @@ def _segment_numbers(directory: Path) -> list[int]:
     return sorted(int(match[1]) for match in matches if match)
 
 
-def _write_segment(directory: Path, number: int, records: Sequence[bytes]) -> bytes:
+def _write_segment(directory: Path, number: int, batches: Sequence[Sequence[bytes]]) -> bytes:
     """Create a whole segment under its final name and return its salt."""
     salt = os.urandom(8)
     start = _SEGMENT_HEADER.pack(_SEGMENT_MAGIC, salt, number, 0)[:-4]
     raw = start + crc32(start).to_bytes(4, "big")
-    write_durably(_segment_path(directory, number), raw + (_frame(salt, 1, records) if records else b""))
+    frames = b"".join(_frame(salt, sequence, batch) for sequence, batch in enumerate(batches, 1))
+    write_durably(_segment_path(directory, number), raw + frames)
     return salt
+
+
+def _batches(records: Sequence[bytes]) -> list[list[bytes]]:
+    """Records in order, cut into appends of about COMPACTED_FRAME_BYTES."""
+    batches: list[list[bytes]] = []
+    size = COMPACTED_FRAME_BYTES
+    for record in records:
+        if size >= COMPACTED_FRAME_BYTES:
+            batches.append([])
+            size = 0
+        batches[-1].append(record)
+        size += len(record)
+    return batches
 
 
 def _frame(salt: bytes, sequence: int, records: Sequence[bytes]) -> bytes:

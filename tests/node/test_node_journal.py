@@ -110,6 +110,15 @@ def test_compaction_leaves_the_live_records_only(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["segment-00000002.journal"]
 
 
+def test_a_compaction_of_much_is_many_frames(tmp_path: Path) -> None:
+    much = [bytes([number]) * 4_000_000 for number in range(20)]
+    journal, _ = Journal.open(tmp_path)
+    journal.compact(much)
+    journal.append([b"after"])
+    journal.close()
+    assert replayed(tmp_path) == ([*much, b"after"], 0)
+
+
 def test_a_crash_between_the_steps_of_compaction_leaves_the_old_or_the_new(tmp_path: Path) -> None:
     old = written(tmp_path)
     before = old.read_bytes()
