@@ -1,5 +1,4 @@
-"""The node's counters and timings: one Prometheus registry per node object, plus what the status reply
-shows. Reads clocks.
+"""The node's counters and timings, in one Prometheus registry per node object. Reads clocks.
 
 Nothing here serves HTTP: the gateway fetches the text over the Unix socket.
 """
@@ -141,5 +140,7 @@ class NodeMetrics:
 @contextmanager
 def _timed(histogram: Histogram) -> Iterator[None]:
     began = time.perf_counter()
-    yield
-    histogram.observe(time.perf_counter() - began)
+    try:
+        yield
+    finally:
+        histogram.observe(time.perf_counter() - began)
