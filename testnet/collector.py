@@ -28,6 +28,8 @@ from testnet.report import Divergence
 
 RECONNECT_SECONDS = 0.2
 STATUS_SECONDS = 1.0
+ROOTS_SHOWN_MAX = 64
+"""Heights of each validator whose roots are kept for the view."""
 
 
 @dataclass(slots=True)
@@ -39,9 +41,9 @@ class Lifeline:
     connected: bool = False
     status: StatusReply | None = None
     height: int = 0
-    height_at_seconds: float = 0.0
     last_signed_height: int = 0
-    votes_counted: int = 0
+    roots: dict[int, bytes] = field(default_factory=dict)
+    """State roots of its last heights, for showing all validators at one height."""
 
 
 @dataclass(slots=True)
@@ -78,7 +80,7 @@ class Tally:
 class Collector:
     """Facts of a running testnet, by validator and by height."""
 
-    def __init__(self, sockets: Sequence[Path], now_seconds: Callable[[], float]) -> None:
+    def __init__(self, sockets: Sequence[Path]) -> None:
         self.lifelines = [Lifeline(index, path) for index, path in enumerate(sockets)]
         self.tally = Tally()
         self.divergences: list[Divergence] = []
@@ -89,7 +91,6 @@ class Collector:
         self.final_blocks_fast = 0
         self.first_final = trio.Event()
         self.on_block: Callable[[FinalBlockNotice], None] | None = None
-        self._now_seconds = now_seconds
         self._roots: dict[int, dict[int, bytes]] = {}
         self._compared: set[int] = set()
         self._proposed_ns: dict[bytes, int] = {}
@@ -138,7 +139,8 @@ class Collector:
 
     def _note_final(self, lifeline: Lifeline, notice: FinalBlockNotice) -> None:
         lifeline.height = notice.height
-        lifeline.height_at_seconds = self._now_seconds()
+        lifeline.roots[notice.height] = notice.state_root
+        lifeline.roots.pop(notice.height - ROOTS_SHOWN_MAX, None)
         self.first_final.set()
         if notice.height > self.tally.seen_height:
             self.tally.seen_height = notice.height

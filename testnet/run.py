@@ -68,7 +68,7 @@ class Run:
         market = layout.market
         clock = MarketClock(market.start_market_ns, market.start_monotonic_ns, int(market.speed))
         self.clock = clock
-        self.collector = Collector(layout.sockets, self.now)
+        self.collector = Collector(layout.sockets)
         honest = next(venue.name for venue in market.venues if not venue.lies)
         self.truth = Truth(
             venue_address(market.socket_dir, TRUTH),
@@ -182,11 +182,12 @@ class Run:
         collector, tally = self.collector, self.collector.tally
         now_ns = self.clock.now_ns()
         since = self.first_final_at
+        common = min((line.height for line in collector.lifelines if line.connected), default=0)
         return Picture(
             elapsed_seconds=0.0 if since is None else self.now() - since,
             total_seconds=self.plan.seconds,
             market_time=_clock_text(now_ns),
-            validators=[self._row(index) for index in range(self.plan.validators)],
+            validators=[self._row(index, common) for index in range(self.plan.validators)],
             indices={
                 item.name: price for item in Underlying if (price := self.truth.index_usd(item)) is not None
             },
@@ -203,7 +204,7 @@ class Run:
             notes=[*self.crashed, *self._return_notes()],
         )
 
-    def _row(self, index: int) -> ValidatorRow:
+    def _row(self, index: int, common_height: int) -> ValidatorRow:
         lifeline, node = self.collector.lifelines[index], self.nodes[index]
         status = lifeline.status
         row = ValidatorRow(name=node.name, rss_mb=node.rss_mb_max)
@@ -212,7 +213,8 @@ class Run:
         if status is None:
             return row
         row.height, row.view = lifeline.height or status.final_height, status.view
-        row.root = status.state_root.hex()
+        root = lifeline.roots.get(common_height)
+        row.root = f"{root.hex()[:12]} at {common_height}" if root is not None else ""
         row.peers = sum(peer.connected for peer in status.peers)
         if status.finality_count:
             row.finality_p50_ms = status.finality_us_p50 / 1_000

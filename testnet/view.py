@@ -119,7 +119,7 @@ def _validators(picture: Picture) -> Table:
             _ms(row.finality_p50_ms),
             share,
             str(row.peers),
-            row.root[:12],
+            row.root,
             f"{row.rss_mb:.0f} MB",
         )
     return table

@@ -31,6 +31,7 @@ from testnet.market.snapshots import (
 )
 from testnet.market.source import (
     DAY_NS,
+    EXPIRY_LEAD_NS_MIN,
     EXPIRY_OF_DAY_NS,
     EXPIRY_SHARE_OF_RUN,
     Shock,
@@ -54,7 +55,7 @@ def suggest_start_ns(directory: Path, speed: float, seconds: float) -> int:
     """
     times = [time_ns for time_ns, _ in find_snapshots(directory)]
     span_ns = int(speed * seconds) * NS
-    lead_ns = int(span_ns * EXPIRY_SHARE_OF_RUN) // NS * NS
+    lead_ns = max(EXPIRY_LEAD_NS_MIN, int(span_ns * EXPIRY_SHARE_OF_RUN) // NS * NS)
     bars = read_bars(directory, Underlying.BTC, Counter())
     first = (times[0] - EXPIRY_OF_DAY_NS) // DAY_NS * DAY_NS + DAY_NS + EXPIRY_OF_DAY_NS
     starts = [expiry - lead_ns for expiry in range(first, times[-1], DAY_NS)]

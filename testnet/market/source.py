@@ -16,7 +16,9 @@ DAY_NS = 86_400 * NS
 EXPIRY_OF_DAY_NS = 8 * 3_600 * NS
 """Options expire at 08:00:00 UTC."""
 EXPIRY_SHARE_OF_RUN = 0.6
-"""A short run is placed so that the first expiry comes after this share of it."""
+"""A run is placed so that the first expiry comes after this share of it."""
+EXPIRY_LEAD_NS_MIN = 2_000 * NS
+"""And never sooner than this: its whole settlement window of 1,800 s is to be seen."""
 SIGMAS_LISTED = 2.5
 """Strikes are listed within this many standard deviations of the forward."""
 

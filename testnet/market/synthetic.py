@@ -18,6 +18,7 @@ from node.oracle.black import price_and_vega
 from primitives.amounts import NS, SECONDS_PER_YEAR
 from testnet.market.source import (
     DAY_NS,
+    EXPIRY_LEAD_NS_MIN,
     EXPIRY_OF_DAY_NS,
     EXPIRY_SHARE_OF_RUN,
     SIGMAS_LISTED,
@@ -66,7 +67,7 @@ DYNAMICS = {
 
 def suggest_start_ns(speed: float, seconds: float) -> int:
     """A start such that the first 08:00 expiry comes within a run of `seconds` at `speed`."""
-    lead_ns = min(int(speed * seconds * EXPIRY_SHARE_OF_RUN) * NS, DAY_NS)
+    lead_ns = min(max(EXPIRY_LEAD_NS_MIN, int(speed * seconds * EXPIRY_SHARE_OF_RUN) * NS), DAY_NS)
     return FIRST_DAY_NS + EXPIRY_OF_DAY_NS + DAY_NS - lead_ns
 
 

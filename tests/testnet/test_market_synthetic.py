@@ -61,10 +61,16 @@ def test_returns_have_the_volatility_that_options_are_priced_with() -> None:
 
 
 def test_the_suggested_start_puts_an_expiry_into_the_run() -> None:
-    for speed, seconds in ((1.0, 60.0), (60.0, 60.0), (600.0, 30.0), (3_600.0, 600.0)):
+    for speed, seconds in ((60.0, 60.0), (600.0, 30.0), (3_600.0, 600.0)):
         start = suggest_start_ns(speed, seconds)
         first = SyntheticMarket(1, start).expiries(Underlying.BTC)[0]
         assert (start < first < start + speed * seconds * NS, first % DAY_NS) == (True, EXPIRY_OF_DAY_NS)
+
+
+def test_a_run_too_short_for_a_settlement_window_gets_no_expiry() -> None:
+    start = suggest_start_ns(60.0, 15.0)
+    first = SyntheticMarket(1, start).expiries(Underlying.BTC)[0]
+    assert (first - start, first % DAY_NS) == (2_000 * NS, EXPIRY_OF_DAY_NS)
 
 
 def test_an_expired_chain_is_gone() -> None:
