@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ledger.accounts import use_nonce
 from ledger.admission import ReadTransaction, check_custodian, check_sender
 from ledger.events import ActionRejected, CashMoved, TransactionApplied, TransactionRejected
-from ledger.genesis import ACCOUNTS_MAX
+from ledger.genesis import ACCOUNTS_MAX, DEPOSITED_UUSD_MAX
 from ledger.placement import OrderDesk
 from ledger.reasons import CancelReason, LedgerReason
 from ledger.transactions import (
@@ -28,9 +28,6 @@ from ledger.transactions import (
 from ledger.valuation import Valuation
 from ledger.workspace import OpenAccount, Workspace
 from primitives.errors import ProtocolViolation
-
-DEPOSITED_UUSD_MAX = 1 << 59
-"""Everything ever deposited; more is refused, so that every sum of money stays exact in 64 bits."""
 
 
 class _Batch(NamedTuple):

@@ -13,13 +13,19 @@ import msgspec
 
 from ledger.instruments import LOTS_PER_CONTRACT, Instrument, Kind, Underlying
 from ledger.margin.parameters import MarginParameters
+from ledger.margin.scenarios import LOT_VALUE_E8_MAX, VALUE_SCALE
 from ledger.reasons import LedgerReason
-from primitives.amounts import PPM
+from primitives.amounts import NS, PPM, SECONDS_PER_YEAR
 from primitives.codec import U8, U32, U63, Bytes20, Bytes32, Wire
 from primitives.errors import ProtocolViolation
 
 INSTRUMENTS_MAX = 4_096
 ACCOUNTS_MAX = 100_000
+"""Sub-accounts; a deposit or transfer that would open one more is refused."""
+DEPOSITED_UUSD_MAX = 1 << 59
+"""Everything ever deposited; more is refused, so that every sum of money stays exact in 64 bits."""
+EXPIRY_YEARS_MAX = 5
+"""How far ahead an option may expire: the forward contingency grows with time."""
 
 
 class OracleReporter(Wire):
@@ -107,6 +113,11 @@ def _rules(genesis: LedgerGenesis) -> Iterator[tuple[bool, str]]:
     yield ids == sorted(set(ids)), "instruments are in order of id, each once"
     yield underlyings == sorted(set(underlyings)), "underlyings are in order, each once"
     yield len(accounts) == len(genesis.accounts), "an account is listed once"
+    cash_uusd = sum(item.cash_uusd for item in genesis.accounts)
+    yield (
+        cash_uusd + parameters.insurance_fund_uusd <= DEPOSITED_UUSD_MAX,
+        "cash and fund can be counted exactly",
+    )
     yield all(item.weight for item in genesis.reporters), "every reporter has voting power"
     yield (
         bucket_ns > 0 and window_ns > 0 and window_ns % bucket_ns == 0,
@@ -121,6 +132,10 @@ def _rules(genesis: LedgerGenesis) -> Iterator[tuple[bool, str]]:
             LOTS_PER_CONTRACT[Underlying(item.underlying)] == item.lots_per_contract,
             f"the lots of {item.name}",
         )
+        strike_max = LOT_VALUE_E8_MAX // VALUE_SCALE * item.lots_per_contract
+        yield item.strike_uusd <= strike_max, f"{item.name} can be valued exactly"
+        latest_ns = genesis.time_ns + EXPIRY_YEARS_MAX * SECONDS_PER_YEAR * NS
+        yield item.expiry_ns <= latest_ns, f"{item.name} expires within {EXPIRY_YEARS_MAX} years"
         is_option = item.kind != Kind.PERPETUAL
         yield is_option == (item.strike_uusd > 0) == (item.expiry_ns > 0), f"strike and expiry of {item.name}"
     for underlying in genesis.underlyings:

@@ -38,8 +38,8 @@ from primitives.codec import I64, U32, U63, Bytes32, Wire, decode_own, encode
 from primitives.errors import ensure
 from primitives.signing import address_of
 
-LAYERS_MAX = 64
-"""Blocks applied and not final; one more stops the process, since consensus keeps far fewer."""
+LAYERS_MAX = 1_024
+"""Blocks applied and not final; one more stops the process: consensus retains no more views than that."""
 
 
 class Clock(Wire):

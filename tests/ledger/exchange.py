@@ -18,7 +18,7 @@ from ledger.invariants import check_everything
 from ledger.margin.parameters import default_margin_parameters
 from ledger.market import Slice
 from ledger.matching.orders import AccountKey
-from ledger.oracle import build_oracle_update, compute_block_time
+from ledger.oracle import build_oracle_update, compute_block_time, decode_update
 from ledger.state import State
 from ledger.transactions import (
     Action,
@@ -229,8 +229,6 @@ class Exchange:
 
     def apply(self, transactions: tuple[bytes, ...]) -> BlockResult:
         """Execute given transactions as the next block."""
-        from ledger.oracle import decode_update
-
         time_ns = compute_block_time(self.state, decode_update(transactions[0]))
         context = BlockContext(self.state.clock.height + 1, time_ns)
         if self.state.open_blocks >= 8:

@@ -42,6 +42,12 @@ def test_the_genesis_of_these_tests_is_sound() -> None:
         (lambda g: with_ticks(g, ((1_000, 100),)), "the last tick step"),
         (lambda g: with_parameter(g, settlement_bucket_ns=7), "buckets divide"),
         (lambda g: with_parameter(g, nonce_window=0), "a nonce window"),
+        (lambda g: with_parameter(g, insurance_fund_uusd=1 << 60), "cash and fund"),
+        (
+            lambda g: replace(g, instruments=(replace(g.instruments[1], strike_uusd=5 * 10**12),)),
+            "valued exactly",
+        ),
+        (lambda g: replace(g, instruments=(replace(g.instruments[1], expiry_ns=2**62),)), "within 5 years"),
     ],
 )
 def test_a_genesis_that_breaks_a_relation_is_refused_with_its_name(

@@ -12,7 +12,7 @@ import pytest
 
 from ledger.margin.requirements import compute_margin
 from ledger.queries import get_account_proof
-from ledger.state import State
+from ledger.state import LAYERS_MAX, State
 from ledger.state_keys import account_key
 from ledger.state_tree import StateTree, verify_proof
 from ledger.transactions import CancelAll, Deposit
@@ -130,7 +130,7 @@ def test_an_account_is_proved_present_and_a_stranger_absent() -> None:
 
 def test_more_open_blocks_than_consensus_ever_has_stop_the_process() -> None:
     state = an_exchange().state
-    for _ in range(64):
+    for _ in range(LAYERS_MAX):
         state.begin_block()
     with pytest.raises(InvariantViolation):
         state.begin_block()
