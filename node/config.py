@@ -245,8 +245,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _scalar_settings(kind: type[_Section], prefix: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
-    """(path, type) of every setting that a variable can carry: no lists, no tables of free names, not
-    home."""
+    """(path, type) of every setting that a variable can carry: neither lists nor free tables nor home."""
     found: list[tuple[tuple[str, ...], Any]] = []
     for name, hint in get_type_hints(kind, include_extras=True).items():
         if isinstance(hint, type) and issubclass(hint, _Section):

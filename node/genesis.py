@@ -1,5 +1,4 @@
-"""What all validators agree on before the first block, and the chain id that names it. Reads and writes one
-file.
+"""What all validators agree on before the first block, and the chain id of it. Reads and writes one file.
 
 The file is the readable form of node/named_form.py; the chain id is the digest of the wire form, so spacing
 and the order of names in the file change nothing, and any change of a value is another chain.

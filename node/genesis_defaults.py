@@ -1,5 +1,4 @@
-"""A genesis with sensible numbers: market.md's defaults, a small listing, and times scaled by a testnet's
-speed. Pure."""
+"""A genesis with market.md's numbers, a small listing, and times scaled by a testnet's speed. Pure."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""A node's home directory: keys, genesis, node.toml. Creates directories and files, and never overwrites
-any."""
+"""A node's home directory: keys, genesis, node.toml. Creates directories and files, overwrites none."""
 
 from __future__ import annotations
 

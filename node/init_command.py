@@ -1,5 +1,4 @@
-"""`quorate init`: a new network's keys, genesis and homes. Writes files; reads the clock for genesis'
-time."""
+"""`quorate init`: a new network's keys, genesis and homes. Writes files; reads the clock."""
 
 from __future__ import annotations
 

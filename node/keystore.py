@@ -1,5 +1,4 @@
-"""A validator's secret keys on disk: three Ed25519 seeds, encrypted under a password. Reads and writes one
-file.
+"""A validator's secret keys: Ed25519 seeds, encrypted under a password. Reads and writes one file.
 
 scrypt derives the key from the NFKD form of the password, ChaCha20-Poly1305 encrypts, and the file's
 readable part (version, parameters, public keys) is authenticated with it. The file must be its owner's alone

@@ -1,5 +1,4 @@
-"""The gateway process: HTTP and WebSocket for clients, so that no HTTP runs in the consensus process.
-asyncio, LMDB read only.
+"""The gateway process: HTTP and WebSocket for clients, outside the consensus process. asyncio, LMDB.
 
 Started by node/rpc/supervisor.py with a bound listening socket and the configuration on standard input; it
 exits when that input ends. Queries are answered from the node's block store, orders go to the node over its
@@ -170,8 +169,7 @@ class Gateway:
 
 
 class Guard:
-    """Pure ASGI around the routes: token, number of requests at once, and refusals as JSON that tell nothing
-    else."""
+    """Pure ASGI around the routes: the token, and the number of requests served at once."""
 
     def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], token: str | None) -> None:
         self._app = app

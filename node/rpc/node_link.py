@@ -1,5 +1,4 @@
-"""The gateway's line to its node: calls and notices over the Unix socket, connected again whenever it
-breaks. asyncio."""
+"""The gateway's line to its node: calls and notices over the Unix socket. asyncio; reconnects by itself."""
 
 from __future__ import annotations
 

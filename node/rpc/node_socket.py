@@ -219,8 +219,7 @@ async def _last_words(client: _Client, reason: str, detail: str) -> None:
 
 
 def _listen(path: Path) -> trio.SocketListener:
-    """A listening socket that only its owner can open. The home lock says that no other node uses the
-    path."""
+    """A listening socket that only its owner can open; the home lock keeps other nodes from the path."""
     if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
         raise OperatorError(
             f"the socket path {path} is longer than {SOCKET_PATH_BYTES_MAX} bytes: "

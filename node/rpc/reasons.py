@@ -6,8 +6,7 @@ from enum import StrEnum
 
 
 class GatewayReason(StrEnum):
-    """Values are stable: clients may act on them. Refusals of the ledger and the mempool pass through
-    unchanged."""
+    """Values are stable: clients may act on them. The ledger's and mempool's reasons pass unchanged."""
 
     NOT_FOUND = "not_found"
     """No such block, account, instrument, transaction or path."""

@@ -1,5 +1,4 @@
-"""WebSocket clients of the gateway: subscriptions, orders, and the acknowledgement of each until it is
-final. asyncio.
+"""WebSocket clients: what they follow, and the acknowledgement of their orders until final. asyncio.
 
 A text frame is a JSON object, a binary frame the same object in msgpack; answers come in the form that
 the client used last. Each client has one bounded queue: who does not read is disconnected, nobody waits for

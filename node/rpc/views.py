@@ -29,8 +29,7 @@ class StatusView(Wire):
 
 
 class MarkRow(Wire):
-    """One instrument's mark. `vol_e6`: implied volatility (1e-6; 0 for a perpetual); `delta_e6`: of one
-    contract."""
+    """One instrument's mark, its implied volatility (1e-6, 0 for a perpetual) and one contract's delta (1e-6)."""
 
     instrument: U32
     mark_uusd: U63

@@ -1,5 +1,4 @@
-"""Final blocks, the ledger's current leaves and the views of the gateway, in LMDB. Reads and writes one
-directory.
+"""Final blocks, current leaves and the gateway's views, in LMDB. Reads and writes one directory.
 
 Everything that a final block changes is one durable transaction: after a crash it is there as a whole or not
 at all. The node writes from worker threads, one at a time; other processes open the same directory with

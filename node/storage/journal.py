@@ -250,8 +250,7 @@ def _payload_at(raw: bytes, position: int, salt: bytes, sequence: int | None) ->
 
 
 def _any_frame_after(raw: bytes, position: int, salt: bytes) -> bool:
-    """Whether a whole frame of this segment stands at or after `position`: then what fails there is no torn
-    tail."""
+    """Whether a whole frame stands at or after `position`: then what fails there is no torn tail."""
     found = raw.find(_FRAME_MAGIC_BYTES, position)
     while found >= 0:
         if _payload_at(raw, found, salt, None) is not None:

@@ -38,8 +38,7 @@ START = Position(0, 0)
 
 
 class Watermark:
-    """Highest position signed; two slots written in turn, so that a torn write loses at most the last
-    step."""
+    """Highest position signed; two slots written in turn: a torn write loses at most the last step."""
 
     def __init__(self, path: Path, signed: Position, reserved: Position, writes: int) -> None:
         """Use `create` or `open`."""
