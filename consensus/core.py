@@ -285,7 +285,7 @@ class Core:
             state.observed_from = view
         state.view, state.building = view, None
         if certificate is not None:
-            state.admitted, state.admitted_saved = certificate, False
+            state.admitted = certificate
         leader, final_view, pace = state.leader_of(view), state.tree.root.view, state.pacemaker
         state.out.add(EnteredView(view, leader, _name_of(certificate)))
         state.out.add(SetTimer(TimerKind.PROPOSAL, view, pace.proposal_ms(view, final_view)))

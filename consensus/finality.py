@@ -55,6 +55,7 @@ def _prune(state: ConsensusState) -> None:
     view = state.tree.root.view
     state.certificates.prune(view)
     state.proposals = {one: block for one, block in state.proposals.items() if one > view}
+    state.saved = {key for key in state.saved if key[0] >= view}
     lowest = view - state.parameters.retain_views
     state.votes.prune(lowest)
     if lowest - state.own.floor >= FLOOR_STEP_VIEWS:

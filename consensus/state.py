@@ -145,10 +145,12 @@ class ConsensusState:
         """Our own proposals of views that are not final: sent again as they are, never built again."""
         self.view = max(restored.view, tip.block.header.view + 1)
         self.admitted: Certificate | None = None
-        self.admitted_saved = True
+        self.saved: set[tuple[int, bool]] = set()
+        """(view, whether a quorum certificate) of the certificates in the journal, for views that are not final."""
         for certificate in restored.admitted:
             if certificate.view >= self.tree.root.view:
                 self.certificates.add(certificate)
+                self.saved.add((certificate.view, isinstance(certificate, QuorumCertificate)))
             if certificate.view == self.view - 1:
                 self.admitted = certificate
         if tip.proof is not None and tip.proof.block == self.tree.root.hash:
@@ -178,12 +180,18 @@ class ConsensusState:
     def cast(self, signed: tuple[Vote, OwnVote], before: tuple[JournalRecord, ...] = ()) -> Vote:
         """Take a vote that we just signed: journal it (after `before`), and count it at once."""
         vote, record = signed
-        if self.admitted is not None and not self.admitted_saved:
-            self.out.records.append(Admitted(self.admitted.view + 1, self.admitted))
-            self.admitted_saved = True
+        if self.admitted is not None:
+            self.save(self.admitted)
         self.out.records += (*before, record)
         self.uncounted.append(vote)
         return vote
+
+    def save(self, certificate: Certificate) -> None:
+        """Journal a certificate with the next vote, once."""
+        key = (certificate.view, isinstance(certificate, QuorumCertificate))
+        if key not in self.saved:
+            self.saved.add(key)
+            self.out.records.append(Admitted(certificate.view + 1, certificate))
 
     def hold(self, block: Block, block_hash: BlockHash) -> Node:
         """Put a justified block into the tree."""

@@ -55,7 +55,11 @@ def nullify_for_absence(state: ConsensusState) -> None:
 
 
 def finalize(state: ConsensusState, view: int) -> None:
-    """R5: vote that a notarized block, which we hold and accept, is final; never in a view that we gave up."""
+    """R5: vote that a notarized block, which we hold and accept, is final; never in a view that we gave up.
+
+    The notarization is journaled first: having finalized we can never nullify this view, so after a restart it
+    may be all that lets us and the others leave it.
+    """
     notarization = state.certificates.of(view).notarization
     if notarization is None or view <= state.tree.root.view:
         return
@@ -63,6 +67,7 @@ def finalize(state: ConsensusState, view: int) -> None:
     if node is None or node.standing is not Standing.ACCEPTABLE:
         return
     if state.own.may_finalize(view, node.hash):
+        state.save(notarization)
         state.out.votes.append(state.cast(state.own.finalize(view, node.hash)))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from random import Random
 
+from consensus.effects import Effect
 from tests.consensus.cluster import Cluster, Process, hostile_link
 from tests.consensus.traitor import Traitor
 
@@ -41,5 +42,27 @@ def run_seed(seed: int, count: int, *, traitors: int = 0) -> Cluster:
     goal = max(cluster.heights()) + 5
     cluster.run(HOSTILE_MS + CALM_MS, until=lambda: cluster.live_height() >= goal)
     assert [halt for halt in cluster.observed.halts if halt[0] not in byzantine] == []
+    assert cluster.live_height() >= goal, f"stuck at {cluster.heights()}"
+    return cluster
+
+
+def run_power_loss(seed: int) -> Cluster:
+    """A traitor does harm, then everybody loses power at once and the traitor never speaks again."""
+    traitor = seed % 4
+    actor = Traitor(traitor, 4, seed)
+
+    def tamper(sender: int, effect: Effect) -> list[Effect]:
+        if sender != traitor:
+            return [effect]
+        return actor(sender, effect) if cluster.now < HOSTILE_MS else []
+
+    cluster = Cluster(
+        4, seed=seed, link=hostile_link(seed, HOSTILE_MS, 4), byzantine=frozenset({traitor}), tamper=tamper
+    )
+    cluster.run(HOSTILE_MS)
+    for process in cluster.processes:
+        crash_if_alive(cluster, process)
+    goal = max(cluster.heights()) + 5
+    cluster.run(HOSTILE_MS + CALM_MS, until=lambda: cluster.live_height() >= goal)
     assert cluster.live_height() >= goal, f"stuck at {cluster.heights()}"
     return cluster

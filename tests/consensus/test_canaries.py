@@ -7,13 +7,15 @@ from collections.abc import Callable
 import pytest
 
 from consensus import certificate_store, certificates, safety, vote_keeper
+from consensus import state as state_module
+from consensus.effects import Admitted
 from consensus.messages import TimeoutCertificate, VoteKind
 from consensus.safety import OwnVotes
 from consensus.validator_set import ValidatorSet
 from primitives.errors import InvariantViolation
 from primitives.identifiers import NO_BLOCK, BlockHash
 from tests.consensus import cluster
-from tests.consensus.campaign import run_seed
+from tests.consensus.campaign import run_power_loss, run_seed
 
 Patch = pytest.MonkeyPatch
 
@@ -78,3 +80,15 @@ def test_a_broken_build_is_caught(break_it: Callable[[Patch], None], seeds: int,
         except (AssertionError, InvariantViolation):
             return
     pytest.fail(f"{break_it.__name__} was not noticed in {seeds} seeds")
+
+
+def test_certificates_lost_in_a_power_loss_are_missed(monkeypatch: Patch) -> None:
+    """Votes alone are enough for safety, but not for getting going again (seed 7 gets stuck)."""
+    restore = safety.restore
+    monkeypatch.setattr(
+        state_module,
+        "restore",
+        lambda own, records: restore(own, [one for one in records if not isinstance(one, Admitted)]),
+    )
+    with pytest.raises(AssertionError, match="stuck"):
+        run_power_loss(7)

@@ -9,18 +9,20 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.consensus.builders import EPOCH, a_block, a_child, a_notarization, a_timeout, name_of
-from tests.consensus.campaign import run_seed
 
 from consensus.certificates import is_justified
 from consensus.messages import Block
 from primitives.codec import decode_own, encode
+from tests.consensus.builders import EPOCH, a_block, a_child, a_notarization, a_timeout, name_of
+from tests.consensus.campaign import run_power_loss, run_seed
 
 
 def several(seeds: range) -> list[object]:
     """The first quarter of the seeds always, the rest in the slow suite."""
     quick = len(seeds) // 4
-    return [seed if at < quick else pytest.param(seed, marks=pytest.mark.slow) for at, seed in enumerate(seeds)]
+    return [
+        seed if at < quick else pytest.param(seed, marks=pytest.mark.slow) for at, seed in enumerate(seeds)
+    ]
 
 
 @pytest.mark.parametrize("seed", several(range(200)))
@@ -32,6 +34,11 @@ def test_honest_clusters_agree_and_recover(seed: int) -> None:
 def test_clusters_with_traitors_agree_and_recover(seed: int) -> None:
     count, traitors = ((4, 1), (7, 2), (4, 1), (5, 1))[seed % 4]
     run_seed(seed, count, traitors=traitors)
+
+
+@pytest.mark.parametrize("seed", several(range(160)))
+def test_certificates_survive_a_power_loss_of_everybody(seed: int) -> None:
+    run_power_loss(seed)
 
 
 FIRST = a_block(1)
