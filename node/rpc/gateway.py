@@ -323,7 +323,7 @@ class _ExitAtEnd(asyncio.Protocol):
 async def _serve(config: NodeConfig, descriptor: int) -> None:
     queries = Queries(_open_store(config), load_genesis(config.genesis_path))
     streams = Streams(queries)
-    link = NodeLink(config.socket_path, streams.on_notice)
+    link = NodeLink(config.socket_path, streams.on_notice, streams.on_connected)
     streams.connect(link)
     server = uvicorn.Server(
         uvicorn.Config(

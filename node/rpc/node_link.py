@@ -46,9 +46,12 @@ class NodeLink:
     """One connection at a time. Calls raise ProtocolViolation with a GatewayReason; notices go to
     `on_notice`."""
 
-    def __init__(self, path: Path, on_notice: Callable[[Notice], None]) -> None:
+    def __init__(
+        self, path: Path, on_notice: Callable[[Notice], None], on_connected: Callable[[], None]
+    ) -> None:
         self._path = path
         self._on_notice = on_notice
+        self._on_connected = on_connected
         self._transport: asyncio.Transport | None = None
         self._calls: dict[int, asyncio.Future[AnswerBody]] = {}
         self._next_id = 1
@@ -69,8 +72,11 @@ class NodeLink:
             with contextlib.suppress(OSError):
                 transport, _ = await loop.create_unix_connection(lambda: _Wire(self, lost), str(self._path))  # noqa: B023
                 self._transport = transport
-                with contextlib.suppress(ProtocolViolation):
+                try:
                     await self._call(Subscribe(), Subscribed)
+                    self._on_connected()
+                except ProtocolViolation:
+                    transport.close()
                 await lost
             await asyncio.sleep(RECONNECT_SECONDS)
 

@@ -90,10 +90,14 @@ class Queries:
         raw = self._store.events_at(height)
         return () if raw is None else decode_events(raw)
 
+    def decided_at(self, name: bytes) -> int | None:
+        """Height of the final block that holds a transaction."""
+        return self._store.height_of_transaction(name)
+
     def transaction(self, name: str) -> Answer:
         """Where a transaction was decided, and its events."""
         wanted = _hexadecimal(name, 32, "transaction id")
-        height = self._store.height_of_transaction(wanted)
+        height = self.decided_at(wanted)
         if height is None:
             raise _not_found("this transaction is in no final block here; it may be waiting")
         own = [event for event in self.events(height) if getattr(event, "transaction_id", None) == wanted]

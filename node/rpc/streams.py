@@ -177,6 +177,14 @@ class Streams:
 
     # --- from the node ---
 
+    def on_connected(self) -> None:
+        """Notices may have been missed: acknowledge what became final meanwhile, from the store."""
+        for client in self.clients:
+            for name in list(client.waiting):
+                height = self._queries.decided_at(name)
+                if height is not None and name in client.waiting:
+                    _acknowledge(client, height, self._queries.events(height))
+
     def on_notice(self, notice: Notice) -> None:
         """Tell every client what concerns it."""
         match notice:

@@ -100,6 +100,9 @@ class BlockStore:
             }
         except (lmdb.Error, OSError) as error:
             raise OperatorError(f"the block store {path} cannot be opened: {error}") from None
+        if not read_only:
+            # Slots of readers that were killed would keep old pages from being used again.
+            environment.reader_check()
         store = cls(environment, databases, retention_blocks)
         store._check_format(path, chain_id, read_only)
         return store

@@ -271,6 +271,21 @@ async def test_a_streamed_order_is_accepted_then_notarized_then_final(tmp_path: 
     ]
 
 
+async def test_an_order_that_became_final_while_the_line_was_cut_is_acknowledged(tmp_path: Path) -> None:
+    def work(connection: ClientConnection) -> list[str]:
+        accepted = asked(connection, op="submit", id=5, transaction=base64.b64encode(RAW).decode())
+        trio.from_thread.run_sync(cut)
+        return [accepted["type"], json.loads(connection.recv(5))["type"]]
+
+    async with running(tmp_path / "h") as it:
+
+        def cut() -> None:
+            for client in list(it.node._clients.values()):
+                client.cancel_scope.cancel()
+
+        assert await trio.to_thread.run_sync(listen, it.ws_url, work) == ["accepted", "final"]
+
+
 async def test_a_binary_client_gets_msgpack_and_hears_of_a_rejection(tmp_path: Path) -> None:
     def work(connection: ClientConnection) -> list[Any]:
         connection.send(msgspec.msgpack.encode({"op": "submit", "id": 1, "transaction": RAW}))
