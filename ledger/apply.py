@@ -82,7 +82,7 @@ def validate_block(
 
 
 def apply_block(state: State, context: BlockContext, transactions: tuple[bytes, ...]) -> BlockResult:
-    """Execute a valid block. Call state.begin_block() first, and rollback_block() to undo it or after a refusal.
+    """Execute a valid block. Call state.begin_block() first; rollback_block() undoes it, also after a refusal.
 
     Raises:
         ProtocolViolation: the block is not valid on this state; nothing has changed.

@@ -94,7 +94,7 @@ def test_the_holder_gets_at_most_what_the_writer_pays_and_less_than_one_unit_is_
 
 
 def an_exchange_before_expiry() -> Exchange:
-    """Alice has written a call and a put of the near expiry, Bob holds them; 20 minutes are left of the window."""
+    """Alice has written a call and a put of the near expiry, and Bob holds them; an hour is left."""
     exchange = Exchange(alice=200_000, bob=200_000)
     exchange.block()
     exchange.does("alice", sell(NEAR_CALL, 210, 7), sell(NEAR_PUT, 550, 3))
@@ -142,3 +142,14 @@ def test_a_window_with_too_few_prices_stays_open_after_the_expiry_with_positions
     assert exchange.lots("bob", NEAR_CALL) == 7
     assert exchange.state.window(0, NEAR_NS) is not None
     assert not any(events_of(exchange.block(4), ExpirySettled) for _ in range(5))
+
+
+def test_what_rounding_leaves_at_settlement_goes_to_the_fund() -> None:
+    exchange = an_exchange_before_expiry()
+    exchange.btc_usd = 101_000.000033
+    run_until(exchange, NEAR_NS - 1_801 * 10**9, seconds=600)
+    alice, bob, fund = exchange.cash("alice"), exchange.cash("bob"), exchange.state.supply.fund_uusd
+    run_until(exchange, NEAR_NS)
+    assert exchange.cash("bob") - bob == 1_000_000_033 * 7 // 100
+    assert exchange.cash("alice") - alice == -(1_000_000_033 * 7 // 100) - 1
+    assert exchange.state.supply.fund_uusd == fund + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ledger.events import CashMoved, HealthChanged, LiquidationStep, OrderCancelled, Trade
 from ledger.margin.health import Health
 from ledger.queries import get_account
-from ledger.transactions import Deposit, Withdraw
+from ledger.transactions import CancelAll, Deposit, Withdraw
 from primitives.amounts import USD
 from tests.ledger.exchange import BTC_PERP, CALL_110, Exchange, buy, events_of, reasons, sell
 
@@ -124,3 +124,23 @@ def test_nobody_is_liquidated_on_prices_that_nobody_reports_any_more() -> None:
     assert events_of(exchange.block(), LiquidationStep)
     steps = [len(events_of(exchange.block(oracle=False), LiquidationStep)) for _ in range(70)]
     assert steps == [1] * 63 + [0] * 7
+
+
+def test_the_position_that_loses_most_in_the_worst_scenario_is_closed_first() -> None:
+    exchange = a_leveraged_long()
+    exchange.does("bob", sell(CALL_110, 2_250, 5))
+    exchange.does("alice", buy(CALL_110, 2_250, 5))
+    exchange.block()
+    exchange.btc_usd = 93_000
+    (step,) = events_of(exchange.block(), LiquidationStep)
+    assert step.instrument == BTC_PERP
+
+
+def test_the_owner_cannot_cancel_what_the_ledger_offers() -> None:
+    exchange = a_leveraged_long()
+    exchange.does("carol", buy(BTC_PERP, 92_000, 20))
+    exchange.block()
+    exchange.btc_usd = 93_000
+    exchange.does("alice", CancelAll(None))
+    (trade,) = events_of(exchange.block(), Trade)
+    assert trade.size_lots == 20

@@ -70,3 +70,13 @@ def test_depth_market_and_open_interest() -> None:
     assert market.index_uusd == 101_000 * USD
     assert market.slices[-1].expiry_ns == EXPIRY_NS
     assert get_open_interest(exchange.state) == {BTC_PERP: 10, CALL_110: 4}
+
+
+def test_after_a_rollback_the_answers_are_those_of_the_older_state() -> None:
+    exchange = an_exchange()
+    before = get_instruments(exchange.state)
+    exchange.btc_usd = 90_000
+    exchange.block()
+    assert get_instruments(exchange.state) != before
+    exchange.state.rollback_block()
+    assert get_instruments(exchange.state) == before
