@@ -10,12 +10,13 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
 from consensus.core import Core
-from consensus.effects import JournalRecord, ReportEvidence, ReportNotarized
+from consensus.effects import JournalRecord, RaisedFloor, ReportEvidence, ReportNotarized
 from consensus.epoch import genesis_block
 from consensus.messages import Block, EvidenceMessage, QuorumCertificate, hash_of
 from consensus.state import CoreConfig, FinalTip, Parameters
@@ -45,12 +46,15 @@ from node.status import NodeAnswers
 from node.storage.block_store import BlockStore, FinalBlock
 from node.storage.home_lock import HomeLock
 from node.storage.journal import Journal, write_durably
-from node.storage.watermark import Watermark, observer_reason
+from node.storage.watermark import START, Watermark, floor_after, observer_reason
 from node.transaction_service import TransactionService
 from node.verifier import SignatureVerifier
 from primitives.codec import decode_own, encode
 from primitives.errors import OperatorError, ensure
 from primitives.identifiers import BlockHash, ValidatorIndex
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
 
 SWITCH_INTERVAL_SECONDS = 0.0005
 """How long a Python thread may hold the interpreter while another waits: with the default of 5 ms, short thread calls
@@ -69,7 +73,7 @@ async def run_node(config: NodeConfig, genesis: GenesisDocument, keys: Validator
     with ExitStack() as stack:
         lock = HomeLock(config.home_path)
         stack.callback(lock.release)
-        await _Wiring(config, genesis, keys, stack).run()
+        await Wiring(config, genesis, keys, stack).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,7 @@ class _Restored:
     records: list[JournalRecord]
 
 
-class _Wiring:
+class Wiring:
     """The parts of one node, built in the order in which they depend on each other."""
 
     def __init__(
@@ -105,6 +109,7 @@ class _Wiring:
         if self.watermark is not None:
             stack.callback(self.watermark.close)
         self.observer = observer_reason(self.watermark, journaled_position(self.restored.records)) or ""
+        self._raise_floor_after_torn_tail()
         self.own_index = config.index if not self.observer else None
         self.verifier = SignatureVerifier()
         self.metrics = NodeMetrics()
@@ -149,15 +154,21 @@ class _Wiring:
         if self.observer:
             log.error("observing_only", reason=self.observer)
         async with trio.open_nursery() as nursery:
-            await nursery.start(self.network.run)
-            await nursery.start(self.socket.run)
-            for part in self._parts():
-                nursery.start_soon(part)
+            await nursery.start(self.serve)
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 async for number in signals:
                     log.info("node_stopping", signal=signal.Signals(number).name)
                     break
             nursery.cancel_scope.cancel()
+
+    async def serve(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Start every part; until cancelled."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.network.run)
+            await nursery.start(self.socket.run)
+            for part in self._parts():
+                nursery.start_soon(part)
+            task_status.started()
 
     def _parts(self) -> list[Callable[[], Awaitable[None]]]:
         router = Router(
@@ -305,6 +316,17 @@ class _Wiring:
         proof = decode_own(QuorumCertificate, raw_proof) if raw_proof else None
         final = FinalTip(block, proof) if tip.height else None
         return _Restored(state, final, BlockHash(tip.block_hash), tip.height, records)
+
+    def _raise_floor_after_torn_tail(self) -> None:
+        """A torn last record may be a vote that was sent: sign nothing in the views that it could be of."""
+        if self.watermark is None:
+            return
+        floor = floor_after(self.journal, self.watermark)
+        if floor != START:
+            record = RaisedFloor(floor.epoch, floor.view)
+            self.journal.append([encode(record)])
+            self.restored.records.append(record)
+            log.warning("journal_tail_torn", signs_nothing_up_to_view=floor.view)
 
     def _find_block(self, block_hash: BlockHash) -> Block | None:
         node = self.core.state.tree.get(block_hash)
