@@ -221,6 +221,8 @@ class ConsensusService:
             await trio.sleep(wait_ns / 1e9)
         with self._metrics.time_build():
             payload = await self._ledger.build(effect.parent, effect.height, self._reports())
+        if payload is None:
+            return
         self._built_ns = time.monotonic_ns()
         await self._send.send(
             PayloadBuilt(
@@ -231,6 +233,8 @@ class ConsensusService:
     async def _validate(self, effect: ValidatePayload) -> None:
         with self._metrics.time_validate():
             ok = await self._ledger.is_valid(effect.block_hash, effect.block)
+        if ok is None:
+            return
         await self._send.send(Validated(effect.block_hash, ok))
         if ok:
             await self._execute(effect.block_hash)

@@ -7,6 +7,7 @@ when another branch is asked for. All calls that touch the state run on one work
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -69,6 +70,10 @@ class FinalResult:
     result: BlockResult
 
 
+class _Overtaken(Exception):
+    """Finality went past the block asked about, or went another way: nobody needs the answer any more."""
+
+
 class LedgerService:
     """The one owner of the ledger's state."""
 
@@ -116,8 +121,11 @@ class LedgerService:
 
     # --- what consensus asks for ---
 
-    async def is_valid(self, block_hash: BlockHash, block: Block) -> bool:
-        """Whether the block may be voted for: its parent's root, its time, its oracle update and every signature."""
+    async def is_valid(self, block_hash: BlockHash, block: Block) -> bool | None:
+        """Whether the block may be voted for: its parent's root, its time, its oracle update and every signature.
+
+        None when finality has meanwhile overtaken the block: then there is nothing left to vote on.
+        """
         header = block.header
         try:
             checks = signatures_of_block(self._state, block.transactions)
@@ -133,6 +141,9 @@ class LedgerService:
             except ProtocolViolation as violation:
                 self._blocks.pop(block_hash, None)
                 return self._refuse(block, violation)
+            except _Overtaken:
+                self._blocks.pop(block_hash, None)
+                return None
         return True
 
     def adopt(self, block_hash: BlockHash, block: Block) -> None:
@@ -142,13 +153,21 @@ class LedgerService:
     async def execute(self, block_hash: BlockHash) -> None:
         """Execute a validated block ahead of its finality, so that its root is there when a child needs it."""
         async with self._lock:
-            if block_hash in self._blocks:
-                await self._in_thread(lambda: self._move_to(block_hash))
+            block = self._blocks.get(block_hash)
+            if block is not None:
+                with suppress(_Overtaken):
+                    await self._in_thread(lambda: self._move_to(block_hash, block.header.height))
 
-    async def build(self, parent: BlockHash, height: int, reports: Sequence[SignedReport]) -> Payload:
-        """Fill a block on `parent`: the newest oracle reports and the oldest waiting transactions."""
+    async def build(self, parent: BlockHash, height: int, reports: Sequence[SignedReport]) -> Payload | None:
+        """Fill a block on `parent`: the newest oracle reports and the oldest waiting transactions.
+
+        None when finality has meanwhile overtaken the parent.
+        """
         async with self._lock:
-            return await self._in_thread(lambda: self._build(parent, height, reports))
+            try:
+                return await self._in_thread(lambda: self._build(parent, height, reports))
+            except _Overtaken:
+                return None
 
     async def finalize(self, blocks: Sequence[Block], proof: QuorumCertificate) -> list[FinalResult]:
         """Execute (if need be), commit and store final blocks, in height order; known ones are skipped."""
@@ -177,7 +196,7 @@ class LedgerService:
 
     def _validate(self, block: Block) -> None:
         header = block.header
-        self._move_to(BlockHash(header.parent_hash))
+        self._move_to(BlockHash(header.parent_hash), header.height - 1)
         validate_block(
             self._state,
             BlockContext(height=header.height, time_ns=header.time_ns),
@@ -186,7 +205,7 @@ class LedgerService:
         )
 
     def _build(self, parent: BlockHash, height: int, reports: Sequence[SignedReport]) -> Payload:
-        self._move_to(parent)
+        self._move_to(parent, height - 1)
         update = build_oracle_update(self._state, reports)
         excluded = {item for layer in self._layers for item in layer.transaction_ids}
         waiting = self.mempool.pick(PAYLOAD_TRANSACTIONS_MAX, PAYLOAD_BYTES_MAX, excluded)
@@ -196,12 +215,18 @@ class LedgerService:
             parent_state_root=self._state.root(),
         )
 
-    def _move_to(self, target: BlockHash) -> None:
-        """Roll back and execute until the state is the one after `target`."""
+    def _move_to(self, target: BlockHash, height: int) -> None:
+        """Roll back and execute until the state is the one after `target`, a block of `height`.
+
+        Raises:
+            _Overtaken: it is not the final tip, nor does it stand on it; nothing was moved.
+        """
         path: list[BlockHash] = []
         on_branch = {layer.block_hash: place for place, layer in enumerate(self._layers)}
         cursor = target
         while cursor != self.final_hash and cursor not in on_branch:
+            if height <= self.final_height:
+                raise _Overtaken
             block = self._blocks.get(cursor) or self.find_block(cursor)
             if block is None:
                 raise InvariantViolation(
@@ -209,7 +234,7 @@ class LedgerService:
                 )
             self._blocks[cursor] = block
             path.append(cursor)
-            cursor = BlockHash(block.header.parent_hash)
+            cursor, height = BlockHash(block.header.parent_hash), block.header.height - 1
         keep = on_branch[cursor] + 1 if cursor in on_branch else 0
         while len(self._layers) > keep:
             self._layers.pop()
@@ -220,7 +245,12 @@ class LedgerService:
     def _apply(self, block_hash: BlockHash, block: Block) -> Executed:
         self._state.begin_block()
         context = BlockContext(height=block.header.height, time_ns=block.header.time_ns)
-        result = apply_block(self._state, context, block.transactions)
+        try:
+            result = apply_block(self._state, context, block.transactions)
+        except ProtocolViolation as violation:
+            raise InvariantViolation(
+                f"a block of height {context.height} that was agreed on is not valid here: {violation}"
+            ) from None
         return Executed(
             block_hash=block_hash,
             block=block,
@@ -242,7 +272,7 @@ class LedgerService:
         for block_hash, block in zip(hashes, fresh, strict=True):
             if not (self._layers and self._layers[0].block_hash == block_hash):
                 self._check_root_chain(block)
-                self._move_to(block_hash)
+                self._move_to(block_hash, block.header.height)
             ensure(self._layers[0].block_hash == block_hash, "a final block follows the final tip")
             layer = self._layers.pop(0)
             self._state.commit_oldest()
@@ -258,7 +288,7 @@ class LedgerService:
 
     def _check_root_chain(self, block: Block) -> None:
         """A block that is final by proof was not validated by us: its parent root must be what we computed."""
-        self._move_to(BlockHash(block.header.parent_hash))
+        self._move_to(BlockHash(block.header.parent_hash), block.header.height - 1)
         if self._state.root() != block.header.parent_state_root:
             raise InvariantViolation(
                 f"our state root after height {block.header.height - 1} is not the one that the validators agreed on"

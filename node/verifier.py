@@ -39,7 +39,10 @@ class SignatureVerifier:
         fresh: list[tuple[bytes, bytes, bytes]] = []
         keys: list[bytes] = []
         for check in checks:
-            key = digest(b"quorate-sigcache", b"".join(check))
+            public_key, message, signature = check
+            # The lengths keep bytes from passing from one part to the next: another check, another entry.
+            lengths = bytes((len(public_key), len(signature)))
+            key = digest(b"quorate-sigcache", b"".join((lengths, public_key, signature, message)))
             if key in self._valid:
                 self.cached += 1
             else:

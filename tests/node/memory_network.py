@@ -1,0 +1,108 @@
+"""`gossip.network.Network` between nodes of one process: same lanes, same limits, nothing lost unless a test cuts it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import trio
+
+from gossip.counters import Counters
+from gossip.network import (
+    BULK_INBOX_FRAMES_MAX,
+    MESSAGE_BYTES_MAX,
+    VOTE_INBOX_FRAMES_MAX,
+    Inbound,
+    Lane,
+    NetworkConfig,
+    PeerName,
+    PeerStanding,
+    Topic,
+)
+from gossip.reasons import GossipReason
+from primitives.identifiers import ValidatorIndex
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+
+class MemoryNetwork:
+    """One node's place at the hub."""
+
+    def __init__(self, hub: Hub, index: ValidatorIndex) -> None:
+        self.hub = hub
+        self.index = index
+        self.counters = Counters()
+        self.inboxes: dict[Lane, trio.MemorySendChannel[Inbound]] = {}
+        self.inboxes[Lane.VOTE], self.votes = trio.open_memory_channel[Inbound](VOTE_INBOX_FRAMES_MAX)
+        self.inboxes[Lane.BULK], self.bulk = trio.open_memory_channel[Inbound](BULK_INBOX_FRAMES_MAX)
+        self.sent: list[tuple[Lane, bytes]] = []
+        """What was broadcast or sent, in order."""
+        self.published: list[tuple[Topic, bytes]] = []
+        self.blamed: list[tuple[PeerName, GossipReason]] = []
+
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Be there until cancelled."""
+        self.hub.places[self.index] = self
+        task_status.started()
+        try:
+            await trio.sleep_forever()
+        finally:
+            del self.hub.places[self.index]
+
+    def send(self, to: ValidatorIndex, lane: Lane, message: bytes) -> bool:
+        """See `Network.send`."""
+        self.sent.append((lane, message))
+        place = self.hub.places.get(to)
+        if len(message) > MESSAGE_BYTES_MAX[lane] or place is None or self.hub.is_cut(self.index, to):
+            return False
+        try:
+            frame = Inbound(self.index, lane, (message,), time.monotonic_ns())
+            place.inboxes[lane].send_nowait(frame)
+        except trio.WouldBlock:
+            return False
+        return True
+
+    def broadcast(self, lane: Lane, message: bytes) -> int:
+        """See `Network.broadcast`."""
+        others = [index for index in range(self.hub.count) if index != self.index]
+        return sum(self.send(ValidatorIndex(index), lane, message) for index in others)
+
+    def publish(self, topic: Topic, message: bytes) -> bool:
+        """See `Network.publish`; kept, for nobody follows here."""
+        self.published.append((topic, message))
+        return True
+
+    def peers(self) -> Sequence[PeerStanding]:
+        """See `Network.peers`."""
+        return [
+            PeerStanding(
+                ValidatorIndex(index), index in self.hub.places, None, None, (0, 0), (0, 0), 0, False
+            )
+            for index in range(self.hub.count)
+            if index != self.index
+        ]
+
+    def penalise(self, peer: PeerName, reason: GossipReason) -> None:
+        """See `Network.penalise`; remembered for the test."""
+        self.blamed.append((peer, reason))
+
+
+class Hub:
+    """Joins `count` nodes; a test may cut one off."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.places: dict[int, MemoryNetwork] = {}
+        self.cut: set[int] = set()
+        """Nodes that neither hear nor are heard."""
+
+    def is_cut(self, a: int, b: int) -> bool:
+        """Whether nothing passes between two nodes."""
+        return a in self.cut or b in self.cut
+
+    def join(self, config: NetworkConfig) -> MemoryNetwork:
+        """Stands for Libp2pNetwork(config)."""
+        assert config.own_index is not None
+        return MemoryNetwork(self, config.own_index)
