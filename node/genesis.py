@@ -16,7 +16,7 @@ from ledger.genesis import LedgerGenesis, UnderlyingParameters
 from ledger.instruments import LOTS_PER_CONTRACT, Instrument, Kind, Underlying
 from ledger.transactions import PRICE_UUSD_MAX
 from node.named_form import format_named, from_named, parse_named, to_named
-from node.storage.journal import write_durably
+from node.storage.files import write_durably
 from primitives.codec import U32, U63, Bytes32, Wire, encode
 from primitives.errors import OperatorError, ProtocolViolation
 from primitives.hashing import digest

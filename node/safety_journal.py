@@ -29,11 +29,13 @@ class SafetyJournal:
         journal: Journal,
         watermark: Watermark | None,
         live_records: Callable[[], Sequence[JournalRecord]],
+        compact_bytes: int = COMPACT_BYTES,
     ) -> None:
         self._journal = journal
         self._watermark = watermark
         self._live_records = live_records
-        self._compact_at = journal.size_bytes + COMPACT_BYTES
+        self._compact_bytes = compact_bytes
+        self._compact_at = journal.size_bytes + compact_bytes
 
     def append(self, records: Sequence[JournalRecord]) -> None:
         """Durable when it returns. Raises OperatorError when the disk fails; the caller stops without sending."""
@@ -48,4 +50,4 @@ class SafetyJournal:
         """Rewrite with what a restart needs. Only between steps of the core, for it reads the core's records."""
         if self._journal.size_bytes >= self._compact_at:
             self._journal.compact([encode(record) for record in self._live_records()])
-            self._compact_at = self._journal.size_bytes + COMPACT_BYTES
+            self._compact_at = self._journal.size_bytes + self._compact_bytes

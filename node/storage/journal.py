@@ -8,7 +8,6 @@ waits for the disk.
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from zlib import crc32
 
 import structlog
 
+from node.storage.files import DISK, Files
 from primitives.errors import OperatorError, ensure
 
 RECORD_BYTES_MAX = 8 * 1024 * 1024
@@ -41,50 +41,53 @@ class Journal:
     """An open journal: the newest segment, positioned at its end. Any failed write or fsync leaves it closed
     for good."""
 
-    def __init__(self, directory: Path, number: int, salt: bytes, sequence: int, dropped_bytes: int) -> None:
+    def __init__(
+        self, directory: Path, files: Files, number: int, salt: bytes, sequence: int, dropped_bytes: int
+    ) -> None:
         """Use `Journal.open`."""
         self.directory = directory
         self.dropped_bytes = dropped_bytes
         """Bytes of a torn last frame that `open` cut off; 0 after a clean end."""
+        self._files = files
         self._number = number
         self._salt = salt
         self._sequence = sequence
-        self._descriptor = os.open(_segment_path(directory, number), os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        self._file = files.open(_segment_path(directory, number), append=True)
         self._failed = False
 
     @classmethod
-    def open(cls, directory: Path) -> tuple[Journal, list[bytes]]:
+    def open(cls, directory: Path, files: Files = DISK) -> tuple[Journal, list[bytes]]:
         """The journal and every record it holds, oldest first; creates an empty one where there is none.
 
         Raises:
             OperatorError: damage before the last frame, or a directory that cannot be used.
         """
         try:
-            return cls._open(directory)
+            return cls._open(directory, files)
         except OSError as error:
             raise OperatorError(f"the journal in {directory} cannot be opened: {error.strerror}") from None
 
     @classmethod
-    def _open(cls, directory: Path) -> tuple[Journal, list[bytes]]:
-        directory.mkdir(parents=True, exist_ok=True)
-        for leftover in directory.glob("*.new"):
-            leftover.unlink()
-        numbers = _segment_numbers(directory)
+    def _open(cls, directory: Path, files: Files) -> tuple[Journal, list[bytes]]:
+        names = files.names(directory)
+        for leftover in sorted(name for name in names if name.endswith(".new")):
+            files.remove(directory / leftover)
+        numbers = _segment_numbers(names)
         if not numbers:
-            salt = _write_segment(directory, 1, ())
-            return cls(directory, 1, salt, 0, 0), []
+            salt = _write_segment(files, directory, 1, ())
+            return cls(directory, files, 1, salt, 0, 0), []
         path = _segment_path(directory, numbers[-1])
-        raw = path.read_bytes()
+        raw = files.read(path)
         salt = _read_segment_header(path, raw, numbers[-1])
         batches, end = _read_frames(path, raw, salt)
         if end < len(raw):
             log.warning("journal_torn_tail", file=str(path), at_byte=end, dropped_bytes=len(raw) - end)
-            _truncate(path, end)
+            files.truncate(path, end)
         # A crash between the switch to a new segment and the removal of the old one leaves both: the new one
         # counts.
         for number in numbers[:-1]:
-            _segment_path(directory, number).unlink()
-        journal = cls(directory, numbers[-1], salt, len(batches), len(raw) - end)
+            files.remove(_segment_path(directory, number))
+        journal = cls(directory, files, numbers[-1], salt, len(batches), len(raw) - end)
         return journal, [record for batch in batches for record in batch]
 
     def append(self, records: Sequence[bytes]) -> None:
@@ -100,8 +103,8 @@ class Journal:
         frame = _frame(self._salt, self._sequence + 1, records)
         self._failed = True
         try:
-            _write_all(self._descriptor, frame)
-            os.fdatasync(self._descriptor)
+            self._file.append(frame)
+            self._file.sync()
         except OSError as error:
             raise OperatorError(
                 f"the journal in {self.directory} cannot be written ({error.strerror}): the node stops"
@@ -119,12 +122,11 @@ class Journal:
         self._failed = True
         try:
             batches = _batches(live_records)
-            salt = _write_segment(self.directory, self._number + 1, batches)
-            os.close(self._descriptor)
-            _segment_path(self.directory, self._number).unlink()
+            salt = _write_segment(self._files, self.directory, self._number + 1, batches)
+            self._file.close()
+            self._files.remove(_segment_path(self.directory, self._number))
             self._number += 1
-            path = _segment_path(self.directory, self._number)
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            self._file = self._files.open(_segment_path(self.directory, self._number), append=True)
         except OSError as error:
             raise OperatorError(
                 f"the journal in {self.directory} cannot be compacted ({error.strerror}): the node stops"
@@ -136,52 +138,30 @@ class Journal:
     @property
     def size_bytes(self) -> int:
         """Length of the segment in use."""
-        return os.fstat(self._descriptor).st_size
+        return self._file.size_bytes
 
     def close(self) -> None:
         """Release the file; everything appended is already durable."""
-        os.close(self._descriptor)
+        self._file.close()
         self._failed = True
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames and new names in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_durably(path: Path, raw: bytes, mode: int = 0o600) -> None:
-    """Create or replace a small file so that a crash leaves the old bytes or the new, never a mixture."""
-    new = path.with_name(path.name + ".new")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-    try:
-        _write_all(descriptor, raw)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.replace(new, path)
-    sync_directory(path.parent)
 
 
 def _segment_path(directory: Path, number: int) -> Path:
     return directory / f"segment-{number:08d}.journal"
 
 
-def _segment_numbers(directory: Path) -> list[int]:
-    matches = (_SEGMENT_NAME.fullmatch(path.name) for path in directory.iterdir())
+def _segment_numbers(names: Sequence[str]) -> list[int]:
+    matches = (_SEGMENT_NAME.fullmatch(name) for name in names)
     return sorted(int(match[1]) for match in matches if match)
 
 
-def _write_segment(directory: Path, number: int, batches: Sequence[Sequence[bytes]]) -> bytes:
+def _write_segment(files: Files, directory: Path, number: int, batches: Sequence[Sequence[bytes]]) -> bytes:
     """Create a whole segment under its final name and return its salt."""
-    salt = os.urandom(8)
+    salt = files.random_bytes(8)
     start = _SEGMENT_HEADER.pack(_SEGMENT_MAGIC, salt, number, 0)[:-4]
     raw = start + crc32(start).to_bytes(4, "big")
     frames = b"".join(_frame(salt, sequence, batch) for sequence, batch in enumerate(batches, 1))
-    write_durably(_segment_path(directory, number), raw + frames)
+    files.write_durably(_segment_path(directory, number), raw + frames)
     return salt
 
 
@@ -270,21 +250,6 @@ def _records(path: Path, payload: memoryview, position: int) -> list[bytes]:
     if offset != len(payload):
         raise _corrupt(path, position)
     return records
-
-
-def _truncate(path: Path, end: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.ftruncate(descriptor, end)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_all(descriptor: int, raw: bytes) -> None:
-    view = memoryview(raw)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 def _corrupt(path: Path, position: int) -> OperatorError:

@@ -8,14 +8,14 @@ RESERVE_VIEWS views, and still a journal that is missing, rolled back or cut is 
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
-from node.storage.journal import Journal, write_durably
+from node.storage.files import DISK, Files
+from node.storage.journal import Journal
 from primitives.errors import OperatorError, ensure
 
 RESERVE_VIEWS = 64
@@ -40,32 +40,32 @@ START = Position(0, 0)
 class Watermark:
     """Highest position signed; two slots written in turn: a torn write loses at most the last step."""
 
-    def __init__(self, path: Path, signed: Position, reserved: Position, writes: int) -> None:
+    def __init__(self, path: Path, signed: Position, reserved: Position, writes: int, files: Files) -> None:
         """Use `create` or `open`."""
         self.signed = signed
         self.reserved = reserved
         self._path = path
         self._writes = writes
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._file = files.open(path, append=False)
 
     @classmethod
-    def create(cls, path: Path) -> None:
+    def create(cls, path: Path, files: Files = DISK) -> None:
         """The watermark of a new key, which has signed nothing. Only `quorate init` may do this."""
-        ensure(not path.exists(), "the watermark of a key is created once")
-        write_durably(path, _slot_bytes(START, START, 1))
+        ensure(path.name not in files.names(path.parent), "the watermark of a key is created once")
+        files.write_durably(path, _slot_bytes(START, START, 1))
 
     @classmethod
-    def open(cls, path: Path) -> Watermark | None:
+    def open(cls, path: Path, files: Files = DISK) -> Watermark | None:
         """The watermark, or None when it is missing or unreadable: then the validator must not sign."""
         try:
-            raw = path.read_bytes()
+            raw = files.read(path)
         except OSError:
             return None
         slots = [slot for offset in _SLOT_OFFSETS if (slot := _read_slot(raw, offset)) is not None]
         if not slots:
             return None
         writes, signed, reserved = max(slots)
-        return cls(path, signed, reserved, writes)
+        return cls(path, signed, reserved, writes, files)
 
     def reserve(self, position: Position) -> None:
         """Before journaling: make sure that the file on disk covers `position`. Fsyncs once in RESERVE_VIEWS
@@ -75,7 +75,7 @@ class Watermark:
         self.reserved = Position(position.epoch, position.view + RESERVE_VIEWS)
         self._write()
         try:
-            os.fdatasync(self._descriptor)
+            self._file.sync()
         except OSError as error:
             raise _failed(self._path, error) from None
 
@@ -89,14 +89,14 @@ class Watermark:
 
     def close(self) -> None:
         """Make the last note durable and release the file."""
-        os.fsync(self._descriptor)
-        os.close(self._descriptor)
+        self._file.sync()
+        self._file.close()
 
     def _write(self) -> None:
         self._writes += 1
         raw = _slot_bytes(self.signed, self.reserved, self._writes)
         try:
-            os.pwrite(self._descriptor, raw, _SLOT_OFFSETS[self._writes % 2])
+            self._file.write_at(_SLOT_OFFSETS[self._writes % 2], raw)
         except OSError as error:
             raise _failed(self._path, error) from None
 
