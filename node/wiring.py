@@ -44,8 +44,9 @@ from node.rpc.supervisor import GatewayProcess
 from node.safety_journal import SafetyJournal, journaled_position
 from node.status import NodeAnswers
 from node.storage.block_store import BlockStore, FinalBlock
+from node.storage.files import write_durably
 from node.storage.home_lock import HomeLock
-from node.storage.journal import Journal, write_durably
+from node.storage.journal import Journal
 from node.storage.watermark import START, Watermark, floor_after, observer_reason
 from node.transaction_service import TransactionService
 from node.verifier import SignatureVerifier
