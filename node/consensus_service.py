@@ -183,6 +183,7 @@ class ConsensusService:
                 self._nursery.start_soon(self._serve, effect)
             case DeliverFinal(blocks, proof):
                 delivery = FinalDelivery(blocks, proof, effect.is_fast, time.monotonic_ns())
+                self._ledger.announce_final(blocks[-1].header.height)
                 self._final_send.send_nowait(delivery)
             case ReportNotarized():
                 self._metrics.on_notarized(effect)

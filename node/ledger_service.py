@@ -90,7 +90,11 @@ class LedgerService:
         self._verifier = verifier
         self._lock = trio.Lock()
         self._layers: list[Executed] = []
+        self._base_hash, self._base_height = tip_hash, tip_height
+        """What the layers stand on: the final tip, or in the middle of `finalize` a block on the way to it."""
         self._blocks: dict[BlockHash, Block] = {}
+        self._announced_height = tip_height
+        self._finalized = trio.Event()
         self.final_hash = tip_hash
         self.final_height = tip_height
         self.final_root = state.root()
@@ -117,9 +121,22 @@ class LedgerService:
     @property
     def executed_height(self) -> int:
         """Height of the highest block executed, final or not."""
-        return self._layers[-1].block.header.height if self._layers else self.final_height
+        newest = self._layers[-1:]  # One step, for the worker thread may be popping layers.
+        return newest[0].block.header.height if newest else self.final_height
 
     # --- what consensus asks for ---
+
+    def announce_final(self, height: int) -> None:
+        """Consensus has decided up to here, and `finalize` follows: what is asked from now on waits for it.
+
+        In a catch-up consensus is many blocks ahead, and forgets those that it has delivered.
+        """
+        self._announced_height = max(self._announced_height, height)
+
+    async def _announced_are_final(self) -> None:
+        height = self._announced_height
+        while self.final_height < height:
+            await self._finalized.wait()
 
     async def is_valid(self, block_hash: BlockHash, block: Block) -> bool | None:
         """Whether the block may be voted for: its parent's root, its time, its oracle update and every signature.
@@ -134,6 +151,7 @@ class LedgerService:
         if not await self._verifier.all_valid(checks):
             log.warning("block_refused", height=header.height, view=header.view, reason="bad_signature")
             return False
+        await self._announced_are_final()
         async with self._lock:
             self._blocks[block_hash] = block
             try:
@@ -152,6 +170,7 @@ class LedgerService:
 
     async def execute(self, block_hash: BlockHash) -> None:
         """Execute a validated block ahead of its finality, so that its root is there when a child needs it."""
+        await self._announced_are_final()
         async with self._lock:
             block = self._blocks.get(block_hash)
             if block is not None:
@@ -163,16 +182,35 @@ class LedgerService:
 
         None when finality has meanwhile overtaken the parent.
         """
+        await self._announced_are_final()
         async with self._lock:
             try:
-                return await self._in_thread(lambda: self._build(parent, height, reports))
+                update, time_ns, root = await self._in_thread(lambda: self._prepare(parent, height, reports))
             except _Overtaken:
                 return None
+            # The mempool belongs to the event loop: clients add to it while the worker thread executes.
+            excluded = {item for layer in self._layers for item in layer.transaction_ids}
+            waiting = self.mempool.pick(PAYLOAD_TRANSACTIONS_MAX, PAYLOAD_BYTES_MAX, excluded)
+            return Payload((update, *waiting), time_ns, root)
 
     async def finalize(self, blocks: Sequence[Block], proof: QuorumCertificate) -> list[FinalResult]:
         """Execute (if need be), commit and store final blocks, in height order; known ones are skipped."""
         async with self._lock:
-            return await self._in_thread(lambda: self._finalize(blocks, proof))
+            results = await self._in_thread(lambda: self._finalize(blocks, proof))
+            for result in results:
+                self.mempool.finish([transaction_id(raw) for raw in result.block.transactions[1:]])
+            if results:
+                self._show_final(results[-1])
+        self._finalized.set()
+        self._finalized = trio.Event()
+        return results
+
+    def _show_final(self, last: FinalResult) -> None:
+        """Say so only now that it is durable."""
+        self.final_hash, self.final_height = last.block_hash, last.height
+        self.final_root = last.result.root
+        self.final_time_ns = last.result.time_ns
+        self._forget_old()
 
     async def read(self, question: Callable[[State], T]) -> T:
         """Answer a question about the state as executed now, between two blocks."""
@@ -204,16 +242,13 @@ class LedgerService:
             parent_state_root=header.parent_state_root,
         )
 
-    def _build(self, parent: BlockHash, height: int, reports: Sequence[SignedReport]) -> Payload:
+    def _prepare(
+        self, parent: BlockHash, height: int, reports: Sequence[SignedReport]
+    ) -> tuple[bytes, int, bytes]:
+        """(encoded oracle update, block time, parent's state root) of a block on `parent`."""
         self._move_to(parent, height - 1)
         update = build_oracle_update(self._state, reports)
-        excluded = {item for layer in self._layers for item in layer.transaction_ids}
-        waiting = self.mempool.pick(PAYLOAD_TRANSACTIONS_MAX, PAYLOAD_BYTES_MAX, excluded)
-        return Payload(
-            transactions=(encode(update), *waiting),
-            time_ns=compute_block_time(self._state, update),
-            parent_state_root=self._state.root(),
-        )
+        return encode(update), compute_block_time(self._state, update), self._state.root()
 
     def _move_to(self, target: BlockHash, height: int) -> None:
         """Roll back and execute until the state is the one after `target`, a block of `height`.
@@ -224,8 +259,8 @@ class LedgerService:
         path: list[BlockHash] = []
         on_branch = {layer.block_hash: place for place, layer in enumerate(self._layers)}
         cursor = target
-        while cursor != self.final_hash and cursor not in on_branch:
-            if height <= self.final_height:
+        while cursor != self._base_hash and cursor not in on_branch:
+            if height <= self._base_height:
                 raise _Overtaken
             block = self._blocks.get(cursor) or self.find_block(cursor)
             if block is None:
@@ -273,17 +308,16 @@ class LedgerService:
             if not (self._layers and self._layers[0].block_hash == block_hash):
                 self._check_root_chain(block)
                 self._move_to(block_hash, block.header.height)
-            ensure(self._layers[0].block_hash == block_hash, "a final block follows the final tip")
+            ensure(
+                bool(self._layers) and self._layers[0].block_hash == block_hash,
+                "a final block follows the final tip",
+            )
             layer = self._layers.pop(0)
             self._state.commit_oldest()
-            self.final_hash, self.final_height = block_hash, block.header.height
-            self.final_root = layer.result.root
-            self.final_time_ns = block.header.time_ns
-            self.mempool.finish(list(layer.transaction_ids))
+            self._base_hash, self._base_height = block_hash, block.header.height
             results.append(FinalResult(block.header.height, block_hash, block, layer.result))
             stored.append(self._stored(layer, proof if block is fresh[-1] else None))
         self._store.commit_many(stored)
-        self._forget_old()
         return results
 
     def _check_root_chain(self, block: Block) -> None:

@@ -111,6 +111,8 @@ class Wiring:
             stack.callback(self.watermark.close)
         self.observer = observer_reason(self.watermark, journaled_position(self.restored.records)) or ""
         self._raise_floor_after_torn_tail()
+        if self.watermark is not None:
+            self.restored.records.extend(_raised_floor(self.journal, self.watermark))
         self.own_index = config.index if not self.observer else None
         self.verifier = SignatureVerifier()
         self.metrics = NodeMetrics()
@@ -346,6 +348,17 @@ class Wiring:
         path.mkdir(exist_ok=True)
         write_durably(path / f"{effect.kind}-{effect.offender}-{effect.evidence.vote_a.view}.msgpack", raw)
         self.network.publish(Topic.EVIDENCE, encode(EvidenceMessage(effect.evidence)))
+
+
+def _raised_floor(journal: Journal, watermark: Watermark) -> list[JournalRecord]:
+    """After a torn journal: sign nothing in views whose record may be what was torn, now and after a restart."""
+    floor = floor_after(journal, watermark)
+    if floor == START:
+        return []
+    record = RaisedFloor(floor.epoch, floor.view)
+    journal.append([encode(record)])
+    log.warning("journal_torn", dropped_bytes=journal.dropped_bytes, signs_above_view=floor.view)
+    return [record]
 
 
 def _clock_of(config: NodeConfig) -> MarketClock:

@@ -1,4 +1,4 @@
-"""`gossip.network.Network` between nodes of one process: same lanes, same limits, nothing lost unless a test cuts it."""
+"""`gossip.network.Network` between nodes of one process: same lanes, same limits, nothing lost unless cut."""
 
 from __future__ import annotations
 

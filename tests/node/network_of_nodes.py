@@ -1,4 +1,4 @@
-"""Whole nodes in one process, as node/wiring.py builds them, over the memory network; and a ledger service on its own."""
+"""Whole nodes in one process, wired as usual, over the memory network; and a ledger service alone."""
 
 from __future__ import annotations
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
+import trio
+import trio.testing
 from msgspec.structs import replace
 
 from consensus.messages import Block, hash_of, transaction_root
 from ledger.events import Trade
 from ledger.oracle import decode_update
 from ledger.transactions import OracleUpdate, SignedTransaction, transaction_id
+from node import mempool
 from node.rpc.views import MarginsView, MarksView, StatusView
 from primitives.amounts import USD
 from primitives.codec import decode_own, encode
@@ -129,6 +133,37 @@ async def test_a_transaction_in_an_undecided_ancestor_is_not_taken_again(tmp_pat
     assert sibling.transactions[1:] == (first, second)
 
 
+async def test_clients_may_send_while_a_block_is_being_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = a_ledger(tmp_path)
+    monkeypatch.setattr(mempool, "PER_SENDER_MAX", 10_000)
+    pool, sender = ledger.service.mempool, bytes(32)
+    for number in range(1_000):
+        pool.add(number.to_bytes(32, "big"), sender, b"raw")
+    building = True
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    async def clients() -> None:
+        number = 1_000
+        while building:
+            pool.add(number.to_bytes(32, "big"), sender, b"raw")
+            assert ledger.service.executed_height in (0, 1)
+            number += 1
+            await trio.lowlevel.checkpoint()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(clients)
+            for view in range(20):
+                block = await ledger.build(view=view + 1)
+                assert len(block.transactions) >= 1_001
+            building = False
+    finally:
+        sys.setswitchinterval(interval)
+
+
 async def test_without_enough_reports_a_block_is_still_built_and_valid(tmp_path: Path) -> None:
     ledger = a_ledger(tmp_path)
     block = await ledger.build(reports=False)
@@ -173,7 +208,7 @@ def forged_reporter(update: OracleUpdate) -> OracleUpdate:
         (lambda b: with_header(b, parent_state_root=bytes(32)), "wrong_state_root"),
         (lambda b: with_header(b, time_ns=b.header.time_ns + 1), "wrong_block_time"),
         (lambda b: with_header(b, height=2), "wrong_height"),
-        (lambda b: with_transactions(b), "no_oracle_update"),
+        (with_transactions, "no_oracle_update"),
         (lambda b: with_transactions(b, b"\xff"), "undecodable_transaction"),
         (lambda b: with_transactions(b, *b.transactions, b"\xff"), "undecodable_transaction"),
         (lambda b: with_transactions(b, *b.transactions, b.transactions[1]), "duplicate_transaction"),
@@ -236,6 +271,31 @@ async def test_questions_about_a_block_that_lost_are_dropped_and_the_ledger_goes
     await service.execute(hash_of(child_of_loser.header))
     assert ledger.state.root() == service.final_root
     assert len(await ledger.finalizes(await ledger.build())) == 1
+
+
+async def test_questions_wait_for_blocks_that_consensus_has_decided_and_forgotten(tmp_path: Path) -> None:
+    """A catch-up: consensus is many blocks ahead of us, and asks about the child of one that we do not have yet."""
+    ahead, behind = a_ledger(tmp_path / "a"), a_ledger(tmp_path / "b")
+    decided = []
+    for _ in range(70):
+        decided.append(await ahead.build(reports=False))
+        await ahead.finalizes(decided[-1])
+    child = await ahead.build()
+    answers: list[Any] = []
+
+    async def ask() -> None:
+        answers.append(await behind.validates(child))
+        answers.append(await behind.service.build(hash_of(child.header), 72, ()))
+
+    behind.service.announce_final(70)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        for start in (0, 40):
+            await trio.testing.wait_all_tasks_blocked()
+            assert answers == []
+            await behind.finalizes(*decided[start : start + 40])
+    assert answers[0] is True and answers[1] is not None
+    assert behind.state.root() == answers[1].parent_state_root
 
 
 async def test_a_block_that_nobody_ever_showed_us_is_our_own_mistake(tmp_path: Path) -> None:
