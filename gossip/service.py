@@ -79,8 +79,9 @@ class Libp2pNetwork:
     # What the node calls.
 
     def send(self, to: ValidatorIndex, lane: Lane, message: bytes) -> bool:
-        """See `Network.send`."""
-        return self._links[to].send(lane, message)
+        """See `Network.send`; False to ourselves: an observer's core asks every validator, its own index too."""
+        link = self._links.get(to)
+        return link is not None and link.send(lane, message)
 
     def broadcast(self, lane: Lane, message: bytes) -> int:
         """See `Network.broadcast`."""
