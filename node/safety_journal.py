@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
 
 from consensus.effects import JournalRecord, OwnVote, RaisedFloor
+from node.storage.files import DISK, Files
 from node.storage.journal import Journal
-from node.storage.watermark import START, Position, Watermark, append_signed
-from primitives.codec import encode
+from node.storage.watermark import (
+    START,
+    Position,
+    Watermark,
+    append_signed,
+    floor_after,
+    observer_reason,
+)
+from primitives.codec import decode_own, encode
+
+log = structlog.get_logger()
 
 COMPACT_BYTES = 16 * 1024 * 1024
 """The journal is rewritten with its live records once it has grown by this much."""
@@ -19,6 +33,37 @@ def journaled_position(records: Iterable[JournalRecord]) -> Position:
         Position(record.epoch, record.view) for record in records if isinstance(record, OwnVote | RaisedFloor)
     ]
     return max(positions, default=START)
+
+
+@dataclass(frozen=True, slots=True)
+class SafetyMemory:
+    """What a validator remembers of its earlier lives, and whether that is enough to sign again."""
+
+    journal: Journal
+    watermark: Watermark | None
+    records: list[JournalRecord]
+    observer_reason: str | None
+    """Why it must only observe, as one sentence; None when it may sign."""
+
+
+def recover(journal_directory: Path, watermark_path: Path, files: Files = DISK) -> SafetyMemory:
+    """Open both, judge whether we may sign, and raise the floor over what a torn tail may have held.
+
+    Raises:
+        OperatorError: the journal is damaged before its last frame, or the disk fails.
+    """
+    journal, raws = Journal.open(journal_directory, files)
+    records: list[JournalRecord] = [decode_own(JournalRecord, raw) for raw in raws]  # type: ignore[arg-type]
+    watermark = Watermark.open(watermark_path, files)
+    reason = observer_reason(watermark, journaled_position(records))
+    floor = floor_after(journal, watermark) if watermark is not None else START
+    if floor != START:
+        # A torn last record may be a vote that was sent: sign nothing in the views that it could be of.
+        record = RaisedFloor(floor.epoch, floor.view)
+        journal.append([encode(record)])
+        records.append(record)
+        log.warning("journal_tail_torn", signs_nothing_up_to_view=floor.view)
+    return SafetyMemory(journal, watermark, records, reason)
 
 
 class SafetyJournal:

@@ -16,7 +16,7 @@ import structlog
 import trio
 
 from consensus.core import Core
-from consensus.effects import JournalRecord, RaisedFloor, ReportEvidence, ReportNotarized
+from consensus.effects import JournalRecord, ReportEvidence, ReportNotarized
 from consensus.epoch import genesis_block
 from consensus.messages import Block, EvidenceMessage, QuorumCertificate, hash_of
 from consensus.state import CoreConfig, FinalTip, Parameters
@@ -41,13 +41,11 @@ from node.router import Router
 from node.rpc.node_socket import NodeSocket
 from node.rpc.protocol import TransactionStage, TransactionStatus
 from node.rpc.supervisor import GatewayProcess
-from node.safety_journal import SafetyJournal, journaled_position
+from node.safety_journal import SafetyJournal, recover
 from node.status import NodeAnswers
 from node.storage.block_store import BlockStore, FinalBlock
 from node.storage.files import write_durably
 from node.storage.home_lock import HomeLock
-from node.storage.journal import Journal
-from node.storage.watermark import START, Watermark, floor_after, observer_reason
 from node.transaction_service import TransactionService
 from node.verifier import SignatureVerifier
 from primitives.codec import decode_own, encode
@@ -103,16 +101,13 @@ class Wiring:
             config.store_path, chain_id=self.chain_id, retention_blocks=config.retention_blocks
         )
         stack.callback(self.store.close)
-        self.journal, raws = Journal.open(config.journal_path)
+        memory = recover(config.journal_path, config.watermark_path)
+        self.journal, self.watermark = memory.journal, memory.watermark
         stack.callback(self.journal.close)
-        self.restored = self._restore(raws)
-        self.watermark = Watermark.open(config.watermark_path)
         if self.watermark is not None:
             stack.callback(self.watermark.close)
-        self.observer = observer_reason(self.watermark, journaled_position(self.restored.records)) or ""
-        self._raise_floor_after_torn_tail()
-        if self.watermark is not None:
-            self.restored.records.extend(_raised_floor(self.journal, self.watermark))
+        self.observer = memory.observer_reason or ""
+        self.restored = self._restore(memory.records)
         self.own_index = config.index if not self.observer else None
         self.verifier = SignatureVerifier()
         self.metrics = NodeMetrics()
@@ -292,9 +287,8 @@ class Wiring:
 
     # --- restoring ---
 
-    def _restore(self, raws: list[bytes]) -> _Restored:
+    def _restore(self, records: list[JournalRecord]) -> _Restored:
         """The state at the final tip; on the very first start the genesis state, stored as height 0."""
-        records: list[JournalRecord] = [decode_own(JournalRecord, raw) for raw in raws]  # type: ignore[arg-type]
         ledger = self.genesis.ledger
         tip = self.store.tip()
         if tip is None:
@@ -320,17 +314,6 @@ class Wiring:
         final = FinalTip(block, proof) if tip.height else None
         return _Restored(state, final, BlockHash(tip.block_hash), tip.height, records)
 
-    def _raise_floor_after_torn_tail(self) -> None:
-        """A torn last record may be a vote that was sent: sign nothing in the views that it could be of."""
-        if self.watermark is None:
-            return
-        floor = floor_after(self.journal, self.watermark)
-        if floor != START:
-            record = RaisedFloor(floor.epoch, floor.view)
-            self.journal.append([encode(record)])
-            self.restored.records.append(record)
-            log.warning("journal_tail_torn", signs_nothing_up_to_view=floor.view)
-
     def _find_block(self, block_hash: BlockHash) -> Block | None:
         node = self.core.state.tree.get(block_hash)
         return None if node is None else node.block
@@ -348,17 +331,6 @@ class Wiring:
         path.mkdir(exist_ok=True)
         write_durably(path / f"{effect.kind}-{effect.offender}-{effect.evidence.vote_a.view}.msgpack", raw)
         self.network.publish(Topic.EVIDENCE, encode(EvidenceMessage(effect.evidence)))
-
-
-def _raised_floor(journal: Journal, watermark: Watermark) -> list[JournalRecord]:
-    """After a torn journal: sign nothing in views whose record may be what was torn, now and after a restart."""
-    floor = floor_after(journal, watermark)
-    if floor == START:
-        return []
-    record = RaisedFloor(floor.epoch, floor.view)
-    journal.append([encode(record)])
-    log.warning("journal_torn", dropped_bytes=journal.dropped_bytes, signs_above_view=floor.view)
-    return [record]
 
 
 def _clock_of(config: NodeConfig) -> MarketClock:
