@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from consensus.messages import Block
+from node.rpc.views import StatusView, ViewName
 from node.storage.block_store import BlockStore
 from primitives.codec import decode_own
+from primitives.errors import OperatorError
 from testnet.report import Divergence
 
 
@@ -29,22 +31,45 @@ class Audit:
 
 def audit_stores(stores: Sequence[Path], transactions: Iterable[str]) -> Audit:
     """Compare block hashes, which commit to the parents' state roots, and the last roots; look up transactions."""
-    opened = [BlockStore.open(path, read_only=True) for path in stores]
-    audit = Audit()
+    audit, wanted = Audit(), list(transactions)
+    opened: list[BlockStore] = []
     try:
+        for index, path in enumerate(stores):
+            audit.final_heights[index] = 0
+            try:
+                opened.append(BlockStore.open(path, read_only=True))
+            except OperatorError:
+                audit.missing[index] = wanted  # This validator never got as far as to make a store.
+        if audit.missing:
+            return audit
         tips = [store.tip() for store in opened]
         audit.final_heights = {index: tip.height if tip else 0 for index, tip in enumerate(tips)}
         common = min(audit.final_heights.values(), default=0)
         for height in range(1, common + 1):
             _compare(audit, height, opened)
+        _compare_last_roots(audit, opened)
         for index, store in enumerate(opened):
-            lost = [item for item in transactions if store.height_of_transaction(bytes.fromhex(item)) is None]
+            lost = [item for item in wanted if store.height_of_transaction(bytes.fromhex(item)) is None]
             if lost:
                 audit.missing[index] = lost
     finally:
         for store in opened:
             store.close()
     return audit
+
+
+def _compare_last_roots(audit: Audit, stores: Sequence[BlockStore]) -> None:
+    """The roots after the last blocks, which no header carries yet, where validators ended at one height."""
+    by_height: dict[int, dict[int, bytes]] = {}
+    for index, store in enumerate(stores):
+        raw = store.view(ViewName.STATUS.value)
+        if raw is not None:
+            status = decode_own(StatusView, raw)
+            by_height.setdefault(status.height, {})[index] = status.state_root
+    for height, roots in sorted(by_height.items()):
+        if len(set(roots.values())) > 1:
+            shown = tuple((index, root.hex()) for index, root in sorted(roots.items()))
+            audit.divergences.append(Divergence(height, shown))
 
 
 def _compare(audit: Audit, height: int, stores: Sequence[BlockStore]) -> None:

@@ -156,6 +156,7 @@ class Collector:
             self._compared.add(height)
         if len(set(roots.values())) > 1:
             shown = tuple((who, value.hex()) for who, value in sorted(roots.items()))
+            self.divergences = [item for item in self.divergences if item.height != height]
             self.divergences.append(Divergence(height, shown))
         if len(roots) == len(self.lifelines):
             del self._roots[height]

@@ -1,7 +1,8 @@
-"""Everything one may ask of a testnet, checked. Pure."""
+"""Everything one may ask of a testnet, checked. Looks whether named directories exist."""
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,10 @@ VALIDATORS_MAX = 64
 """Processes on one machine; more would only measure the machine."""
 TRADERS_MIN = 4
 """One of each role."""
+TRADERS_MAX = 1_000
+"""One process runs them all."""
+MIN_BLOCK_MS_MAX = 60_000
+"""What genesis allows."""
 SPEED_MAX = 600
 """Above it, a settlement window's four-second buckets pass between two blocks faster than they may be carried."""
 
@@ -74,19 +79,30 @@ def check_plan(plan: Plan) -> Plan:
     """The plan itself. Raises OperatorError with one clear sentence when it cannot be run."""
     if not 1 <= plan.validators <= VALIDATORS_MAX:
         raise OperatorError(f"--validators must be 1 to {VALIDATORS_MAX}, not {plan.validators}.")
-    if plan.seconds <= 0:
+    if not 0 < plan.seconds < math.inf:
         raise OperatorError(f"--seconds must be positive, not {plan.seconds}.")
     if not 1 <= plan.speed <= SPEED_MAX:
         raise OperatorError(f"--speed must be 1 to {SPEED_MAX}, not {plan.speed}.")
-    if plan.traders < TRADERS_MIN:
+    if plan.blocks < 0:
+        raise OperatorError(f"--blocks must not be negative, not {plan.blocks}.")
+    if not 0 <= plan.min_block_ms <= MIN_BLOCK_MS_MAX:
+        raise OperatorError(f"--min-block-ms must be 0 to {MIN_BLOCK_MS_MAX}, not {plan.min_block_ms}.")
+    if not TRADERS_MIN <= plan.traders <= TRADERS_MAX:
         raise OperatorError(
-            f"--traders must be at least {TRADERS_MIN}, one of each role, not {plan.traders}."
+            f"--traders must be {TRADERS_MIN} (one of each role) to {TRADERS_MAX}, not {plan.traders}."
         )
-    if plan.orders_per_second <= 0:
+    if not 0 < plan.orders_per_second < math.inf:
         raise OperatorError(f"--orders-per-second must be positive, not {plan.orders_per_second}.")
     if not plan.is_synthetic and not Path(plan.market).is_dir():
         raise OperatorError(f"--market {plan.market} is neither 'synthetic' nor a directory.")
-    for kill in plan.kills:
+    _check_kills(plan)
+    _check_report(plan)
+    return plan
+
+
+def _check_kills(plan: Plan) -> None:
+    back_at: dict[int, float] = {}
+    for kill in sorted(plan.kills, key=lambda item: item.at_seconds):
         if kill.index >= plan.validators:
             raise OperatorError(f"--kill names validator {kill.index}, there are {plan.validators}.")
         if kill.at_seconds + kill.down_seconds >= plan.seconds:
@@ -94,7 +110,21 @@ def check_plan(plan: Plan) -> Plan:
                 f"--kill {kill.index} would restart it {kill.at_seconds + kill.down_seconds:g} s into a run of "
                 f"{plan.seconds:g} s: nothing could be seen of its return."
             )
-    return plan
+        if kill.at_seconds <= back_at.get(kill.index, -1.0):
+            raise OperatorError(
+                f"--kill wants to kill validator {kill.index} at {kill.at_seconds:g} s, while it is down."
+            )
+        back_at[kill.index] = kill.at_seconds + kill.down_seconds
+
+
+def _check_report(plan: Plan) -> None:
+    """Found out before the run, not after it."""
+    if plan.report is None:
+        return
+    if plan.report.is_dir():
+        raise OperatorError(f"--report {plan.report} is a directory.")
+    if not plan.report.parent.is_dir():
+        raise OperatorError(f"--report {plan.report}: there is no directory {plan.report.parent}.")
 
 
 def parse_kill(text: str) -> Kill:

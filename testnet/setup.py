@@ -17,7 +17,9 @@ from node.genesis import ConsensusParameters, GenesisDocument, chain_id_of
 from node.genesis_defaults import default_ledger_genesis, make_genesis, reporters_of
 from node.home import create_homes, entry_of
 from node.keystore import ValidatorKeys
+from node.rpc.node_socket import SOCKET_PATH_BYTES_MAX
 from primitives.amounts import NS, USD
+from primitives.errors import OperatorError
 from primitives.hashing import digest
 from primitives.identifiers import Address
 from primitives.signing import SigningKey, address_of
@@ -80,6 +82,7 @@ def trader_specs(plan: Plan) -> tuple[TraderSpec, ...]:
 
 def create(plan: Plan, home: Path) -> Layout:
     """Write a new testnet into an empty directory. Raises OperatorError when it cannot be done."""
+    _check_socket_paths(home, plan.validators)
     market = _market_config(plan, home)
     source = open_source(market)
     source.advance_to(market.start_market_ns)
@@ -117,6 +120,20 @@ def create(plan: Plan, home: Path) -> Layout:
     layout.market_config.write_bytes(msgspec.json.format(msgspec.json.encode(market)))
     layout.traders_config.write_bytes(msgspec.json.encode(_traders_config(plan, layout, traders)))
     return layout
+
+
+def _check_socket_paths(home: Path, validators: int) -> None:
+    """Linux refuses longer names of Unix sockets; every process would say so in its own log only."""
+    names = [
+        f"node{validators - 1}/data/node.sock",
+        *(f"venues/{venue.name}.sock" for venue in default_venues()),
+    ]
+    longest = max(len(str(home / name).encode()) for name in names)
+    if longest > SOCKET_PATH_BYTES_MAX:
+        raise OperatorError(
+            f"{home} is too long a path: the sockets in it would have names of {longest} bytes, "
+            f"Linux allows {SOCKET_PATH_BYTES_MAX}. Choose a shorter one with --home."
+        )
 
 
 def _market_config(plan: Plan, home: Path) -> MarketConfig:

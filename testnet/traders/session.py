@@ -27,10 +27,6 @@ RECONNECT_SECONDS = 0.5
 REFUSALS_PAUSE_SECONDS = 0.2
 
 
-class GatewayGone(Exception):
-    """The connection broke while an answer was awaited."""
-
-
 class Session:
     """Submits for one account. `positions` holds signed lots by instrument, from the account's own events."""
 
@@ -52,20 +48,27 @@ class Session:
         self._answers: dict[int, trio.MemorySendChannel[dict[str, Any]]] = {}
         self._sent_at: dict[str, float] = {}
         self._connected = trio.Event()
+        """Replaced only after it was set, so that nobody waits for an event that is forgotten."""
+        self._connection = trio.CancelScope()
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
         while True:
             url = f"ws://{self._gateways[self._turn % len(self._gateways)]}/v1/ws"
             try:
-                async with trio_websocket.open_websocket_url(
-                    url, max_message_size=MESSAGE_BYTES_MAX
-                ) as socket:
-                    await self._serve(socket)
-            except* (OSError, trio_websocket.HandshakeError, trio_websocket.ConnectionClosed, GatewayGone):
+                with trio.CancelScope() as self._connection:
+                    async with trio_websocket.open_websocket_url(
+                        url,
+                        max_message_size=MESSAGE_BYTES_MAX,
+                        connect_timeout=ANSWER_SECONDS_MAX,
+                        disconnect_timeout=RECONNECT_SECONDS,
+                    ) as socket:
+                        await self._serve(socket)
+            except* (OSError, trio_websocket.HandshakeError, trio_websocket.ConnectionClosed):
                 pass
             self._socket = None
-            self._connected = trio.Event()
+            if self._connected.is_set():
+                self._connected = trio.Event()
             for answer in self._answers.values():
                 answer.close()
             self._turn += 1
@@ -101,6 +104,8 @@ class Session:
                 answer = await receive.receive()
         except (trio.TooSlowError, trio.EndOfChannel, trio_websocket.ConnectionClosed):
             self._count("no_answer")
+            if self._socket is socket:
+                self._connection.cancel()
             return False
         finally:
             del self._answers[number]

@@ -344,7 +344,7 @@ async def test_a_torn_journal_signs_nothing_below_what_was_reserved(tmp_path: Pa
 
 
 async def test_a_damaged_journal_is_refused_in_one_sentence(tmp_path: Path, monkeypatch: Any) -> None:
-    async with running_nodes(tmp_path, monkeypatch) as (nodes, nursery):
+    async with running_nodes(tmp_path, monkeypatch) as (nodes, _):
         await nodes.wait_height(3)
         await nodes.stop(3)
         (segment,) = nodes.config(3).journal_path.glob("segment-*")
