@@ -55,10 +55,7 @@ class VenueBook:
             ProtocolViolation: a QuoteReason; nothing has changed.
         """
         check_quote(quote)
-        if quote.time_ns > now_ns + self._ahead_ns:
-            raise ProtocolViolation(QuoteReason.FROM_THE_FUTURE, f"{quote.time_ns - now_ns} ns ahead")
-        if quote.time_ns < now_ns - self._age_ns:
-            raise ProtocolViolation(QuoteReason.STALE, f"{now_ns - quote.time_ns} ns old")
+        self.check_time(quote.time_ns, now_ns)
         if isinstance(quote, IndexQuote):
             _replace(self.indexes, quote.underlying, quote)
             return
@@ -72,6 +69,21 @@ class VenueBook:
             _replace(self.chains, series, quote)
             if series in self.forwards:
                 self.chain_forwards[series] = self.forwards[series]
+
+    def oldest_ns(self, now_ns: int) -> int:
+        """Anything stamped before this is refused."""
+        return now_ns - self._age_ns
+
+    def check_time(self, time_ns: int, now_ns: int) -> None:
+        """Refuse a stamp that no rule would use.
+
+        Raises:
+            ProtocolViolation: FROM_THE_FUTURE or STALE.
+        """
+        if time_ns > now_ns + self._ahead_ns:
+            raise ProtocolViolation(QuoteReason.FROM_THE_FUTURE, f"{time_ns - now_ns} ns ahead")
+        if time_ns < self.oldest_ns(now_ns):
+            raise ProtocolViolation(QuoteReason.STALE, f"{now_ns - time_ns} ns old")
 
 
 def _replace(held: dict[Key, Value], key: Key, quote: Value) -> None:

@@ -1,0 +1,44 @@
+"""Exchanges' public feeds as venues: one file per exchange, one runner for all, one factory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from ledger.instruments import Instrument, Kind
+from node.oracle.adapters import binance, bybit, coinbase, deribit, kraken, okx
+from node.oracle.adapters.connection import WebSocketAdapter
+from node.oracle.adapters.said import Feed
+from node.oracle.addresses import parse_exchange
+from node.oracle.venue_book import VenueBook
+from node.oracle.venue_client import VenueAdapter, VenueClient
+
+FEEDS: Mapping[str, Callable[[Sequence[Instrument]], list[Feed]]] = {
+    "binance": binance.feeds,
+    "bybit": bybit.feeds,
+    "coinbase": coinbase.feeds,
+    "deribit": deribit.feeds,
+    "kraken": kraken.feeds,
+    "okx": okx.feeds,
+}
+
+
+def open_adapter(
+    name: str, address: str, listed: Sequence[Instrument], speed: float, now_ns: Callable[[], int]
+) -> VenueAdapter:
+    """The adapter for a venue's address, not yet running.
+
+    Args:
+        listed: instruments that Quorate lists; nothing else is asked for, and nothing else is believed.
+        speed: market time per real time, for the limits that exist because of networks.
+        now_ns: the market clock, which for an exchange must be the wall clock.
+
+    Raises:
+        OperatorError: no address of a venue.
+    """
+    series = {(item.underlying, item.expiry_ns) for item in listed if item.kind != Kind.PERPETUAL}
+    book = VenueBook(name, series, speed)
+    exchange = parse_exchange(address)
+    if exchange is None:
+        return VenueClient(address, book, now_ns)
+    kind, url = exchange
+    return WebSocketAdapter(url, FEEDS[kind](listed), book, now_ns)

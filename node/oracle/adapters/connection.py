@@ -1,0 +1,226 @@
+"""Runs one exchange's connections: dial, subscribe, ping, read, check, dial again. Trio, WebSocket, TLS.
+
+Nothing a venue does raises here; everything refused is counted by its reason. Quotes enter the book as they come,
+option chains every FLUSH_SECONDS.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import trio
+import trio_websocket
+
+from node.oracle.adapters.assembler import ChainAssembler
+from node.oracle.adapters.said import Dialect, Feed, OptionQuote, Reply, Said, UnderlyingPrice
+from node.oracle.quotes import ForwardQuote, Quote
+from node.oracle.reasons import QuoteReason
+from node.oracle.venue_book import VenueBook
+from primitives.errors import ProtocolViolation
+
+MESSAGE_BYTES_MAX = 2 * 1024 * 1024
+"""One message; a longer one closes the connection. OKX's summary of a whole option family takes about 0.4 MB."""
+CONNECT_SECONDS_MAX = 10.0
+CLOSE_SECONDS_MAX = 1.0
+"""How long a venue may take to say goodbye."""
+IDLE_SECONDS_MAX = 30.0
+"""A connection that brings no sound price for this long is closed and dialled again, heartbeats or not."""
+PING_SECONDS = 1.0
+"""Every exchange asks for one in 20 seconds or less; Kraken's pong is also its clock."""
+REQUEST_SECONDS = 0.35
+"""Pause between requests: the strictest exchange allows about three a second."""
+SETTLE_SECONDS = 3.0
+"""Chains are drawn only so long after the last request: until then half of the options are missing."""
+FLUSH_SECONDS = 0.5
+"""How often changed chains are drawn: each costs some tens of microseconds, each change would."""
+BACKOFF_SECONDS_MIN = 0.5
+BACKOFF_SECONDS_MAX = 30.0
+"""Pause between attempts: doubles from the first to the second."""
+STEADY_SECONDS = 60.0
+"""A connection that lived this long takes the pause back to the first; exchanges ban those who dial too often."""
+RECEIVE_BYTES = 65_536
+
+_TOO_BIG = 1009
+_FAILURES = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio_websocket.HandshakeError)
+
+
+class WebSocketAdapter:
+    """A venue that is an exchange: one book, one set of counters, one or more connections."""
+
+    def __init__(self, url: str, feeds: Sequence[Feed], book: VenueBook, now_ns: Callable[[], int]) -> None:
+        self.book = book
+        self.counters: Counter[str] = Counter()
+        """Refusals by reason, and `frames`, `quotes`, `chains`, `connects`, `disconnects`, `connect_failed`."""
+        self._connections = [
+            _Connection(url + feed.path, feed, book, self.counters, now_ns) for feed in feeds
+        ]
+
+    async def run(self) -> None:
+        """Stream until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for connection in self._connections:
+                nursery.start_soon(connection.run)
+
+
+class _Connection:
+    """One feed's WebSocket, over and over."""
+
+    def __init__(
+        self, url: str, feed: Feed, book: VenueBook, counters: Counter[str], now_ns: Callable[[], int]
+    ) -> None:
+        self._url = url
+        self._feed = feed
+        self._book = book
+        self._counters = counters
+        self._now_ns = now_ns
+        self._tls = ssl.create_default_context() if url.startswith("wss:") else None
+
+    async def run(self) -> None:
+        """Stream until cancelled, reconnecting with backoff."""
+        backoff_seconds = BACKOFF_SECONDS_MIN
+        while True:
+            began = trio.current_time()
+            await self._attempt()
+            if trio.current_time() - began >= STEADY_SECONDS:
+                backoff_seconds = BACKOFF_SECONDS_MIN
+            await trio.sleep(backoff_seconds)
+            backoff_seconds = min(2 * backoff_seconds, BACKOFF_SECONDS_MAX)
+
+    async def _attempt(self) -> None:
+        """One connection from dialling to its end, for whatever reason."""
+        connected = False
+        try:
+            async with trio_websocket.open_websocket_url(
+                self._url,
+                ssl_context=self._tls,
+                max_message_size=MESSAGE_BYTES_MAX,
+                receive_buffer_size=RECEIVE_BYTES,
+                connect_timeout=CONNECT_SECONDS_MAX,
+                disconnect_timeout=CLOSE_SECONDS_MAX,
+            ) as socket:
+                connected = True
+                self._counters["connects"] += 1
+                await _Session(socket, self._feed, self._book, self._counters, self._now_ns).run()
+        except* _FAILURES:
+            pass
+        self._counters["disconnects" if connected else "connect_failed"] += 1
+
+
+class _Session:
+    """What lives as long as one connection: the dialect's memory and the options gathered so far."""
+
+    def __init__(
+        self,
+        socket: trio_websocket.WebSocketConnection,
+        feed: Feed,
+        book: VenueBook,
+        counters: Counter[str],
+        now_ns: Callable[[], int],
+    ) -> None:
+        self._socket = socket
+        self._dialect: Dialect = feed.dialect()
+        self._chains = ChainAssembler(premiums_in_coin=feed.premiums_in_coin)
+        self._book = book
+        self._counters = counters
+        self._now_ns = now_ns
+        self._closing = False
+
+    async def run(self) -> None:
+        """Read until the connection ends, falls silent, or the venue says that it will."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._subscribe)
+            nursery.start_soon(self._ping_forever)
+            try:
+                await self._read()
+            except trio_websocket.ConnectionClosed as closed:
+                if closed.reason is not None and closed.reason.code == _TOO_BIG:
+                    self._counters[QuoteReason.FRAME_TOO_LARGE.value] += 1
+            nursery.cancel_scope.cancel()
+
+    async def _subscribe(self) -> None:
+        """Send the requests, then draw chains for as long as there is a connection."""
+        try:
+            for request in self._dialect.requests():
+                await self._socket.send_message(request)
+                await trio.sleep(REQUEST_SECONDS)
+        except trio_websocket.ConnectionClosed:
+            return
+        await trio.sleep(SETTLE_SECONDS)
+        while True:
+            self._draw_chains()
+            await trio.sleep(FLUSH_SECONDS)
+
+    async def _ping_forever(self) -> None:
+        ping = self._dialect.ping()
+        try:
+            while ping is not None:
+                await self._socket.send_message(ping)
+                await trio.sleep(PING_SECONDS)
+        except trio_websocket.ConnectionClosed:
+            return
+
+    async def _read(self) -> None:
+        with trio.move_on_after(IDLE_SECONDS_MAX) as idle:
+            while not self._closing:
+                message = await self._socket.get_message()
+                quotes = self._counters["quotes"]
+                for reply in self._take(message):
+                    await self._socket.send_message(reply)
+                if self._counters["quotes"] > quotes:
+                    idle.deadline = trio.current_time() + IDLE_SECONDS_MAX
+        if idle.cancelled_caught:
+            self._counters[QuoteReason.SILENT.value] += 1
+
+    def _take(self, message: str | bytes) -> list[str]:
+        """Keep what a message says; what to answer."""
+        self._counters["frames"] += 1
+        try:
+            all_said = self._dialect.translate(message)
+        except ProtocolViolation as violation:
+            self._count(violation)
+            return []
+        now_ns = self._now_ns()
+        for said in all_said:
+            self._keep(said, now_ns)
+        return [said.text for said in all_said if isinstance(said, Reply)]
+
+    def _keep(self, said: Said, now_ns: int) -> None:
+        if isinstance(said, Reply):
+            return
+        if isinstance(said, ProtocolViolation):
+            self._count(said)
+            return
+        try:
+            if isinstance(said, OptionQuote):
+                self._book.check_time(said.time_ns, now_ns)
+                self._chains.add_option(said)
+            elif isinstance(said, UnderlyingPrice):
+                self._book.check_time(said.time_ns, now_ns)
+                self._chains.add_underlying(said)
+                return
+            else:
+                self._add(said, now_ns)
+        except ProtocolViolation as violation:
+            self._count(violation)
+        else:
+            self._counters["quotes"] += 1
+
+    def _add(self, quote: Quote, now_ns: int) -> None:
+        self._book.add(quote, now_ns)
+        if isinstance(quote, ForwardQuote):
+            self._chains.note_future((quote.underlying, quote.expiry_ns))
+
+    def _draw_chains(self) -> None:
+        now_ns = self._now_ns()
+        for quote in self._chains.draw(self._book.oldest_ns(now_ns)):
+            try:
+                self._book.add(quote, now_ns)
+                self._counters["chains"] += not isinstance(quote, ForwardQuote)
+            except ProtocolViolation as violation:
+                self._count(violation)
+
+    def _count(self, violation: ProtocolViolation) -> None:
+        self._counters[violation.reason.value] += 1
+        self._closing |= violation.reason == QuoteReason.VENUE_CLOSING
