@@ -18,6 +18,7 @@ import trio
 from consensus.core import Core
 from consensus.effects import JournalRecord, ReportEvidence, ReportNotarized
 from consensus.epoch import genesis_block
+from consensus.evidence_pool import EvidencePool
 from consensus.messages import Block, EvidenceMessage, QuorumCertificate, hash_of
 from consensus.state import CoreConfig, FinalTip, Parameters
 from consensus.validator_set import ValidatorSet
@@ -44,7 +45,7 @@ from node.rpc.supervisor import GatewayProcess
 from node.safety_journal import SafetyJournal, recover
 from node.status import NodeAnswers
 from node.storage.block_store import BlockStore, FinalBlock
-from node.storage.files import write_durably
+from node.storage.evidence_files import EvidenceFiles
 from node.storage.home_lock import HomeLock
 from node.transaction_service import TransactionService
 from node.verifier import SignatureVerifier
@@ -69,10 +70,28 @@ async def run_node(config: NodeConfig, genesis: GenesisDocument, keys: Validator
         OperatorError: the home is in use, its data is damaged, or a port is taken.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    check_identity(config, genesis, keys)
     with ExitStack() as stack:
         lock = HomeLock(config.home_path)
         stack.callback(lock.release)
         await Wiring(config, genesis, keys, stack).run()
+
+
+def check_identity(config: NodeConfig, genesis: GenesisDocument, keys: ValidatorKeys) -> None:
+    """That the keys are those of the validator that we are to be. Raises OperatorError."""
+    if config.index is None:
+        return
+    count = len(genesis.validators)
+    if config.index >= count:
+        raise OperatorError(
+            f"node.toml says index {config.index}, genesis has only {count} validators, from 0"
+        )
+    entry = genesis.validators[config.index]
+    own = (keys.consensus.public_key, keys.oracle.public_key, keys.peer_id)
+    if own != (entry.consensus_key, entry.oracle_key, entry.peer_id):
+        raise OperatorError(
+            f"the keys in {config.keystore_path} are not those of validator {config.index} ({entry.name}) in genesis"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +138,7 @@ class Wiring:
             self.store,
             self.verifier,
         )
+        self.evidence = EvidenceFiles(config.data_path / "evidence")
         self.core = self._core()
         self.ledger.find_block = self._find_block
         oracle_keys = [entry.oracle_key for entry in genesis.validators]
@@ -218,7 +238,8 @@ class Wiring:
                 retain_views=parameters.retain_views,
             ),
         )
-        return Core(config, self.keys.consensus, self.restored.tip, self.restored.records)
+        pool = EvidencePool(self.evidence.load())
+        return Core(config, self.keys.consensus, self.restored.tip, self.restored.records, pool)
 
     def _network_config(self) -> NetworkConfig:
         config = self.config
@@ -325,12 +346,9 @@ class Wiring:
             self.socket.publish(TransactionStatus(TransactionStage.NOTARIZED.value, effect.height, ids))
 
     def _on_evidence(self, effect: ReportEvidence) -> None:
-        """Keep the proof of an offence for ever, and tell followers."""
-        raw = encode(effect.evidence)
-        path = self.config.data_path / "evidence"
-        path.mkdir(exist_ok=True)
-        write_durably(path / f"{effect.kind}-{effect.offender}-{effect.evidence.vote_a.view}.msgpack", raw)
-        self.network.publish(Topic.EVIDENCE, encode(EvidenceMessage(effect.evidence)))
+        """Keep the first proof of each kind of offence by a validator in an epoch, and tell followers."""
+        if self.evidence.keep(effect):
+            self.network.publish(Topic.EVIDENCE, encode(EvidenceMessage(effect.evidence)))
 
 
 def _clock_of(config: NodeConfig) -> MarketClock:

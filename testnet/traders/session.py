@@ -104,8 +104,7 @@ class Session:
                 answer = await receive.receive()
         except (trio.TooSlowError, trio.EndOfChannel, trio_websocket.ConnectionClosed):
             self._count("no_answer")
-            if self._socket is socket:
-                self._connection.cancel()
+            self._give_up(socket)
             return False
         finally:
             del self._answers[number]
@@ -117,6 +116,12 @@ class Session:
         self._outcome.accepted.append(name)
         self._sent_at[name] = sent_at
         return True
+
+    def _give_up(self, socket: trio_websocket.WebSocketConnection) -> None:
+        """Let `run` go on to the next gateway, if it has not done so already."""
+        if self._socket is socket:
+            self._socket, self._connected = None, trio.Event()
+            self._connection.cancel()
 
     def _signed(self, actions: Sequence[Action]) -> bytes:
         self._nonce += 1
