@@ -12,30 +12,30 @@ from consensus.certificates import (
     check_body,
     check_certificate,
     check_justified,
-    check_view,
+    check_vote,
     signature_of_vote,
     signatures_of_certificate,
 )
 from consensus.epoch import Epoch
-from consensus.evidence import check_pair
+from consensus.evidence import check_evidence, signatures_of_evidence, vote_of
 from consensus.messages import (
+    EVIDENCE_BLOCK_BYTES_MAX,
     Block,
     BlockResponse,
     CertificateMessage,
     CertificateRequest,
     ConsensusMessage,
+    Evidence,
     EvidenceMessage,
-    PairEvidence,
     Proposal,
     Status,
-    Vote,
     VoteKind,
     Votes,
     hash_of,
 )
 from consensus.reasons import ConsensusReason
+from primitives.codec import encode
 from primitives.errors import ProtocolViolation
-from primitives.identifiers import NO_BLOCK
 
 CERTIFICATE_REQUEST_VIEWS_MAX = 256
 """Views in one CertificateRequest: as many as one justification may skip."""
@@ -61,29 +61,12 @@ def check(message: ConsensusMessage, epoch: Epoch) -> None:
             if not first <= last < first + CERTIFICATE_REQUEST_VIEWS_MAX:
                 raise ProtocolViolation(ConsensusReason.WRONG_RANGE, f"views {first} to {last}")
         case EvidenceMessage(evidence=evidence):
-            _check_evidence(evidence, epoch)
+            check_evidence(evidence, epoch)
         case Votes(votes=votes):
             for vote in votes:
                 check_vote(vote, epoch)
         case _:
             pass  # StatusRequest and BlockRequest are bounded by their types.
-
-
-def check_vote(vote: Vote, epoch: Epoch) -> None:
-    """One vote: signer in the set, this epoch, a usable view, a subject where the kind needs one.
-
-    Raises:
-        ProtocolViolation: UNKNOWN_SIGNER, WRONG_EPOCH, WRONG_VIEW, WRONG_KIND or WRONG_SUBJECT.
-    """
-    if vote.signer >= epoch.validators.count:
-        raise ProtocolViolation(ConsensusReason.UNKNOWN_SIGNER, f"validator {vote.signer}")
-    if vote.epoch != epoch.number:
-        raise ProtocolViolation(ConsensusReason.WRONG_EPOCH, f"epoch {vote.epoch}, ours is {epoch.number}")
-    check_view(vote.view)
-    if not VoteKind.NOTARIZE <= vote.kind <= VoteKind.FINALIZE:
-        raise ProtocolViolation(ConsensusReason.WRONG_KIND, f"vote kind {vote.kind}")
-    if vote.kind != VoteKind.NULLIFY and vote.subject == NO_BLOCK:
-        raise ProtocolViolation(ConsensusReason.WRONG_SUBJECT, "a vote for no block")
 
 
 def _check_proposal(proposal: Proposal, epoch: Epoch) -> None:
@@ -104,14 +87,18 @@ def check_block(block: Block, epoch: Epoch) -> None:
     """
     check_justified(block, epoch)
     check_body(block)
-    for evidence in block.evidence:
-        _check_evidence(evidence, epoch)
+    _check_block_evidence(block.evidence, epoch)
 
 
-def _check_evidence(evidence: PairEvidence, epoch: Epoch) -> None:
-    check_vote(evidence.vote_a, epoch)
-    check_vote(evidence.vote_b, epoch)
-    check_pair(evidence)
+def _check_block_evidence(evidence: tuple[Evidence, ...], epoch: Epoch) -> None:
+    """Each piece proves an offence, no two are about the same (offender, epoch), and they keep to their space."""
+    if sum(len(encode(one)) for one in evidence) > EVIDENCE_BLOCK_BYTES_MAX:
+        raise ProtocolViolation(ConsensusReason.TOO_MUCH_EVIDENCE, "more evidence than a block may carry")
+    about = {(vote_of(one).signer, vote_of(one).epoch) for one in evidence}
+    if len(about) != len(evidence):
+        raise ProtocolViolation(ConsensusReason.TOO_MUCH_EVIDENCE, "an offender is named twice")
+    for one in evidence:
+        check_evidence(one, epoch)
 
 
 def _check_response(response: BlockResponse, epoch: Epoch) -> None:
@@ -135,17 +122,13 @@ def signatures_of(message: ConsensusMessage, epoch: Epoch) -> list[SignatureChec
         case BlockResponse(blocks=blocks):
             return [check for block in blocks for check in _signatures_of_block(block, epoch)]
         case EvidenceMessage(evidence=evidence):
-            return _signatures_of_evidence(evidence, epoch)
+            return signatures_of_evidence(evidence, epoch)
         case _:
             return []
 
 
 def _signatures_of_block(block: Block, epoch: Epoch) -> list[SignatureCheck]:
-    checks = [c for one in certificates_of(block) for c in signatures_of_certificate(one, epoch)]
+    checks = [check for one in certificates_of(block) for check in signatures_of_certificate(one, epoch)]
     for evidence in block.evidence:
-        checks += _signatures_of_evidence(evidence, epoch)
+        checks += signatures_of_evidence(evidence, epoch)
     return checks
-
-
-def _signatures_of_evidence(evidence: PairEvidence, epoch: Epoch) -> list[SignatureCheck]:
-    return [signature_of_vote(evidence.vote_a, epoch), signature_of_vote(evidence.vote_b, epoch)]

@@ -14,7 +14,9 @@ from consensus.epoch import Epoch
 from consensus.messages import (
     SKIPS_MAX,
     Block,
+    BlockEvidence,
     Certificate,
+    Header,
     QuorumCertificate,
     ReportGroup,
     TimeoutCertificate,
@@ -51,6 +53,23 @@ def check_view(view: int) -> None:
     """Raises ProtocolViolation(WRONG_VIEW) for a view that nobody can vote in."""
     if not 1 <= view < VIEW_MAX:
         raise _refuse(ConsensusReason.WRONG_VIEW, f"view {view} is not between 1 and {VIEW_MAX}")
+
+
+def check_vote(vote: Vote, epoch: Epoch) -> None:
+    """One vote: signer in the set, this epoch, a usable view, a subject where the kind needs one.
+
+    Raises:
+        ProtocolViolation: UNKNOWN_SIGNER, WRONG_EPOCH, WRONG_VIEW, WRONG_KIND or WRONG_SUBJECT.
+    """
+    if vote.signer >= epoch.validators.count:
+        raise _refuse(ConsensusReason.UNKNOWN_SIGNER, f"validator {vote.signer}")
+    if vote.epoch != epoch.number:
+        raise _refuse(ConsensusReason.WRONG_EPOCH, f"epoch {vote.epoch}, ours is {epoch.number}")
+    check_view(vote.view)
+    if not VoteKind.NOTARIZE <= vote.kind <= VoteKind.FINALIZE:
+        raise _refuse(ConsensusReason.WRONG_KIND, f"vote kind {vote.kind}")
+    if vote.kind != VoteKind.NULLIFY and vote.subject == NO_BLOCK:
+        raise _refuse(ConsensusReason.WRONG_SUBJECT, "a vote for no block")
 
 
 def _check_signers(signers: tuple[int, ...], signatures: tuple[bytes, ...], count: int) -> None:
@@ -145,7 +164,7 @@ def finality_proof(certificate: Certificate, validators: ValidatorSet) -> Quorum
     return certificate if heavy or certificate.kind == VoteKind.FINALIZE else None
 
 
-def check_justified(block: Block, epoch: Epoch) -> None:
+def check_justified(block: Block | BlockEvidence, epoch: Epoch) -> None:
     """A block is justified by its own bytes, or not at all: section 3 (signatures apart).
 
     Raises:
@@ -165,8 +184,8 @@ def check_justified(block: Block, epoch: Epoch) -> None:
         raise _refuse(ConsensusReason.WRONG_PARENT, "the parent's view is not below the block's")
     if header.justification_root != justification_root(block.justification):
         raise _refuse(ConsensusReason.WRONG_ROOT, "the justification is not the header's")
-    _check_parent(block, epoch)
-    _check_skips(block, epoch)
+    _check_parent(header, block.justification.parent, epoch)
+    _check_skips(header, block.justification.skips, epoch)
 
 
 def check_body(block: Block) -> None:
@@ -177,8 +196,7 @@ def check_body(block: Block) -> None:
         raise _refuse(ConsensusReason.WRONG_ROOT, "the evidence is not the header's")
 
 
-def _check_parent(block: Block, epoch: Epoch) -> None:
-    header, parent = block.header, block.justification.parent
+def _check_parent(header: Header, parent: Certificate | None, epoch: Epoch) -> None:
     if parent is None:
         if header.parent_view != 0 or header.parent_hash != epoch.genesis:
             raise _refuse(
@@ -192,8 +210,7 @@ def _check_parent(block: Block, epoch: Epoch) -> None:
         raise _refuse(ConsensusReason.WRONG_PARENT, "the parent certificate is for another block")
 
 
-def _check_skips(block: Block, epoch: Epoch) -> None:
-    header, skips = block.header, block.justification.skips
+def _check_skips(header: Header, skips: tuple[TimeoutCertificate, ...], epoch: Epoch) -> None:
     missing = header.view - header.parent_view - 1
     if missing > SKIPS_MAX or len(skips) != missing:
         raise _refuse(ConsensusReason.WRONG_SKIPS, f"{len(skips)} skip certificates for {missing} views")
@@ -205,7 +222,7 @@ def _check_skips(block: Block, epoch: Epoch) -> None:
             raise _refuse(ConsensusReason.WRONG_SKIPS, f"the certificate of view {skip.view} carries a block")
 
 
-def certificates_of(block: Block) -> tuple[Certificate, ...]:
+def certificates_of(block: Block | BlockEvidence) -> tuple[Certificate, ...]:
     """The certificates inside a block, in ascending view."""
     justification = block.justification
     if justification.parent is None:
@@ -249,7 +266,7 @@ def signatures_of_certificate(certificate: Certificate, epoch: Epoch) -> list[Si
     return checks
 
 
-def is_justified(block: Block, epoch: Epoch) -> bool:
+def is_justified(block: Block | BlockEvidence, epoch: Epoch) -> bool:
     """Whether a block is justified, signatures included: the predicate of block evidence (E6)."""
     try:
         check_justified(block, epoch)

@@ -34,7 +34,8 @@ from consensus.effects import (
     SetTimer,
     ValidatePayload,
 )
-from consensus.evidence import Offence, check_pair
+from consensus.evidence import offence_in, vote_of
+from consensus.evidence_pool import EvidencePool
 from consensus.inputs import Input, MessageReceived, PayloadBuilt, Started, TimerFired, TimerKind, Validated
 from consensus.messages import (
     BlockRequest,
@@ -43,8 +44,8 @@ from consensus.messages import (
     CertificateMessage,
     CertificateRequest,
     ConsensusMessage,
+    Evidence,
     EvidenceMessage,
-    PairEvidence,
     Proposal,
     QuorumCertificate,
     Status,
@@ -54,6 +55,7 @@ from consensus.messages import (
     Votes,
     hash_of,
 )
+from consensus.retransmission import EVIDENCE_PERIOD_MS
 from consensus.state import ConsensusState, CoreConfig, FinalTip, Signer
 from primitives.identifiers import BlockHash, ValidatorIndex
 
@@ -72,9 +74,13 @@ class Core:
         signer: Signer,
         tip: FinalTip | None = None,
         records: Iterable[JournalRecord] = (),
+        pool: EvidencePool | None = None,
     ) -> None:
-        """`tip`: the last final block in storage (None: genesis); `records`: the whole journal, oldest first."""
-        self.state = ConsensusState(config, signer, tip, records)
+        """`tip`: the last final block in storage (None: genesis); `records`: the whole journal, oldest first.
+
+        `pool`: the evidence that the driver has kept (none by default).
+        """
+        self.state = ConsensusState(config, signer, tip, records, EvidencePool() if pool is None else pool)
         self.epoch = self.state.epoch
 
     @property
@@ -135,6 +141,7 @@ class Core:
         if state.fetcher.has_peers():
             state.out.add(Broadcast(StatusRequest(state.view, state.tree.root.height)))
         state.out.add(SetTimer(TimerKind.RETRY, state.view, state.pacemaker.retry_ms()))
+        retransmission.gossip_evidence(state)
 
     def _on_message(self, peer: ValidatorIndex, message: ConsensusMessage) -> None:
         """One verified message. Questions are answered even when halted; nothing else is taken then."""
@@ -239,6 +246,8 @@ class Core:
             return
         if kind is TimerKind.RETRY:
             retransmission.on_retry(state)
+        elif kind is TimerKind.EVIDENCE:
+            retransmission.gossip_evidence(state)
         elif view == state.view:
             if kind is TimerKind.FORWARD:
                 retransmission.forward(state)
@@ -343,19 +352,22 @@ class Core:
             detail = f"a vote of view {vote.view} carries our key, but our journal does not hold it"
             state.halt(Conflict("own_key_elsewhere", None, None, None), detail)
 
-    def _on_evidence(self, evidence: PairEvidence, is_own_finding: bool) -> None:
-        """Report an offence once per offender, kind and view; tell the others of what we found ourselves."""
-        state, vote = self.state, evidence.vote_a
+    def _on_evidence(self, evidence: Evidence, is_own_finding: bool) -> None:
+        """Report each offence once; what the pool takes is told to the others, now and until it is on chain."""
+        state, vote = self.state, vote_of(evidence)
         lowest = state.tree.root.view - state.parameters.retain_views
-        offence: Offence = check_pair(evidence)
+        offence = offence_in(evidence)
         entry = (vote.view, offence.value, vote.signer)
-        in_window = lowest < vote.view <= state.view + state.parameters.lookahead_views
+        is_past = vote.epoch < state.epoch.number
+        in_window = is_past or lowest < vote.view <= state.view + state.parameters.lookahead_views
         if entry in state.reported or not in_window:
             return
         state.reported.add(entry)
         state.out.add(ReportEvidence(offence.value, ValidatorIndex(vote.signer), evidence))
-        if is_own_finding and state.fetcher.has_peers():
-            state.out.add(Broadcast(EvidenceMessage(evidence)))
+        if state.pool.add(evidence) and state.fetcher.has_peers():
+            state.out.add(SetTimer(TimerKind.EVIDENCE, state.view, EVIDENCE_PERIOD_MS))
+            if is_own_finding:
+                state.out.add(Broadcast(EvidenceMessage(evidence)))
 
     def _report_notarized(self, view: int) -> None:
         """For clients and metrics: a block whose notarization and body we hold."""

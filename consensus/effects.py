@@ -14,7 +14,7 @@ from consensus.messages import (
     BlockRequest,
     Certificate,
     ConsensusMessage,
-    PairEvidence,
+    Evidence,
     QuorumCertificate,
     VoteKind,
 )
@@ -117,11 +117,16 @@ class CancelTimer:
 
 @dataclass(frozen=True, slots=True)
 class BuildPayload:
-    """We lead `view`: fill a block on `parent` (at `height`); answer with PayloadBuilt."""
+    """We lead `view`: fill a block on `parent` (at `height`); answer with PayloadBuilt.
+
+    `evidence` goes into the block, unless the chain at `parent` holds as bad an offence of the same validator
+    and epoch: the answer says which pieces it lacks.
+    """
 
     parent: BlockHash
     view: int
     height: int
+    evidence: tuple[Evidence, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +184,11 @@ class EnteredView:
 
 @dataclass(frozen=True, slots=True)
 class ReportEvidence:
-    """A pair of votes that proves an offence; to be kept for ever."""
+    """Proof of an offence; to be kept for ever, and given to the next core's EvidencePool."""
 
     kind: str
     offender: ValidatorIndex
-    evidence: PairEvidence
+    evidence: Evidence
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,22 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from consensus.certificates import is_justified, signature_of_vote
+from consensus.certificates import SignatureCheck, check_vote, is_justified, signature_of_vote
 from consensus.epoch import Epoch
-from consensus.messages import Block, PairEvidence, Vote, VoteKind, hash_of
+from consensus.messages import (
+    EVIDENCE_BYTES_MAX,
+    Block,
+    BlockEvidence,
+    Evidence,
+    PairEvidence,
+    Proposal,
+    Vote,
+    VoteKind,
+    hash_of,
+    justification_root,
+)
 from consensus.reasons import ConsensusReason
+from primitives.codec import encode
 from primitives.errors import ProtocolViolation
 from primitives.signing import is_valid
 
@@ -71,16 +83,62 @@ def check_pair(evidence: PairEvidence) -> Offence:
     return offence
 
 
-def verify_pair(evidence: PairEvidence, epoch: Epoch) -> Offence:
-    """Like check_pair, with membership, epoch and both signatures: for evidence from anywhere.
+def vote_of(evidence: Evidence) -> Vote:
+    """A vote of the offender, in the epoch and view of the offence."""
+    return evidence.vote_a if isinstance(evidence, PairEvidence) else evidence.vote
+
+
+def offence_in(evidence: Evidence) -> Offence:
+    """What checked evidence proves. Raises ProtocolViolation(NOT_AN_OFFENCE) for a pair that proves nothing."""
+    return check_pair(evidence) if isinstance(evidence, PairEvidence) else Offence.UNJUSTIFIED
+
+
+def offences_of(block: Block) -> tuple[tuple[int, int, str, int], ...]:
+    """What a block's evidence proves, for the ledger: (offender, epoch, kind, view) in block order."""
+    votes = [(vote_of(one), offence_in(one)) for one in block.evidence]
+    return tuple((vote.signer, vote.epoch, offence.value, vote.view) for vote, offence in votes)
+
+
+def check_evidence(evidence: Evidence, epoch: Epoch) -> Offence:
+    """The offence that evidence proves under `epoch`; for a pair signatures apart, for a block only the vote's.
+
+    The signatures inside an unjustified block are verified here, for a false one may be what is wrong with it.
 
     Raises:
-        ProtocolViolation: UNKNOWN_SIGNER, WRONG_EPOCH or NOT_AN_OFFENCE.
+        ProtocolViolation: NOT_AN_OFFENCE, UNKNOWN_SIGNER, WRONG_EPOCH, or what is wrong with a vote.
     """
-    offence = check_pair(evidence)
-    for vote in (evidence.vote_a, evidence.vote_b):
-        _verify_vote(vote, epoch)
+    if isinstance(evidence, PairEvidence):
+        check_vote(evidence.vote_a, epoch)
+        check_vote(evidence.vote_b, epoch)
+        return check_pair(evidence)
+    check_vote(evidence.vote, epoch)
+    if len(encode(evidence)) > EVIDENCE_BYTES_MAX:
+        raise ProtocolViolation(ConsensusReason.NOT_AN_OFFENCE, "the evidence is too large")
+    _check_vouches(evidence, epoch)
+    return Offence.UNJUSTIFIED
+
+
+def signatures_of_evidence(evidence: Evidence, epoch: Epoch) -> list[SignatureCheck]:
+    """The offender's signatures: those that must verify."""
+    votes = (evidence.vote_a, evidence.vote_b) if isinstance(evidence, PairEvidence) else (evidence.vote,)
+    return [signature_of_vote(vote, epoch) for vote in votes]
+
+
+def verify_evidence(evidence: Evidence, epoch: Epoch) -> Offence:
+    """Like check_evidence, with every signature: for evidence from anywhere, under the epoch of the offence.
+
+    Raises:
+        ProtocolViolation: as check_evidence; NOT_AN_OFFENCE also for a signature that does not verify.
+    """
+    offence = check_evidence(evidence, epoch)
+    if not all(is_valid(*check) for check in signatures_of_evidence(evidence, epoch)):
+        raise ProtocolViolation(ConsensusReason.NOT_AN_OFFENCE, "a signature does not verify")
     return offence
+
+
+def verify_pair(evidence: PairEvidence, epoch: Epoch) -> Offence:
+    """verify_evidence for two votes."""
+    return verify_evidence(evidence, epoch)
 
 
 def verify_unjustified(vote: Vote, block: Block, epoch: Epoch) -> Offence:
@@ -91,18 +149,24 @@ def verify_unjustified(vote: Vote, block: Block, epoch: Epoch) -> Offence:
     Raises:
         ProtocolViolation: UNKNOWN_SIGNER, WRONG_EPOCH, or NOT_AN_OFFENCE when the vote does not vouch or may.
     """
-    _verify_vote(vote, epoch)
-    if vote.kind == VoteKind.FINALIZE or vote.subject != hash_of(block.header):
+    return verify_evidence(BlockEvidence(vote, block.header, block.justification), epoch)
+
+
+def evidence_of_refusal(proposal: Proposal, epoch: Epoch) -> BlockEvidence | None:
+    """What a refused proposal proves against whoever signed for it; None when it proves nothing."""
+    evidence = BlockEvidence(proposal.leader_vote, proposal.block.header, proposal.block.justification)
+    try:
+        verify_evidence(evidence, epoch)
+    except ProtocolViolation:
+        return None
+    return evidence
+
+
+def _check_vouches(evidence: BlockEvidence, epoch: Epoch) -> None:
+    vote, header = evidence.vote, evidence.header
+    if vote.kind == VoteKind.FINALIZE or vote.subject != hash_of(header):
         raise ProtocolViolation(ConsensusReason.NOT_AN_OFFENCE, "the vote does not vouch for this block")
-    if block.header.view == vote.view and is_justified(block, epoch):
+    if header.justification_root != justification_root(evidence.justification):
+        raise ProtocolViolation(ConsensusReason.NOT_AN_OFFENCE, "the justification is not the header's")
+    if header.view == vote.view and is_justified(evidence, epoch):
         raise ProtocolViolation(ConsensusReason.NOT_AN_OFFENCE, "the block is justified")
-    return Offence.UNJUSTIFIED
-
-
-def _verify_vote(vote: Vote, epoch: Epoch) -> None:
-    if vote.signer >= epoch.validators.count:
-        raise ProtocolViolation(ConsensusReason.UNKNOWN_SIGNER, f"validator {vote.signer}")
-    if vote.epoch != epoch.number:
-        raise ProtocolViolation(ConsensusReason.WRONG_EPOCH, f"epoch {vote.epoch}, ours is {epoch.number}")
-    if not is_valid(*signature_of_vote(vote, epoch)):
-        raise ProtocolViolation(ConsensusReason.NOT_AN_OFFENCE, "a signature does not verify")

@@ -46,6 +46,9 @@ def _deliver(state: ConsensusState, path: list[Node]) -> None:
         _alarm(state, "final_block_invalid", proof, None)
         return
     state.out.add(DeliverFinal(tuple(node.block for node in path), proof))
+    for node in path:
+        for evidence in node.block.evidence:
+            state.pool.settle(evidence)
     state.tree.finalize(path, proved=proof.block == path[-1].hash)
     state.tree_changed = True
     _prune(state)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from consensus.messages import ConsensusMessage
+from consensus.messages import ConsensusMessage, Evidence
 from primitives.identifiers import BlockHash, ValidatorIndex
 
 
@@ -26,6 +26,8 @@ class TimerKind(IntEnum):
     """T_retry: resend, ask for status, refetch."""
     PROPOSE = 5
     """A leader without a candidate parent gives up (T_prop / 2)."""
+    EVIDENCE = 6
+    """Tell the others again of offences that are not on chain yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class PayloadBuilt:
     transactions: tuple[bytes, ...]
     time_ns: int
     parent_state_root: bytes
+    evidence: tuple[Evidence, ...] | None = None
+    """Which of BuildPayload's evidence the chain still lacks; None: all of it. The rest is not offered again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,12 @@ TRANSACTION_BYTES_MAX = 65_536
 BLOCK_BYTES_MAX = 4 * 1024 * 1024
 BLOCKS_PER_RESPONSE_MAX = 64
 VOTES_PER_MESSAGE_MAX = 1_024
+EVIDENCE_BYTES_MAX = 64 * 1024
+"""One piece of evidence; a larger one (an unjustified block with dozens of skips) is neither kept nor accepted."""
+EVIDENCE_ITEMS_MAX = 16
+"""Pieces of evidence in one block: reserved, clients' transactions cannot crowd them out; more wait for the next."""
+EVIDENCE_BLOCK_BYTES_MAX = 128 * 1024
+"""Bytes of evidence in one block: reserved in the same way."""
 
 
 class VoteKind(IntEnum):
@@ -133,11 +139,25 @@ Transaction = Annotated[bytes, msgspec.Meta(max_length=TRANSACTION_BYTES_MAX)]
 Transactions = Annotated[tuple[Transaction, ...], msgspec.Meta(max_length=TRANSACTIONS_MAX)]
 
 
-class PairEvidence(Wire):
+class PairEvidence(Wire, tag=1):
     """Two votes of one signer that no honest validator signs both of; in ascending order of their sign bytes."""
 
     vote_a: Vote
     vote_b: Vote
+
+
+class BlockEvidence(Wire, tag=2):
+    """E6: a vote that vouches for a block, and the part of the block's bytes that shows it is not justified.
+
+    The justification is the one that the header commits to: with another one every block looks unjustified.
+    """
+
+    vote: Vote
+    header: Header
+    justification: Justification
+
+
+Evidence = PairEvidence | BlockEvidence
 
 
 class Block(Wire):
@@ -145,7 +165,7 @@ class Block(Wire):
 
     header: Header
     transactions: Transactions
-    evidence: Annotated[tuple[PairEvidence, ...], msgspec.Meta(max_length=64)]
+    evidence: Annotated[tuple[PairEvidence | BlockEvidence, ...], msgspec.Meta(max_length=EVIDENCE_ITEMS_MAX)]
     justification: Justification
 
 
@@ -164,7 +184,7 @@ def justification_root(justification: Justification) -> bytes:
     return digest(b"quorate-justif", encode(justification))
 
 
-def evidence_root(evidence: tuple[PairEvidence, ...]) -> bytes:
+def evidence_root(evidence: tuple[Evidence, ...]) -> bytes:
     """Merkle root over the evidence in block order."""
     return merkle_root([encode(item) for item in evidence])
 
@@ -232,7 +252,7 @@ class CertificateRequest(Wire, tag=10):
 class EvidenceMessage(Wire, tag=11):
     """One proved offence."""
 
-    evidence: PairEvidence
+    evidence: PairEvidence | BlockEvidence
 
 
 ConsensusMessage = (

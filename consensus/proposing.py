@@ -11,6 +11,7 @@ from consensus.messages import (
     Block,
     Certificate,
     CertificateRequest,
+    Evidence,
     Header,
     Justification,
     Proposal,
@@ -40,7 +41,14 @@ def propose(state: ConsensusState) -> None:
     parent = best_parent(state)
     if parent is not None:
         state.building = parent.hash
-        state.out.add(BuildPayload(parent.hash, state.view, parent.height + 1))
+        state.offered = state.pool.pick(_reported_below(state, parent))
+        state.out.add(BuildPayload(parent.hash, state.view, parent.height + 1, state.offered))
+
+
+def _reported_below(state: ConsensusState, parent: Node) -> list[Evidence]:
+    """The evidence in the blocks that are not final yet and that we build on."""
+    path = state.tree.path(parent.hash)
+    return [one for node in path for one in node.block.evidence] if isinstance(path, list) else []
 
 
 def best_parent(state: ConsensusState) -> Node | None:
@@ -83,12 +91,15 @@ def on_payload_built(state: ConsensusState, built: PayloadBuilt) -> None:
     if built.view != state.view or built.parent != state.building:
         return
     state.building = None
+    evidence = state.offered if built.evidence is None else built.evidence
+    for refused in set(state.offered).difference(evidence):
+        state.pool.settle(refused)
     parent = state.tree.get(built.parent)
     justification = _justification(state, parent) if parent is not None else None
     if parent is None or justification is None or not may_propose(state):
         propose(state)
         return
-    block = _block(state, parent, justification, built)
+    block = _block(state, parent, justification, built, evidence)
     block_hash = hash_of(block.header)
     node = state.hold(block, block_hash)
     node.standing = Standing.ACCEPTABLE
@@ -113,7 +124,13 @@ def _justification(state: ConsensusState, parent: Node) -> Justification | None:
     return Justification(certificate, tuple(skips))
 
 
-def _block(state: ConsensusState, parent: Node, justification: Justification, built: PayloadBuilt) -> Block:
+def _block(
+    state: ConsensusState,
+    parent: Node,
+    justification: Justification,
+    built: PayloadBuilt,
+    evidence: tuple[Evidence, ...],
+) -> Block:
     header = Header(
         chain_id=state.epoch.chain_id,
         epoch=state.epoch.number,
@@ -127,7 +144,7 @@ def _block(state: ConsensusState, parent: Node, justification: Justification, bu
         parent_state_root=built.parent_state_root,
         next_set_hash=state.set_hash,
         justification_root=justification_root(justification),
-        evidence_root=evidence_root(()),
+        evidence_root=evidence_root(evidence),
         flags=0,
     )
-    return Block(header, built.transactions, (), justification)
+    return Block(header, built.transactions, evidence, justification)

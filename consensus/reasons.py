@@ -38,5 +38,7 @@ class ConsensusReason(StrEnum):
     """Blocks of a response that are not each other's parents, starting from the requested one."""
     NOT_AN_OFFENCE = "not_an_offence"
     """Evidence whose votes an honest validator may sign, or in the wrong order."""
+    TOO_MUCH_EVIDENCE = "too_much_evidence"
+    """A block with more evidence than its reserved space, or with two pieces about one offender and epoch."""
     WRONG_RANGE = "wrong_range"
     """A request for an empty, inverted or too long range."""

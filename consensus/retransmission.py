@@ -5,10 +5,14 @@ from __future__ import annotations
 from consensus import finality, proposing
 from consensus.effects import Broadcast, Send, SetTimer
 from consensus.inputs import TimerKind
-from consensus.messages import CertificateMessage, Proposal, StatusRequest, VoteKind, hash_of
+from consensus.messages import CertificateMessage, EvidenceMessage, Proposal, StatusRequest, VoteKind, hash_of
 from consensus.state import ConsensusState
 from primitives.identifiers import BlockHash
 
+EVIDENCE_PERIOD_MS = 10_000
+"""How often offences that are not on chain yet are told again."""
+EVIDENCE_TOLD_MAX = 16
+"""Pieces told at a time, the oldest first; the others follow when these are on chain."""
 RESENT_VIEWS = 8
 """How many views back votes are repeated."""
 
@@ -62,3 +66,11 @@ def fetch_missing(state: ConsensusState) -> None:
                 state.fetch(block)
     for block in state.tree.orphans():
         state.fetch(block)
+
+
+def gossip_evidence(state: ConsensusState) -> None:
+    """Tell everybody, at the start and every 10 s, of offences that are not on chain yet."""
+    waiting = state.pool.open()[:EVIDENCE_TOLD_MAX]
+    if waiting and state.fetcher.has_peers():
+        state.out.effects += [Broadcast(EvidenceMessage(one)) for one in waiting]
+        state.out.add(SetTimer(TimerKind.EVIDENCE, state.view, EVIDENCE_PERIOD_MS))

@@ -26,7 +26,8 @@ from consensus.effects import (
     Send,
 )
 from consensus.epoch import Epoch, first_epoch, genesis_block
-from consensus.messages import Block, Certificate, QuorumCertificate, Vote, Votes, hash_of
+from consensus.evidence_pool import EvidencePool
+from consensus.messages import Block, Certificate, Evidence, QuorumCertificate, Vote, Votes, hash_of
 from consensus.pacemaker import Pacemaker
 from consensus.safety import OwnVotes, restore
 from consensus.validator_set import ValidatorSet
@@ -102,7 +103,12 @@ class ConsensusState:
     """Built from the configuration, the final tip in storage, and the journal of earlier lives."""
 
     def __init__(
-        self, config: CoreConfig, signer: Signer, tip: FinalTip | None, records: Iterable[JournalRecord]
+        self,
+        config: CoreConfig,
+        signer: Signer,
+        tip: FinalTip | None,
+        records: Iterable[JournalRecord],
+        pool: EvidencePool,
     ) -> None:
         parameters, validators = config.parameters, config.validator_set
         tip = tip or FinalTip(genesis_block(config.chain_id), None)
@@ -134,6 +140,9 @@ class ConsensusState:
         """The view at the last retry: still the same means stuck."""
         self.building: BlockHash | None = None
         """The parent that the driver is filling our block on."""
+        self.pool = pool
+        self.offered: tuple[Evidence, ...] = ()
+        """The evidence for the block that is being built."""
         self._restore(records, tip)
         self.observed_from = self.view
         """The view from which on we have listened without a gap."""

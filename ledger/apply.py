@@ -1,7 +1,8 @@
 """apply_block, the one entrance through which the ledger's state changes, and validate_block before it. Pure.
 
-Phases of a block (market.md section 4): oracle, settlement, marks and every account's margin, liquidation;
-cancels; cash; orders; one uniform-price call per instrument; what the fund bears. Transactions are processed
+Phases of a block (market.md section 4): oracle, penalties, settlement, marks and every account's margin,
+liquidation; cancels; cash; stake; orders; one uniform-price call per instrument; what the fund bears; fees and,
+once an epoch, rewards and the next validator set. Transactions are processed
 by owner, sub-account, nonce and id, so their order inside the block has no effect.
 """
 
@@ -20,6 +21,9 @@ from ledger.reasons import LedgerReason
 from ledger.settlement.expiry import settle_expiries
 from ledger.settlement.insurance_fund import absorb_debts
 from ledger.settlement.liquidation import liquidate
+from ledger.staking.epochs import begin_staking, end_staking
+from ledger.staking.observations import LeaderDelay, Offence
+from ledger.staking.penalties import check_observations
 from ledger.state import Clock, Marks, State
 from ledger.state_keys import KEY_CLOCK, KEY_MARKS
 from ledger.valuation import Valuation
@@ -29,10 +33,14 @@ from primitives.errors import ProtocolViolation
 
 @dataclass(frozen=True, slots=True)
 class BlockContext:
-    """What the header says: height counts from 1, time is market nanoseconds."""
+    """What the header says: height counts from 1, time is market nanoseconds.
+
+    `offences`: what the block's evidence proves, as (offender's place, epoch, kind, view).
+    """
 
     height: int
     time_ns: int
+    offences: tuple[tuple[int, int, str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +87,9 @@ def validate_block(
         raise ProtocolViolation(LedgerReason.DUPLICATE_TRANSACTION, "the same transaction twice")
     for raw in transactions[1:]:
         read_or_refuse(read_transaction, raw)
+    check_observations(
+        state, context.height, time_ns, context.offences, context.signers, context.delays
+    )
 
 
 def apply_block(state: State, context: BlockContext, transactions: tuple[bytes, ...]) -> BlockResult:
@@ -94,6 +105,7 @@ def apply_block(state: State, context: BlockContext, transactions: tuple[bytes, 
     state.put(KEY_CLOCK, Clock(context.height, context.time_ns, state.clock.next_order_id, silent))
     apply_reports(state, reports, context.time_ns)
     workspace = Workspace(state, context.height, context.time_ns)
+    begin_staking(workspace, reports, context.offences, context.signers, context.delays)
     settle_expiries(workspace, has_update=bool(reports))
     workspace.write_back()
     valuation = Valuation(state)
@@ -102,6 +114,7 @@ def apply_block(state: State, context: BlockContext, transactions: tuple[bytes, 
     execute_transactions(workspace, valuation, [read_transaction(raw) for raw in transactions[1:]])
     run_calls(workspace, valuation)
     absorb_debts(workspace)
+    end_staking(workspace)
     workspace.write_back()
     state.put(KEY_CLOCK, Clock(context.height, context.time_ns, workspace.next_order_id, silent))
     state.put(KEY_MARKS, Marks(valuation.marks(), valuation.margins_digest()))

@@ -32,8 +32,17 @@ from consensus.effects import (
     SetTimer,
     ValidatePayload,
 )
+from consensus.evidence import evidence_of_refusal
 from consensus.inputs import Input, MessageReceived, PayloadBuilt, Started, TimerFired, TimerKind, Validated
-from consensus.messages import Block, BlockResponse, ConsensusMessage, Proposal, QuorumCertificate, hash_of
+from consensus.messages import (
+    Block,
+    BlockResponse,
+    ConsensusMessage,
+    EvidenceMessage,
+    Proposal,
+    QuorumCertificate,
+    hash_of,
+)
 from gossip.network import Lane, Network
 from ledger.transactions import SignedReport
 from node.ledger_service import LedgerService
@@ -119,14 +128,24 @@ class ConsensusService:
         """Check one decoded message (structure, bounds, signatures) and hand it to the core.
 
         Raises:
-            ProtocolViolation: the sender is to blame; the message has had no effect.
+            ProtocolViolation: the sender is to blame; the message has had no effect, except that an unjustified
+            proposal is evidence against its signer.
         """
-        admission.check(message, self._core.epoch)
-        if not await self._verifier.all_valid(admission.signatures_of(message, self._core.epoch)):
-            raise ProtocolViolation(CodecReason.BAD_SIGNATURE, "a consensus signature does not verify")
+        try:
+            await self._check(message)
+        except ProtocolViolation:
+            proved = isinstance(message, Proposal) and evidence_of_refusal(message, self._core.epoch)
+            if proved:
+                await self._send.send(MessageReceived(peer, EvidenceMessage(proved)))
+            raise
         if isinstance(message, Proposal):
             self._remember(self.seen_ns, hash_of(message.block.header), time.monotonic_ns())
         await self._send.send(MessageReceived(peer, message))
+
+    async def _check(self, message: ConsensusMessage) -> None:
+        admission.check(message, self._core.epoch)
+        if not await self._verifier.all_valid(admission.signatures_of(message, self._core.epoch)):
+            raise ProtocolViolation(CodecReason.BAD_SIGNATURE, "a consensus signature does not verify")
 
     # --- inputs ---
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 import structlog
 import trio
 
+from consensus.evidence import offences_of
 from consensus.messages import Block, QuorumCertificate, hash_of
 from ledger.admission import signatures_of_block
 from ledger.apply import BlockContext, BlockResult, apply_block, validate_block
@@ -237,7 +238,7 @@ class LedgerService:
         self._move_to(BlockHash(header.parent_hash), header.height - 1)
         validate_block(
             self._state,
-            BlockContext(height=header.height, time_ns=header.time_ns),
+            _context_of(block),
             block.transactions,
             parent_state_root=header.parent_state_root,
         )
@@ -279,7 +280,7 @@ class LedgerService:
 
     def _apply(self, block_hash: BlockHash, block: Block) -> Executed:
         self._state.begin_block()
-        context = BlockContext(height=block.header.height, time_ns=block.header.time_ns)
+        context = _context_of(block)
         try:
             result = apply_block(self._state, context, block.transactions)
         except ProtocolViolation as violation:
@@ -346,3 +347,7 @@ class LedgerService:
             for block_hash, block in self._blocks.items()
             if block.header.height > self.final_height
         }
+
+
+def _context_of(block: Block) -> BlockContext:
+    return BlockContext(block.header.height, block.header.time_ns, offences_of(block))

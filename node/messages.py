@@ -67,9 +67,9 @@ NodeMessage = (
     | ReportMessage
 )
 
-_BULK = (Proposal, BlockRequest, BlockResponse, TransactionBundle, ReportMessage)
-_VOTE_TYPES = Votes | CertificateMessage | Status | StatusRequest | CertificateRequest | EvidenceMessage
-_BULK_TYPES = Proposal | BlockRequest | BlockResponse | TransactionBundle | ReportMessage
+_BULK = (Proposal, BlockRequest, BlockResponse, EvidenceMessage, TransactionBundle, ReportMessage)
+_VOTE_TYPES = Votes | CertificateMessage | Status | StatusRequest | CertificateRequest
+_BULK_TYPES = Proposal | BlockRequest | BlockResponse | EvidenceMessage | TransactionBundle | ReportMessage
 
 
 def lane_of(message: ConsensusMessage | TransactionBundle | ReportMessage) -> Lane:

@@ -32,6 +32,7 @@ from consensus.effects import (
     ValidatePayload,
 )
 from consensus.evidence import offence_of
+from consensus.evidence_pool import EvidencePool
 from consensus.inputs import Input, MessageReceived, PayloadBuilt, Started, TimerFired, TimerKind, Validated
 from consensus.messages import (
     Block,
@@ -39,6 +40,7 @@ from consensus.messages import (
     BlockResponse,
     CertificateMessage,
     ConsensusMessage,
+    Evidence,
     Proposal,
     QuorumCertificate,
     Vote,
@@ -84,6 +86,7 @@ class Process:
         self.journal: list[JournalRecord] = []
         self.store: list[tuple[Block, QuorumCertificate]] = []
         self.by_hash: dict[bytes, int] = {}
+        self.kept: list[Evidence] = []
         self.core: Core | None = None
         self.timers: dict[TimerKind, int] = {}
         self.life = 0
@@ -93,7 +96,7 @@ class Process:
 
     def boot(self) -> None:
         tip = FinalTip(*self.store[-1]) if self.store else None
-        self.core = Core(self.config, self.signer, tip, tuple(self.journal))
+        self.core = Core(self.config, self.signer, tip, tuple(self.journal), EvidencePool(self.kept))
         self.timers = {}
         self.life += 1
 
@@ -241,7 +244,8 @@ class Cluster:
                 process.timers[kind] = process.timers.get(kind, 0) + 1
             case BuildPayload() | ValidatePayload() | DeliverFinal() | ServeBlocks():
                 self._execute(process, effect)
-            case ReportEvidence(kind=kind, offender=offender):
+            case ReportEvidence(kind=kind, offender=offender, evidence=evidence):
+                process.kept.append(evidence)
                 assert offender in self.byzantine, f"honest validator {offender} accused of {kind}"
                 self.observed.evidence.append((kind, offender))
             case Halt(reason=reason):

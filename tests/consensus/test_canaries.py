@@ -83,7 +83,7 @@ def test_a_broken_build_is_caught(break_it: Callable[[Patch], None], seeds: int,
 
 
 def test_certificates_lost_in_a_power_loss_are_missed(monkeypatch: Patch) -> None:
-    """Votes alone are enough for safety, but not for getting going again (seed 7 gets stuck)."""
+    """Votes alone are enough for safety, but not for getting going again (seed 42 gets stuck)."""
     restore = safety.restore
     monkeypatch.setattr(
         state_module,
@@ -91,4 +91,4 @@ def test_certificates_lost_in_a_power_loss_are_missed(monkeypatch: Patch) -> Non
         lambda own, records: restore(own, [one for one in records if not isinstance(one, Admitted)]),
     )
     with pytest.raises(AssertionError, match="stuck"):
-        run_power_loss(7)
+        run_power_loss(42)
