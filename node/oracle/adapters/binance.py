@@ -69,7 +69,7 @@ class Binance:
         said = decoded(_message, message)
         if said.e == "24hrTicker":
             quote = self._quote(said, said.E * 1_000_000)
-            self._time_ns = max(self._time_ns, said.E * 1_000_000)
+            self._time_ns = said.E * 1_000_000
             return [quote]
         if said.e == "serverShutdown":
             raise ProtocolViolation(QuoteReason.VENUE_CLOSING, "serverShutdown")

@@ -67,7 +67,7 @@ class Kraken:
         if not said.success:
             raise ProtocolViolation(QuoteReason.SUBSCRIPTION_REFUSED, said.method)
         if said.time_out:
-            self._time_ns = max(self._time_ns, iso_time(said.time_out))
+            self._time_ns = iso_time(said.time_out)
         return []
 
     def _quotes(self, ticker: _Ticker) -> list[Said]:

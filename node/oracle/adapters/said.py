@@ -26,8 +26,8 @@ from primitives.reasons import CodecReason
 
 PICO = 10**12
 """Premiums are held in 1e-12 of the coin or dollar they are quoted in: finer than any venue's tick."""
-PREMIUM_MAX = PRICE_UUSD_MAX // USD
-"""No premium above this many coins or dollars."""
+NUMBER_MAX = PRICE_UUSD_MAX // USD
+"""No price or premium above this many dollars or coins."""
 EXPIRY_SECONDS_OF_DAY = 8 * 3600
 """All these exchanges expire at 08:00 UTC; what we list at another hour is another contract than theirs."""
 STAMP_DIGITS_MAX = 16
@@ -121,34 +121,35 @@ def decimal_of(text: str) -> Decimal:
         raise ProtocolViolation(CodecReason.MALFORMED, "a price that is no number") from None
 
 
-def check_number(value: Decimal, largest: int) -> None:
-    """Refuse NaN, infinities, negative numbers and numbers above `largest`.
+def check_number(value: Decimal) -> None:
+    """Refuse NaN, infinities, negative numbers and numbers above NUMBER_MAX.
 
     Raises:
         ProtocolViolation: NOT_A_NUMBER, NOT_POSITIVE or PRICE_TOO_LARGE.
     """
-    if not value.is_finite():
+    if not value.is_finite():  # First, for a signalling NaN raises in any comparison.
         raise ProtocolViolation(QuoteReason.NOT_A_NUMBER, "NaN or infinite")
     if value < 0:
         raise ProtocolViolation(QuoteReason.NOT_POSITIVE, "a negative price")
-    if value > largest:
+    if value > NUMBER_MAX:
         raise ProtocolViolation(QuoteReason.PRICE_TOO_LARGE, "above the limit")
 
 
 def down(value: Decimal, unit: int = USD) -> int:
     """A dollar price in micro-USD (or in 1 / unit), rounded down. Raises as check_number does."""
-    check_number(value, PREMIUM_MAX)
+    check_number(value)
     return int(_DOWN.multiply(value, unit))
 
 
 def up(value: Decimal, unit: int = USD) -> int:
     """A dollar price in micro-USD (or in 1 / unit), rounded up. Raises as check_number does."""
-    check_number(value, PREMIUM_MAX)
+    check_number(value)
     return ceil(_UP.multiply(value, unit))
 
 
 def positive(value: Decimal) -> Decimal:
-    """`value`, unless it is zero. Raises ProtocolViolation: NOT_POSITIVE."""
+    """`value`, unless it is zero. Raises as check_number does."""
+    check_number(value)
     if value == 0:
         raise ProtocolViolation(QuoteReason.NOT_POSITIVE, "a price of zero")
     return value
