@@ -2,8 +2,8 @@
 
 Phases of a block (market.md section 4): oracle, penalties, settlement, marks and every account's margin,
 liquidation; cancels; cash; stake; orders; one uniform-price call per instrument; what the fund bears; fees and,
-once an epoch, rewards and the next validator set. Transactions are processed
-by owner, sub-account, nonce and id, so their order inside the block has no effect.
+once an epoch, rewards and a validator set. Transactions are processed by owner, sub-account, nonce and id, so
+their order inside the block has no effect.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ledger.settlement.expiry import settle_expiries
 from ledger.settlement.insurance_fund import absorb_debts
 from ledger.settlement.liquidation import liquidate
 from ledger.staking.epochs import begin_staking, end_staking
-from ledger.staking.observations import LeaderDelay, Offence
+from ledger.staking.observations import LeaderDelay, Observations, Offence
 from ledger.staking.penalties import check_observations
 from ledger.state import Clock, Marks, State
 from ledger.state_keys import KEY_CLOCK, KEY_MARKS
@@ -33,14 +33,25 @@ from primitives.errors import ProtocolViolation
 
 @dataclass(frozen=True, slots=True)
 class BlockContext:
-    """What the header says: height counts from 1, time is market nanoseconds.
-
-    `offences`: what the block's evidence proves, as (offender's place, epoch, kind, view).
-    """
+    """What consensus says of a block: height counts from 1, time is market nanoseconds."""
 
     height: int
     time_ns: int
     offences: tuple[tuple[int, int, str, int], ...] = ()
+    """What the block's evidence proves, in the shape of staking.observations.Offence."""
+    signers: tuple[int, ...] = ()
+    """Who signed the parent's certificate, ascending places in the set of the parent's epoch."""
+    delays: tuple[tuple[int, int], ...] = ()
+    """How late proposals were, as validators agreed, in the shape of staking.observations.LeaderDelay."""
+
+    @property
+    def observations(self) -> Observations:
+        """What staking makes of it."""
+        return Observations(
+            tuple(Offence(*item) for item in self.offences),
+            self.signers,
+            tuple(LeaderDelay(*item) for item in self.delays),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +98,7 @@ def validate_block(
         raise ProtocolViolation(LedgerReason.DUPLICATE_TRANSACTION, "the same transaction twice")
     for raw in transactions[1:]:
         read_or_refuse(read_transaction, raw)
-    check_observations(
-        state, context.height, time_ns, context.offences, context.signers, context.delays
-    )
+    check_observations(state, context.height, time_ns, context.observations)
 
 
 def apply_block(state: State, context: BlockContext, transactions: tuple[bytes, ...]) -> BlockResult:
@@ -105,7 +114,7 @@ def apply_block(state: State, context: BlockContext, transactions: tuple[bytes, 
     state.put(KEY_CLOCK, Clock(context.height, context.time_ns, state.clock.next_order_id, silent))
     apply_reports(state, reports, context.time_ns)
     workspace = Workspace(state, context.height, context.time_ns)
-    begin_staking(workspace, reports, context.offences, context.signers, context.delays)
+    begin_staking(workspace, reports, context.observations)
     settle_expiries(workspace, has_update=bool(reports))
     workspace.write_back()
     valuation = Valuation(state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ledger.staking.events import StakingEvent
 from primitives.codec import I64, U8, U32, U63, Bytes20, Bytes32, Wire
 
 
@@ -124,4 +125,5 @@ Event = (
     | HealthChanged
     | LiquidationStep
     | ExpirySettled
+    | StakingEvent
 )

@@ -1,8 +1,8 @@
-"""The transactions of one block: nonces, cancels, cash, then orders into the call. Pure.
+"""The transactions of one block: nonces, cancels, cash, stake, then orders into the call. Pure.
 
 A batch is not all-or-nothing: each action is refused on its own with its reason. Inside a block all cancels
-come before all cash, and all cash before all orders, whatever their place in a batch; a cancel sees what
-rested when the block began.
+come before all cash, all cash before all staking, and all staking before all orders, whatever their place in a
+batch; a cancel sees what rested when the block began.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from ledger.events import ActionRejected, CashMoved, TransactionApplied, Transac
 from ledger.genesis import ACCOUNTS_MAX, DEPOSITED_UUSD_MAX
 from ledger.placement import OrderDesk
 from ledger.reasons import CancelReason, LedgerReason
+from ledger.staking.actions import STAKING_ACTIONS, StakingDesk
 from ledger.transactions import (
     CancelAll,
     CancelLabel,
@@ -56,6 +57,11 @@ def execute_transactions(
         _each_action(workspace, batch, (Deposit,), cashier.deposit)
     for batch in batches:
         _each_action(workspace, batch, (Withdraw, TransferCash), cashier.move_out)
+    staking = StakingDesk(workspace, desk.check_withdrawal)
+    for batch in batches:
+        _each_action(
+            workspace, batch, STAKING_ACTIONS, lambda item, action: staking.perform(item.account, action)
+        )
     for batch in batches:
         orders = [
             (index, action)

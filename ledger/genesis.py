@@ -15,6 +15,7 @@ from ledger.instruments import LOTS_PER_CONTRACT, Instrument, Kind, Underlying
 from ledger.margin.parameters import MarginParameters
 from ledger.margin.scenarios import LOT_VALUE_E8_MAX, VALUE_SCALE
 from ledger.reasons import LedgerReason
+from ledger.staking.parameters import StakingParameters, staking_rules
 from primitives.amounts import NS, PPM, SECONDS_PER_YEAR
 from primitives.codec import U8, U32, U63, Bytes20, Bytes32, Wire
 from primitives.errors import ProtocolViolation
@@ -91,6 +92,7 @@ class LedgerGenesis(Wire):
     instruments: Annotated[tuple[Instrument, ...], msgspec.Meta(max_length=INSTRUMENTS_MAX)]
     accounts: Annotated[tuple[GenesisAccount, ...], msgspec.Meta(max_length=ACCOUNTS_MAX)]
     parameters: LedgerParameters
+    staking: StakingParameters
 
 
 def check_genesis(genesis: LedgerGenesis) -> None:
@@ -114,9 +116,16 @@ def _rules(genesis: LedgerGenesis) -> Iterator[tuple[bool, str]]:
     yield underlyings == sorted(set(underlyings)), "underlyings are in order, each once"
     yield len(accounts) == len(genesis.accounts), "an account is listed once"
     cash_uusd = sum(item.cash_uusd for item in genesis.accounts)
+    stake_uusd = sum(item.stake_uusd for item in genesis.staking.validators)
     yield (
-        cash_uusd + parameters.insurance_fund_uusd <= DEPOSITED_UUSD_MAX,
-        "cash and fund can be counted exactly",
+        cash_uusd + stake_uusd + parameters.insurance_fund_uusd <= DEPOSITED_UUSD_MAX,
+        "cash and fund, with the stake, can be counted exactly",
+    )
+    yield from staking_rules(genesis.staking)
+    oracle_keys = tuple(item.oracle_key for item in genesis.staking.validators)
+    yield (
+        not oracle_keys or oracle_keys == tuple(item.oracle_key for item in genesis.reporters),
+        "the validators with stake are the oracle's reporters, in their order",
     )
     yield all(item.weight for item in genesis.reporters), "every reporter has voting power"
     yield (

@@ -1,9 +1,9 @@
 """What must hold after every block, checked in production. Pure.
 
-Cash, fund, fees and vault, less the cost that perpetual positions carry, are what came in less what went out;
-each instrument's lots sum to zero; no book is crossed. Sums over accounts are kept by difference, so the
-check of a block looks at what the block touched; `check_everything` is the obvious version over the whole
-state.
+Cash, fund, fees, vault and what staking holds, less the cost that perpetual positions carry, are what came in
+less what went out; each instrument's lots sum to zero; no book is crossed. Sums over accounts are kept by
+difference, so the check of a block looks at what the block touched; `check_everything` is the obvious version
+over the whole state.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from ledger.staking.state import get_totals
+from ledger.staking.sums import check_stake
 from primitives.errors import ensure
 
 if TYPE_CHECKING:
@@ -20,9 +22,10 @@ if TYPE_CHECKING:
 
 def check_conservation(state: State) -> None:
     """Money in equals money out, to the micro-dollar. Raises InvariantViolation."""
-    supply, totals = state.supply, state.totals
+    supply, totals, staking = state.supply, state.totals, get_totals(state)
+    in_stake = staking.staked_uusd + staking.unbonding_uusd + staking.rewards_uusd
     held = totals.cash_uusd - totals.cost_uusd + supply.fund_uusd + supply.fees_uusd + supply.vault_uusd
-    ensure(held == supply.deposited_uusd - supply.withdrawn_uusd, "cash is conserved")
+    ensure(held + in_stake == supply.deposited_uusd - supply.withdrawn_uusd, "cash is conserved")
 
 
 def check_invariants(workspace: Workspace) -> None:
@@ -48,3 +51,4 @@ def check_everything(state: State) -> None:
     ensure(not any(lots.values()), "positions of each instrument sum to zero")
     for instrument in state.instruments:
         ensure(not state.book(instrument).is_crossed, "no book is crossed")
+    check_stake(state)

@@ -19,6 +19,8 @@ from ledger.matching.book import EMPTY_BOOK, Book
 from ledger.matching.orders import AccountKey, RestingOrder
 from ledger.oracle import ReporterState, UnderlyingOracle, genesis_oracle
 from ledger.settlement.expiry import SettlementWindow
+from ledger.staking.epochs import put_genesis_stake
+from ledger.staking.state import LEAF_KINDS as STAKING_KINDS
 from ledger.state_keys import (
     KEY_CLOCK,
     KEY_MARKS,
@@ -89,6 +91,11 @@ _KINDS: dict[int, type[Wire]] = {
     ord("u"): UnderlyingParameters,
     ord("w"): SettlementWindow,
 }
+
+
+def _kind_of(key: bytes) -> type[Wire]:
+    return STAKING_KINDS[key[1]] if key[0] == ord("k") else _KINDS[key[0]]
+
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -168,9 +175,10 @@ class State:
         check_genesis(genesis)
         state = cls(chain_id, genesis)
         deposited = sum(account.cash_uusd for account in genesis.accounts)
+        staked = sum(item.stake_uusd for item in genesis.staking.validators)
         fund = genesis.parameters.insurance_fund_uusd
         state.put(KEY_CLOCK, Clock(0, genesis.time_ns, 1, 0))
-        state.put(KEY_SUPPLY, Supply(deposited + fund, 0, fund, 0, 0))
+        state.put(KEY_SUPPLY, Supply(deposited + staked + fund, 0, fund, 0, 0))
         state.put(KEY_TOTALS, Totals(deposited, 0))
         state.put(KEY_PARAMETERS, genesis.parameters)
         for item in genesis.underlyings:
@@ -183,9 +191,11 @@ class State:
             account = new_account(start.owner, start.subaccount, start.cash_uusd)
             ensure(state.account(account.key) is None, "a genesis account is listed once")
             state.put_account(account)
-        custodian = address_of(genesis.custodian_key)
-        if state.account((custodian, 0)) is None:
-            state.put_account(new_account(custodian, 0, 0))
+        operators = {item.operator for item in genesis.staking.validators}
+        for owner in sorted({address_of(genesis.custodian_key), *operators}):
+            if state.account((owner, 0)) is None:
+                state.put_account(new_account(owner, 0, 0))
+        put_genesis_stake(state, genesis)
         return state
 
     @classmethod
@@ -195,7 +205,7 @@ class State:
         """Exactly the state whose leaves these are (same root). Raises msgspec errors on foreign bytes."""
         state = cls(chain_id, genesis)
         for key, raw in leaves:
-            value = decode_own(_KINDS[key[0]], raw)
+            value = decode_own(_kind_of(key), raw)
             state.put(key, value)
             if isinstance(value, Account):
                 state.dirty_accounts.add(value.key)

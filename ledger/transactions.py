@@ -95,7 +95,84 @@ class TransferCash(Wire, tag=7):
     amount_uusd: Amount
 
 
-Action = PlaceOrder | CancelOrder | CancelLabel | CancelAll | Deposit | Withdraw | TransferCash
+class RegisterValidator(Wire, tag=50):
+    """Become a validator with stake of one's own; the sender is its operator from now on."""
+
+    consensus_key: Bytes32
+    oracle_key: Bytes32
+    peer_id: Annotated[str, msgspec.Meta(max_length=64)]
+    commission_ppm: U32
+    stake_uusd: Amount
+
+
+class Delegate(Wire, tag=51):
+    """Bond cash with a validator; initial margin must hold afterwards."""
+
+    validator: U32
+    amount_uusd: Amount
+
+
+class Unbond(Wire, tag=52):
+    """Take stake out: cash when the unbonding period is over."""
+
+    validator: U32
+    amount_uusd: Amount
+
+
+class Redelegate(Wire, tag=53):
+    """Take stake out of one validator; it goes to another when the unbonding period is over."""
+
+    validator: U32
+    target: U32
+    amount_uusd: Amount
+
+
+class SetCommission(Wire, tag=54):
+    """The operator's part of rewards, from the next epoch on."""
+
+    validator: U32
+    commission_ppm: U32
+
+
+class AttestReadiness(Wire, tag=55):
+    """The operator says that the node is synchronised and may be counted."""
+
+    validator: U32
+
+
+class LeaveValidatorSet(Wire, tag=56):
+    """Be in no further set; a later attestation of readiness takes it back."""
+
+    validator: U32
+
+
+class RotateConsensusKey(Wire, tag=57):
+    """Vote with another key in the sets decided from now on."""
+
+    validator: U32
+    consensus_key: Bytes32
+
+
+class Unjail(Wire, tag=58):
+    """Return from jail once its time is over."""
+
+    validator: U32
+
+
+StakingAction = (
+    RegisterValidator
+    | Delegate
+    | Unbond
+    | Redelegate
+    | SetCommission
+    | AttestReadiness
+    | LeaveValidatorSet
+    | RotateConsensusKey
+    | Unjail
+)
+Action = (
+    PlaceOrder | CancelOrder | CancelLabel | CancelAll | Deposit | Withdraw | TransferCash | StakingAction
+)
 
 
 class Transaction(Wire):

@@ -13,8 +13,10 @@ from ledger.genesis import (
 )
 from ledger.instruments import LOTS_PER_CONTRACT, Instrument, Kind, Underlying
 from ledger.margin.parameters import default_margin_parameters
+from ledger.staking.parameters import GenesisStake, StakingParameters
 from node.genesis import GENESIS_VERSION, ConsensusParameters, GenesisDocument, ValidatorEntry
 from primitives.amounts import NS, USD
+from primitives.signing import address_of
 
 DAY_NS = 86_400 * NS
 EXPIRY_OF_DAY_NS = 8 * 3_600 * NS
@@ -38,6 +40,7 @@ def default_ledger_genesis(
     index_uusd: Mapping[Underlying, int],
     instruments: Sequence[Instrument],
     accounts: Sequence[GenesisAccount] = (),
+    staking: StakingParameters | None = None,
     speed: int = 1,
 ) -> LedgerGenesis:
     """The ledger's genesis with market.md's numbers.
@@ -46,6 +49,7 @@ def default_ledger_genesis(
         time_ns: market time at height 0.
         index_uusd: starting index of each underlying that is traded.
         instruments: what is listed, ids ascending.
+        staking: None for a chain without staking.
         speed: market seconds per real second: network-bound intervals (staleness, oracle epoch) grow with it.
     """
     return LedgerGenesis(
@@ -56,6 +60,7 @@ def default_ledger_genesis(
         instruments=tuple(instruments),
         accounts=tuple(accounts),
         parameters=default_ledger_parameters(speed),
+        staking=default_staking((), speed=speed) if staking is None else staking,
     )
 
 
@@ -81,6 +86,53 @@ def default_ledger_parameters(speed: int = 1) -> LedgerParameters:
         liquidation_delta_uusd=100_000 * USD,
         price_band_ppm=250_000,
         insurance_fund_uusd=1_000_000 * USD,
+    )
+
+
+def default_staking(
+    validators: Sequence[ValidatorEntry], *, stake_uusd: int = 1_000_000 * USD, speed: int = 1
+) -> StakingParameters:
+    """consensus.md section 9's penalties; every validator starts with `stake_uusd` times its weight.
+
+    The operator of a genesis validator is the owner of its oracle key, which may sign transactions; the
+    consensus key signs votes alone.
+    """
+    return StakingParameters(
+        epoch_blocks=10_000,
+        validators_min=4,
+        validators_max=100,
+        min_stake_uusd=100_000 * USD,
+        min_delegation_uusd=100 * USD,
+        weight_unit_uusd=1_000 * USD,
+        weight_max=1_000_000,
+        commission_ppm_max=500_000,
+        commission_rise_ppm_max=10_000,
+        fund_fee_share_ppm=200_000,
+        unbonding_epochs=21,
+        unbonding_ns=21 * DAY_NS,
+        evidence_epochs_max=14,
+        evidence_ns_max=14 * DAY_NS,
+        slash_base_ppm=10_000,
+        slash_correlation_factor=3,
+        window_blocks=10_000,
+        missed_blocks_max=9_500,
+        jail_ns=600 * NS * speed,
+        late_from_ppm=800_000,
+        late_share_ppm_max=333_333,
+        late_led_min=16,
+        oracle_band_ppm=10_000,
+        outside_reports_max=5_000,
+        validators=tuple(
+            GenesisStake(
+                operator=address_of(entry.oracle_key),
+                consensus_key=entry.consensus_key,
+                oracle_key=entry.oracle_key,
+                peer_id=entry.peer_id,
+                stake_uusd=stake_uusd * entry.weight,
+                commission_ppm=50_000,
+            )
+            for entry in validators
+        ),
     )
 
 

@@ -34,6 +34,7 @@ from ledger.transactions import (
     report_sign_bytes,
     transaction_sign_bytes,
 )
+from node.genesis_defaults import default_staking
 from primitives.amounts import NS, SECONDS_PER_YEAR, USD
 from primitives.codec import encode
 from primitives.signing import SigningKey, address_of
@@ -112,6 +113,7 @@ def a_genesis(
             for name, usd in sorted(cash_usd.items())
         ),
         parameters=LedgerParameters(**{**PARAMETERS, **parameters}),
+        staking=default_staking(()),
     )
 
 

@@ -1,0 +1,265 @@
+"""Proved offences are slashed, silence is jailed, late leaders and odd reporters are counted. Pure.
+
+Penalty of a validator, as a part of its stake before the first: the base for each epoch it offended in, plus,
+when correlated, the factor times the share of stake that offended within one unbonding window, at most all of
+it. Correlated is whoever is not alone in that window, and whoever voted for an unjustified block or made a
+fork. A later offender raises the penalty of the earlier ones; the difference is taken then. Slashed money
+goes to the insurance fund. Source: consensus.md section 9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from ledger.staking.events import Jailed, Slashed
+from ledger.staking.observations import FORK, LeaderDelay, Observations, Offence
+from ledger.staking.parameters import SET_NOTICE_EPOCHS
+from ledger.staking.reasons import StakingReason
+from ledger.staking.state import (
+    Activity,
+    EpochSet,
+    Punishment,
+    SetMember,
+    Unbonding,
+    activity_key,
+    change_totals,
+    count,
+    counted,
+    existing_validator,
+    get_activity,
+    get_epoch_set,
+    get_punishment,
+    get_totals,
+    is_staking,
+    punishment_key,
+    scan,
+    unbonding_key,
+    validator_key,
+)
+from primitives.amounts import PPM, ceil_div
+from primitives.errors import ProtocolViolation, ensure
+
+if TYPE_CHECKING:
+    from ledger.state import State
+    from ledger.transactions import OracleReport
+    from ledger.workspace import Workspace
+
+CORRELATED_KINDS = ("E6", FORK)
+"""Kinds that no accident explains: a vote for an unjustified block, and any part in a fork."""
+DELAY_MEMORY = 16
+"""The smoothed leader delay takes one part of so many from the newest proposal."""
+DELAY_PPM_MAX = 10 * PPM
+"""A longer delay counts as this."""
+
+
+def check_observations(state: State, height: int, time_ns: int, seen: Observations) -> None:
+    """Whether the ledger can act on what a block's header and evidence say; signatures are consensus'.
+
+    Raises:
+        ProtocolViolation: UNKNOWN_OFFENDER, EVIDENCE_TOO_OLD, BAD_OBSERVATION.
+    """
+    if not is_staking(state):
+        return
+    for offence in seen.offences:
+        _check_offence(state, height, time_ns, offence)
+    members = len(parent_set(state, height).members)
+    if list(seen.signers) != sorted(set(seen.signers)) or any(
+        not 0 <= place < members for place in seen.signers
+    ):
+        raise ProtocolViolation(StakingReason.BAD_OBSERVATION, "signers are members, ascending, each once")
+    if any(not 0 <= delay.leader < members or delay.delay_ppm < 0 for delay in seen.delays):
+        raise ProtocolViolation(StakingReason.BAD_OBSERVATION, "a delay is a member's and not negative")
+
+
+def _check_offence(state: State, height: int, time_ns: int, offence: Offence) -> None:
+    parameters = state.genesis.staking
+    current = parameters.epoch_of(height)
+    if offence.epoch + parameters.evidence_epochs_max < current:
+        raise ProtocolViolation(StakingReason.EVIDENCE_TOO_OLD, f"epoch {offence.epoch}, now {current}")
+    found = get_epoch_set(state, offence.epoch)
+    if found is None or offence.epoch > current or not 0 <= offence.offender < len(found.members):
+        raise ProtocolViolation(
+            StakingReason.UNKNOWN_OFFENDER, f"no validator {offence.offender} in epoch {offence.epoch}"
+        )
+    if found.closed_ns and found.closed_ns + parameters.evidence_ns_max < time_ns:
+        raise ProtocolViolation(StakingReason.EVIDENCE_TOO_OLD, f"epoch {offence.epoch} closed long ago")
+
+
+def parent_set(state: State, height: int) -> EpochSet:
+    """The set that certified the parent of a block: that of the parent's epoch."""
+    found = get_epoch_set(state, state.genesis.staking.epoch_of(height - 1))
+    ensure(found is not None, "the set of the parent's epoch is kept")
+    assert found is not None
+    return found
+
+
+# --- offences ---
+
+
+def punish(workspace: Workspace, offences: Sequence[Offence]) -> None:
+    """Record a block's offences, whatever their order, and take what they and their correlation now cost."""
+    if not offences:
+        return
+    state = workspace.state
+    fresh = {number for offence in sorted(offences) if (number := _record(state, offence)) is not None}
+    if not fresh:
+        return
+    punished = {
+        number: found
+        for number in range(get_totals(state).next_validator)
+        if (found := get_punishment(state, number)) is not None
+    }
+    entries: list[Unbonding] = scan(state, b"ku")
+    for number in sorted(punished):
+        target_ppm = penalty_ppm(state, number, punished)
+        if target_ppm > punished[number].slashed_ppm:
+            own = [entry for entry in entries if entry.validator == number]
+            _slash(workspace, number, target_ppm, own)
+        if number in fresh:
+            _tombstone(workspace, number)
+
+
+def _record(state: State, offence: Offence) -> int | None:
+    """Note an offence; the validator's number, or None when nothing new follows from it."""
+    found = get_epoch_set(state, offence.epoch)
+    ensure(found is not None, "the block's evidence was checked")
+    assert found is not None
+    member = found.members[offence.offender]
+    before = get_punishment(state, member.validator) or Punishment((), _stake_ppm(found, member), 0)
+    kinds = dict(before.offences)
+    known = kinds.get(offence.epoch)
+    if known is not None and (known in CORRELATED_KINDS or offence.kind not in CORRELATED_KINDS):
+        return None
+    kinds[offence.epoch] = offence.kind
+    state.put(punishment_key(member.validator), replace(before, offences=tuple(sorted(kinds.items()))))
+    return member.validator
+
+
+def _stake_ppm(members: EpochSet, member: SetMember) -> int:
+    """The offender's share of its set's stake, rounded up: a debit."""
+    total = sum(item.stake_uusd for item in members.members)
+    return ceil_div(member.stake_uusd * PPM, total) if total else PPM
+
+
+def penalty_ppm(state: State, number: int, punished: dict[int, Punishment]) -> int:
+    """What a validator owes in all, as a part of its stake before the first punishment; `punished` by number."""
+    parameters = state.genesis.staking
+    own = punished[number]
+    window = parameters.unbonding_epochs
+    peers = [
+        other
+        for other in punished.values()
+        if any(abs(a - b) <= window for a, _ in own.offences for b, _ in other.offences)
+    ]
+    base = parameters.slash_base_ppm * len(own.offences)
+    is_correlated = len(peers) > 1 or any(kind in CORRELATED_KINDS for _, kind in own.offences)
+    if not is_correlated:
+        return min(PPM, base)
+    correlation = min(PPM, parameters.slash_correlation_factor * sum(other.stake_ppm for other in peers))
+    return min(PPM, base + correlation)
+
+
+def _slash(workspace: Workspace, number: int, target_ppm: int, unbonding: Sequence[Unbonding]) -> None:
+    """Bring what was taken from a validator's stake, at work or on its way out, up to `target_ppm`.
+
+    Of each sum as it is now, after `slashed_ppm` of the original was taken, the part (target - slashed) /
+    (1 - slashed) goes: rounded up, a debit.
+    """
+    state = workspace.state
+    validator, punishment = existing_validator(state, number), get_punishment(state, number)
+    assert punishment is not None
+    part, rest = target_ppm - punishment.slashed_ppm, PPM - punishment.slashed_ppm
+    bonded = ceil_div(validator.stake_uusd * part, rest)
+    state.put(validator_key(number), replace(validator, stake_uusd=validator.stake_uusd - bonded))
+    first_epoch = punishment.offences[0][0]
+    leaving = 0
+    for entry in unbonding:
+        if entry.started_epoch + SET_NOTICE_EPOCHS < first_epoch:
+            continue
+        taken = ceil_div(entry.amount_uusd * part, rest)
+        left = entry.amount_uusd - taken
+        state.put(unbonding_key(entry), replace(entry, amount_uusd=left) if left else None)
+        leaving += taken
+    change_totals(state, staked=-bonded, unbonding=-leaving)
+    workspace.supply["fund_uusd"] += bonded + leaving
+    state.put(punishment_key(number), replace(punishment, slashed_ppm=target_ppm))
+    epoch, kind = punishment.offences[-1]
+    workspace.events.append(Slashed(number, epoch, kind, bonded, leaving, target_ppm))
+
+
+def _tombstone(workspace: Workspace, number: int) -> None:
+    validator = existing_validator(workspace.state, number)
+    if not validator.is_tombstoned:
+        changed = replace(validator, is_tombstoned=True, is_jailed=True, jailed_until_ns=0)
+        workspace.state.put(validator_key(number), changed)
+        workspace.events.append(Jailed(number, "offence", 0))
+
+
+# --- what validators do, block by block ---
+
+
+def count_missed(workspace: Workspace, signers: Sequence[int]) -> None:
+    """Count the members whose vote the parent's certificate lacks; one that lacks too often goes to jail.
+
+    No signers means that there was no certificate (the first block), so nobody is counted.
+    """
+    if not signers:
+        return
+    state, parameters, present = workspace.state, workspace.state.genesis.staking, set(signers)
+    for place, member in enumerate(parent_set(state, workspace.height).members):
+        if place in present:
+            continue
+        validator = existing_validator(state, member.validator)
+        if validator.is_jailed:
+            continue
+        activity = get_activity(state, member.validator)
+        missed = count(activity.missed, workspace.height, parameters)
+        if counted(missed, workspace.height, parameters) > parameters.missed_blocks_max:
+            missed, until_ns = (), workspace.time_ns + parameters.jail_ns
+            state.put(
+                validator_key(member.validator), replace(validator, is_jailed=True, jailed_until_ns=until_ns)
+            )
+            workspace.events.append(Jailed(member.validator, "downtime", until_ns))
+        state.put(activity_key(member.validator), replace(activity, missed=missed))
+
+
+def count_delays(workspace: Workspace, delays: Sequence[LeaderDelay]) -> None:
+    """Note how late leaders proposed."""
+    state, parameters, height = workspace.state, workspace.state.genesis.staking, workspace.height
+    members = parent_set(state, height).members
+    for delay in delays:
+        number, delay_ppm = members[delay.leader].validator, min(delay.delay_ppm, DELAY_PPM_MAX)
+        before = get_activity(state, number)
+        is_late = delay_ppm >= parameters.late_from_ppm
+        smoothed = (before.leader_delay_ppm * (DELAY_MEMORY - 1) + delay_ppm) // DELAY_MEMORY
+        state.put(
+            activity_key(number),
+            replace(
+                before,
+                led=count(before.led, height, parameters),
+                late=count(before.late, height, parameters) if is_late else before.late,
+                leader_delay_ppm=smoothed,
+            ),
+        )
+
+
+def count_deviations(workspace: Workspace, reports: Sequence[OracleReport]) -> None:
+    """Count the reporters whose index of any underlying is off this block's agreed median by more than the band.
+
+    A genesis validator's reporter has the validator's number.
+    """
+    state, parameters = workspace.state, workspace.state.genesis.staking
+    for report in reports:
+        if any(_is_outside(workspace, item.underlying, item.index_uusd) for item in report.indices):
+            before: Activity = get_activity(state, report.reporter)
+            outside = count(before.outside, workspace.height, parameters)
+            state.put(activity_key(report.reporter), replace(before, outside=outside))
+
+
+def _is_outside(workspace: Workspace, underlying: int, index_uusd: int) -> bool:
+    oracle, band_ppm = workspace.state.oracle(underlying), workspace.state.genesis.staking.oracle_band_ppm
+    is_agreed_now = oracle.index_ns == workspace.time_ns
+    return is_agreed_now and abs(index_uusd - oracle.index_uusd) * PPM > oracle.index_uusd * band_ppm
