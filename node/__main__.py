@@ -49,16 +49,19 @@ def init(
     home: Path,
     validators: Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=1, lte=256))] = 4,
     chain_name: str = "quorate-local",
-    hosts: tuple[str, ...] = (),
+    hosts: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     port: int = 26_600,
     gateway_port: int = 26_700,
-    insecure_keys: bool = False,
+    insecure_keys: Annotated[bool, Parameter(negative="")] = False,
     password_file: Path | None = None,
 ) -> None:
     """Write keys, genesis and configuration for a new network, one home directory for each validator.
 
-    HOME/node0, HOME/node1, ... each get a keystore, the shared genesis.json and a node.toml. Nothing is ever
-    overwritten. Example: quorate init --home network --validators 4 --insecure-keys
+    HOME/node0, HOME/node1, ... each get a keystore, the shared genesis.json and a node.toml.
+
+    HOME/custodian.json signs deposits. Nothing is ever overwritten.
+
+    Example: quorate init --home network --validators 4 --insecure-keys
 
     Parameters
     ----------
@@ -69,12 +72,11 @@ def init(
     chain_name
         Name of the chain: part of genesis, hence of the chain id.
     hosts
-        Address of each validator as the others dial it, in order; 127.0.0.1 for all by default. On one host
-        the ports count up.
+        Address of each validator as the others dial it, in order; 127.0.0.1 for all if not given.
     port
-        First libp2p port.
+        libp2p port of the first validator; the others count up.
     gateway_port
-        First HTTP port of the gateways, on loopback.
+        HTTP port of the first gateway, on loopback; the others count up.
     insecure_keys
         Write keys without encryption. For testnets only.
     password_file
@@ -110,6 +112,9 @@ def start(
     """Run one node until SIGTERM or Ctrl-C.
 
     Options here go before QUORATE_* environment variables, those before node.toml.
+
+    Exit code: 0 after SIGTERM or Ctrl-C, 2 for what the operator can fix (one line says what).
+
     Example: quorate start --home network/node0 --log-level warning
 
     Parameters
