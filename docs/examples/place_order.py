@@ -2,7 +2,8 @@
 
     .venv/bin/python docs/examples/place_order.py http://127.0.0.1:PORT NONCE
 
-NONCE is the custodian's: 0 the first time, counted up with each further use on the same testnet.
+NONCE is the custodian's: 0 the first time, counted up with each further use on the same testnet. Before the testnet's
+makers quote, some seconds after its first block, the order finds nobody and the account stays without a position.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ def ask(path: str, body: bytes | None = None) -> Any:
             return json.load(answer)
     except urllib.error.HTTPError as refusal:
         return json.load(refusal)
+    except urllib.error.URLError as error:
+        sys.exit(f"no gateway answers at {gateway}: {error.reason}")
 
 
 def submit(key: SigningKey, nonce: int, *actions: Action) -> list[Any]:
