@@ -47,7 +47,7 @@ class SafetyMemory:
 
 
 def recover(journal_directory: Path, watermark_path: Path, files: Files = DISK) -> SafetyMemory:
-    """Open both, judge whether we may sign, and raise the floor over what a torn tail may have held.
+    """Open both, judge whether we may sign, and raise the floor over what lost frames may have held.
 
     Raises:
         OperatorError: the journal is damaged before its last frame, or the disk fails.
@@ -58,11 +58,11 @@ def recover(journal_directory: Path, watermark_path: Path, files: Files = DISK) 
     reason = observer_reason(watermark, journaled_position(records))
     floor = floor_after(journal, watermark) if watermark is not None else START
     if floor != START:
-        # A torn last record may be a vote that was sent: sign nothing in the views that it could be of.
+        # A record that was synced is gone, and may be a vote that was sent: sign in none of the views it could be of.
         record = RaisedFloor(floor.epoch, floor.view)
         journal.append([encode(record)])
         records.append(record)
-        log.warning("journal_tail_torn", signs_nothing_up_to_view=floor.view)
+        log.warning("journal_frames_lost", signs_nothing_up_to_view=floor.view)
     return SafetyMemory(journal, watermark, records, reason)
 
 
@@ -91,8 +91,10 @@ class SafetyJournal:
         else:
             self._journal.append(raws)
 
-    def compact_if_grown(self) -> None:
-        """Rewrite with what a restart needs. Only between steps of the core, for it reads the core's records."""
-        if self._journal.size_bytes >= self._compact_at:
-            self._journal.compact([encode(record) for record in self._live_records()])
-            self._compact_at = self._journal.size_bytes + self._compact_bytes
+    def compact_if_grown(self) -> bool:
+        """Rewrite with what a restart needs, if need be; whether it was. Only between steps of the core."""
+        if self._journal.size_bytes < self._compact_at:
+            return False
+        self._journal.compact([encode(record) for record in self._live_records()])
+        self._compact_at = self._journal.size_bytes + self._compact_bytes
+        return True

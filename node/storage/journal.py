@@ -12,6 +12,7 @@ import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 from zlib import crc32
 
 import structlog
@@ -35,6 +36,17 @@ _RECORD_LENGTH = struct.Struct(">I")
 _SEGMENT_NAME = re.compile(r"segment-(\d{8})\.journal")
 
 log = structlog.get_logger()
+
+
+class Place(NamedTuple):
+    """How far a journal reaches: frames in its newest segment. Grows with every append and compaction."""
+
+    segment: int
+    frames: int
+
+
+NO_PLACE = Place(0, 0)
+"""Before the first frame."""
 
 
 class Journal:
@@ -134,6 +146,11 @@ class Journal:
         self._failed = False
         self._salt = salt
         self._sequence = len(batches)
+
+    @property
+    def place(self) -> Place:
+        """Where the last durable frame stands."""
+        return Place(self._number, self._sequence)
 
     @property
     def size_bytes(self) -> int:

@@ -1,9 +1,9 @@
 """The signer's own memory of how far it has signed, apart from the journal. Reads and writes one small file.
 
-Two numbers per write: `signed`, the highest (epoch, view) whose records are in the journal, and `reserved`,
-a view that no signature may pass before the file is fsynced with a higher one. So it costs one fsync in
-RESERVE_VIEWS views, and still a journal that is missing, rolled back or cut is found out: see
-`observer_reason`. Source: consensus.md section 16.
+Per write: `signed`, the highest (epoch, view) whose records are in the journal; `place`, how far the journal
+reached then; and `reserved`, a view that no signature may pass before the file is fsynced with a higher one. So
+it costs one fsync in RESERVE_VIEWS views, and still a journal that is missing, rolled back or cut is found out:
+see `observer_reason` and `floor_after`. Source: consensus.md section 16.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import NamedTuple
 from zlib import crc32
 
 from node.storage.files import DISK, Files
-from node.storage.journal import Journal
+from node.storage.journal import NO_PLACE, Journal, Place
 from primitives.errors import OperatorError, ensure
 
 RESERVE_VIEWS = 64
-"""Views reserved ahead: one fsync in so many; after a torn journal as many views pass unsigned."""
+"""Views reserved ahead: one fsync in so many; after a lost journal frame as many views pass unsigned."""
 
-_SLOT = struct.Struct(">8sQQQQQ")
+_SLOT = struct.Struct(">8sQQQQQQQ")
 _SLOT_BYTES = _SLOT.size + 4
 _SLOT_OFFSETS = (0, 4096)
-_MAGIC = b"QRTMARK1"
+_MAGIC = b"QRTMARK2"
 
 
 class Position(NamedTuple):
@@ -40,10 +40,13 @@ START = Position(0, 0)
 class Watermark:
     """Highest position signed; two slots written in turn: a torn write loses at most the last step."""
 
-    def __init__(self, path: Path, signed: Position, reserved: Position, writes: int, files: Files) -> None:
+    def __init__(
+        self, path: Path, signed: Position, reserved: Position, place: Place, writes: int, files: Files
+    ) -> None:
         """Use `create` or `open`."""
         self.signed = signed
         self.reserved = reserved
+        self.place = place
         self._path = path
         self._writes = writes
         self._file = files.open(path, append=False)
@@ -52,7 +55,7 @@ class Watermark:
     def create(cls, path: Path, files: Files = DISK) -> None:
         """The watermark of a new key, which has signed nothing. Only `quorate init` may do this."""
         ensure(path.name not in files.names(path.parent), "the watermark of a key is created once")
-        files.write_durably(path, _slot_bytes(START, START, 1))
+        files.write_durably(path, _slot_bytes(START, START, NO_PLACE, 1))
 
     @classmethod
     def open(cls, path: Path, files: Files = DISK) -> Watermark | None:
@@ -64,8 +67,8 @@ class Watermark:
         slots = [slot for offset in _SLOT_OFFSETS if (slot := _read_slot(raw, offset)) is not None]
         if not slots:
             return None
-        writes, signed, reserved = max(slots)
-        return cls(path, signed, reserved, writes, files)
+        writes, signed, reserved, place = max(slots)
+        return cls(path, signed, reserved, place, writes, files)
 
     def reserve(self, position: Position) -> None:
         """Before journaling: make sure that the file on disk covers `position`. Fsyncs once in RESERVE_VIEWS
@@ -74,18 +77,23 @@ class Watermark:
             return
         self.reserved = Position(position.epoch, position.view + RESERVE_VIEWS)
         self._write()
+        self._sync()
+
+    def advance(self, position: Position, place: Place) -> None:
+        """After journaling: note it. Not fsynced, but for the very first note: the journal is, and after a power
+        loss may be ahead of this note."""
+        ensure(position <= self.reserved, "nothing is signed above the reserved view")
+        is_first = self.place == NO_PLACE
+        self.signed, self.place = max(position, self.signed), place
+        self._write()
+        if is_first:
+            self._sync()
+
+    def _sync(self) -> None:
         try:
             self._file.sync()
         except OSError as error:
             raise _failed(self._path, error) from None
-
-    def advance(self, position: Position) -> None:
-        """After journaling: note it. Not fsynced: the journal is, and after a power loss may be ahead of
-        this note."""
-        ensure(position <= self.reserved, "nothing is signed above the reserved view")
-        if position > self.signed:
-            self.signed = position
-            self._write()
 
     def close(self) -> None:
         """Make the last note durable and release the file."""
@@ -94,7 +102,7 @@ class Watermark:
 
     def _write(self) -> None:
         self._writes += 1
-        raw = _slot_bytes(self.signed, self.reserved, self._writes)
+        raw = _slot_bytes(self.signed, self.reserved, self.place, self._writes)
         try:
             self._file.write_at(_SLOT_OFFSETS[self._writes % 2], raw)
         except OSError as error:
@@ -111,7 +119,7 @@ def append_signed(
     """
     watermark.reserve(position)
     journal.append(records)
-    watermark.advance(position)
+    watermark.advance(position, journal.place)
 
 
 def observer_reason(watermark: Watermark | None, journaled: Position) -> str | None:
@@ -138,31 +146,31 @@ def observer_reason(watermark: Watermark | None, journaled: Position) -> str | N
 
 
 def floor_after(journal: Journal, watermark: Watermark) -> Position:
-    """Sign nothing at or below this: everything reserved when the journal's tail was torn, else no
-    restriction.
+    """Sign nothing at or below this: all that was reserved when synced frames are gone, else no restriction.
 
-    A torn tail cannot be told from damage to the last record, and that record may have been signed and sent.
+    A torn tail alone restricts nothing: its sync never came back, so what it held was never sent. More would cost
+    liveness: while more than f validators keep silent, no view passes, and none would ever get beyond its floor.
     """
-    return watermark.reserved if journal.dropped_bytes else START
+    return watermark.reserved if journal.place < watermark.place else START
 
 
 def _spoken(position: Position) -> str:
     return f"epoch {position.epoch} view {position.view}"
 
 
-def _slot_bytes(signed: Position, reserved: Position, writes: int) -> bytes:
-    raw = _SLOT.pack(_MAGIC, writes, *signed, *reserved)
+def _slot_bytes(signed: Position, reserved: Position, place: Place, writes: int) -> bytes:
+    raw = _SLOT.pack(_MAGIC, writes, *signed, *reserved, *place)
     return raw + crc32(raw).to_bytes(4, "big")
 
 
-def _read_slot(raw: bytes, offset: int) -> tuple[int, Position, Position] | None:
+def _read_slot(raw: bytes, offset: int) -> tuple[int, Position, Position, Place] | None:
     slot = raw[offset : offset + _SLOT_BYTES]
     if len(slot) < _SLOT_BYTES or crc32(slot[:-4]) != int.from_bytes(slot[-4:], "big"):
         return None
-    magic, writes, epoch, view, reserved_epoch, reserved_view = _SLOT.unpack(slot[:-4])
+    magic, writes, *numbers = _SLOT.unpack(slot[:-4])
     if magic != _MAGIC:
         return None
-    return writes, Position(epoch, view), Position(reserved_epoch, reserved_view)
+    return writes, Position(*numbers[:2]), Position(*numbers[2:4]), Place(*numbers[4:])
 
 
 def _failed(path: Path, error: OSError) -> OperatorError:

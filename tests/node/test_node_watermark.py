@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from node.storage.journal import Journal
+from node.storage.journal import Journal, Place
 from node.storage.watermark import (
     RESERVE_VIEWS,
     START,
@@ -80,17 +80,37 @@ def test_a_torn_write_loses_at_most_the_last_step(tmp_path: Path) -> None:
     assert opened(path).signed == Position(0, 8)
 
 
-def test_after_a_torn_journal_nothing_reserved_is_signed_again(tmp_path: Path) -> None:
+def test_a_torn_tail_was_never_sent_and_restricts_nothing(tmp_path: Path) -> None:
     signed_up_to(tmp_path, 3)
     segment = tmp_path / "journal" / "segment-00000001.journal"
     segment.write_bytes(segment.read_bytes() + bytes(7))
     journal, _ = Journal.open(tmp_path / "journal")
-    assert floor_after(journal, opened(tmp_path / "watermark")) == Position(0, 1 + RESERVE_VIEWS)
-    journal, _ = Journal.open(tmp_path / "journal")
     assert floor_after(journal, opened(tmp_path / "watermark")) == START
+
+
+def test_after_losing_a_synced_frame_nothing_reserved_is_signed_again(tmp_path: Path) -> None:
+    signed_up_to(tmp_path, 3)
+    segment = tmp_path / "journal" / "segment-00000001.journal"
+    segment.write_bytes(segment.read_bytes()[:-1])
+    for _ in range(2):
+        journal, _ = Journal.open(tmp_path / "journal")
+        assert floor_after(journal, opened(tmp_path / "watermark")) == Position(0, 1 + RESERVE_VIEWS)
+
+
+def test_a_journal_lost_before_the_second_reservation_is_missed_after_a_power_loss(tmp_path: Path) -> None:
+    """The very first note is synced; later ones may be lost with the power."""
+    Watermark.create(tmp_path / "watermark")
+    watermark, (journal, _) = opened(tmp_path / "watermark"), Journal.open(tmp_path / "journal")
+    append_signed(journal, watermark, [b"vote 1"], Position(0, 1))
+    noted = (tmp_path / "watermark").read_bytes()
+    append_signed(journal, watermark, [b"vote 2"], Position(0, 2))
+    (tmp_path / "watermark").write_bytes(noted)
+    (tmp_path / "journal" / "segment-00000001.journal").unlink()
+    fresh, _ = Journal.open(tmp_path / "journal")
+    assert floor_after(fresh, opened(tmp_path / "watermark")) == Position(0, 1 + RESERVE_VIEWS)
 
 
 def test_nothing_is_noted_above_what_was_reserved(tmp_path: Path) -> None:
     Watermark.create(tmp_path / "watermark")
     with pytest.raises(InvariantViolation):
-        opened(tmp_path / "watermark").advance(Position(0, 1))
+        opened(tmp_path / "watermark").advance(Position(0, 1), Place(1, 1))
