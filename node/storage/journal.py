@@ -100,6 +100,8 @@ class Journal:
         for number in numbers[:-1]:
             files.remove(_segment_path(directory, number))
         journal = cls(directory, files, numbers[-1], salt, len(batches), len(raw) - end)
+        # What a killed process wrote may still be in the page cache alone: votes in it will be sent again.
+        journal._file.sync()
         return journal, [record for batch in batches for record in batch]
 
     def append(self, records: Sequence[bytes]) -> None:
