@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import trio_websocket
@@ -71,16 +72,20 @@ class Server:
         self.port = 0
 
     async def handle(self, request: trio_websocket.WebSocketRequest) -> None:
-        number = len(self.paths)
+        turn = len(self.paths)
         self.paths.append(request.path)
         socket = await request.accept()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, socket)
-            try:
-                await self._script(socket, number)
-            except trio_websocket.ConnectionClosed:
-                pass
+            with suppress(trio_websocket.ConnectionClosed):
+                await self._script(socket, turn)
             nursery.cancel_scope.cancel()
+
+    @property
+    def requests(self) -> list[Any]:
+        """What was received, without the pings."""
+        pings = ("ping", {"op": "ping"}, {"method": "ping"})
+        return [message for message in self.received if message not in pings]
 
     async def _listen(self, socket: Socket) -> None:
         try:
@@ -144,6 +149,15 @@ def ms(time_ns: int) -> int:
     return time_ns // 1_000_000
 
 
+def text_of(message: object) -> str:
+    return msgspec.json.encode(message).decode()
+
+
+def number(text: str) -> msgspec.Raw:
+    """A JSON number exactly as written, however impossible."""
+    return msgspec.Raw(text.encode())
+
+
 class Speech:
     """One exchange's way to say the price of an underlying. `price` and `ask` are numbers as text."""
 
@@ -154,53 +168,50 @@ class Speech:
     numbers = False
     """Whether prices are JSON numbers, rather than strings."""
 
-    def value(self, text: str) -> str:
-        return text if self.numbers else f'"{text}"'
-
     def index(
         self, price: str, *, ask: str | None = None, time_ns: int = NOW, symbol: str | None = None
     ) -> str:
+        return text_of(self.message(price, ask or price, time_ns, symbol or self.symbol))
+
+    def message(self, price: str, ask: str, time_ns: int, symbol: str) -> dict[str, Any]:
         raise NotImplementedError
 
 
 class DeribitSpeech(Speech):
     name, symbol, numbers = "deribit", "btc_usd", True
 
-    def index(
-        self, price: str, *, ask: str | None = None, time_ns: int = NOW, symbol: str | None = None
-    ) -> str:
-        symbol = symbol or self.symbol
-        return (
-            '{"jsonrpc":"2.0","method":"subscription","params":{"channel":"deribit_price_index.%s","data":'
-            '{"index_name":"%s","price":%s,"timestamp":%d}}}'
-            % (symbol, symbol, self.value(price), ms(time_ns))
-        )
+    def message(self, price: str, ask: str, time_ns: int, symbol: str) -> dict[str, Any]:
+        data = {"index_name": symbol, "price": number(price), "timestamp": ms(time_ns)}
+        params = {"channel": f"deribit_price_index.{symbol}", "data": data}
+        return {"jsonrpc": "2.0", "method": "subscription", "params": params}
 
 
 class BinanceSpeech(Speech):
     name, symbol, two_sided = "binance", "BTCUSDC", True
 
-    def index(
-        self, price: str, *, ask: str | None = None, time_ns: int = NOW, symbol: str | None = None
-    ) -> str:
-        return (
-            '{"e":"24hrTicker","E":%d,"s":"%s","p":"15.1","c":"70000.5","Q":"0.2","b":%s,"B":"1.5","a":%s,'
-            '"A":"2.5","o":"1","n":18151}'
-            % (ms(time_ns), symbol or self.symbol, self.value(price), self.value(ask or price))
-        )
+    def message(self, price: str, ask: str, time_ns: int, symbol: str) -> dict[str, Any]:
+        return {
+            "e": "24hrTicker",
+            "E": ms(time_ns),
+            "s": symbol,
+            "p": "15.1",
+            "c": "70000.5",
+            "Q": "0.2",
+            "b": price,
+            "B": "1.5",
+            "a": ask,
+            "A": "2.5",
+            "o": "1",
+            "n": 18_151,
+        }
 
 
 class OkxSpeech(Speech):
     name, symbol = "okx", "BTC-USD"
 
-    def index(
-        self, price: str, *, ask: str | None = None, time_ns: int = NOW, symbol: str | None = None
-    ) -> str:
-        symbol = symbol or self.symbol
-        return (
-            '{"arg":{"channel":"index-tickers","instId":"%s"},"data":[{"instId":"%s","idxPx":%s,"high24h":"7",'
-            '"sodUtc0":"1","ts":"%d"}]}' % (symbol, symbol, self.value(price), ms(time_ns))
-        )
+    def message(self, price: str, ask: str, time_ns: int, symbol: str) -> dict[str, Any]:
+        data = {"instId": symbol, "idxPx": price, "high24h": "7", "sodUtc0": "1", "ts": str(ms(time_ns))}
+        return {"arg": {"channel": "index-tickers", "instId": symbol}, "data": [data]}
 
 
 class BybitSpeech(Speech):
@@ -209,16 +220,11 @@ class BybitSpeech(Speech):
     def __init__(self) -> None:
         self.sequence = 1_000
 
-    def index(
-        self, price: str, *, ask: str | None = None, time_ns: int = NOW, symbol: str | None = None
-    ) -> str:
+    def message(self, price: str, ask: str, time_ns: int, symbol: str) -> dict[str, Any]:
         self.sequence += 7
-        symbol = symbol or self.symbol
-        return (
-            '{"topic":"tickers.%s","ts":%d,"type":"snapshot","cs":%d,"data":{"symbol":"%s","lastPrice":"1.5",'
-            '"volume24h":"3","usdIndexPrice":%s}}'
-            % (symbol, ms(time_ns), self.sequence, symbol, self.value(price))
-        )
+        data = {"symbol": symbol, "lastPrice": "1.5", "volume24h": "3", "usdIndexPrice": price}
+        head = {"topic": f"tickers.{symbol}", "ts": ms(time_ns), "type": "snapshot", "cs": self.sequence}
+        return {**head, "data": data}
 
 
 class CoinbaseSpeech(Speech):
@@ -227,29 +233,28 @@ class CoinbaseSpeech(Speech):
     def __init__(self) -> None:
         self.sequence = 0
 
-    def index(
-        self, price: str, *, ask: str | None = None, time_ns: int = NOW, symbol: str | None = None
-    ) -> str:
-        number, self.sequence = self.sequence, self.sequence + 1
-        return (
-            '{"channel":"ticker","client_id":"","timestamp":"%s","sequence_num":%d,"events":[{"type":"update",'
-            '"tickers":[{"type":"ticker","product_id":"%s","price":"1.5","best_bid":%s,"best_bid_quantity":"1",'
-            '"best_ask":%s,"best_ask_quantity":"2"}]}]}'
-            % (iso(time_ns), number, symbol or self.symbol, self.value(price), self.value(ask or price))
-        )
+    def message(self, price: str, ask: str, time_ns: int, symbol: str) -> dict[str, Any]:
+        sequence, self.sequence = self.sequence, self.sequence + 1
+        head = {"channel": "ticker", "client_id": "", "timestamp": iso(time_ns), "sequence_num": sequence}
+        ticker = {
+            "type": "ticker",
+            "product_id": symbol,
+            "price": "1.5",
+            "best_bid": price,
+            "best_bid_quantity": "1",
+            "best_ask": ask,
+            "best_ask_quantity": "2",
+        }
+        return {**head, "events": [{"type": "update", "tickers": [ticker]}]}
 
 
 class KrakenSpeech(Speech):
     name, symbol, two_sided, numbers = "kraken", "BTC/USD", True, True
 
-    def index(
-        self, price: str, *, ask: str | None = None, time_ns: int = NOW, symbol: str | None = None
-    ) -> str:
-        return (
-            '{"channel":"ticker","type":"update","data":[{"symbol":"%s","bid":%s,"bid_qty":1.5,"ask":%s,'
-            '"ask_qty":2,"last":9.5,"vwap":8.1,"timestamp":"%s"}]}'
-            % (symbol or self.symbol, self.value(price), self.value(ask or price), iso(time_ns))
-        )
+    def message(self, price: str, ask: str, time_ns: int, symbol: str) -> dict[str, Any]:
+        sides = {"bid": number(price), "bid_qty": 1.5, "ask": number(ask), "ask_qty": 2}
+        ticker = {"symbol": symbol, **sides, "last": 9.5, "vwap": 8.1, "timestamp": iso(time_ns)}
+        return {"channel": "ticker", "type": "update", "data": [ticker]}
 
 
 SPEECHES: tuple[type[Speech], ...] = (

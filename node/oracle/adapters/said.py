@@ -212,7 +212,7 @@ def decoded(decoder: Decoder[Item], message: str | bytes | msgspec.Raw) -> Item:
     """The typed message. Raises ProtocolViolation: MALFORMED, also for a missing or mistyped field."""
     try:
         return decoder.decode(message)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolViolation(CodecReason.MALFORMED, str(error)) from None
 
 
