@@ -34,8 +34,8 @@ from testnet.traders.config import Role, TradersConfig, TraderSpec
 START_UP_SECONDS = 8.0
 """Real time that the processes may take before the first block; the expiry is placed after it."""
 SHOCK_SHARE_OF_RUN = 0.35
-SHOCK_PPM = -60_000
-"""A synthetic market falls by 6 % once, so that whoever has too much leverage is liquidated in every run."""
+SHOCK_PPM = -80_000
+"""A synthetic market falls by 8 % once, so that whoever has too much leverage is liquidated in every run."""
 SURFACE_INTERVAL_MS = 1_000
 DELTA_MS = 150
 """Loopback needs far less; the rest is for a machine that is busy with everything else."""

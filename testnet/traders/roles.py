@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MONEYNESS_QUOTED = 0.25
 """Makers quote options within this distance of the forward, in log-strike."""
 QUOTES_PER_MAKER = 12
-"""Instruments a maker quotes in one batch, both sides each; the next batch takes the next ones."""
+"""Instruments a maker quotes in one batch, both sides each: the perpetuals, and the next options in turn."""
 MAKER_LOTS = {0: 50, 1: 50}
 MAKER_BIAS_PPM = 2_000
 """Standard deviation of a maker's opinion of the board's values."""
@@ -48,11 +48,13 @@ async def run_maker(stage: Stage) -> None:
     turn = 0
     while True:
         quoted = _live(stage, lambda item, opinion: abs(opinion.log_moneyness) <= MONEYNESS_QUOTED)
+        perpetuals = [pair for pair in quoted if pair[0].kind == Kind.PERPETUAL]
+        options = [pair for pair in quoted if pair[0].kind != Kind.PERPETUAL]
         if quoted:
-            start = turn * QUOTES_PER_MAKER % len(quoted)
-            batch = (quoted + quoted)[start : start + min(QUOTES_PER_MAKER, len(quoted))]
+            wanted = min(QUOTES_PER_MAKER - len(perpetuals), len(options))
+            start = turn * wanted % max(1, len(options))
             actions: list[Action] = []
-            for item, opinion in batch:
+            for item, opinion in perpetuals + (options + options)[start : start + wanted]:
                 actions.append(CancelAll(item.id))
                 actions.extend(_quote(stage, item, opinion))
             await stage.session.submit(actions)
