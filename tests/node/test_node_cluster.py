@@ -313,34 +313,47 @@ async def test_a_lost_watermark_makes_an_observer_that_follows_and_signs_nothing
         await nodes.wait_height(target)
         assert len(roots_at(nodes, target)) == 1
         assert "observes and signs nothing" in nodes[3].observer
-        signed = [raw for lane, raw in nodes.network(3).sent if lane is Lane.VOTE and raw[1] == 4]
-        assert signed == []
+        assert votes_of(nodes, 3) == []
 
 
-async def test_a_torn_journal_signs_nothing_below_what_was_reserved(tmp_path: Path, monkeypatch: Any) -> None:
-    """What is torn may be damage to a record that was durable, so its vote may have been sent."""
+def votes_of(nodes: Nodes, index: int) -> list[Vote]:
+    """Every vote that a node has sent since its last start."""
+    sent = [raw for lane, raw in nodes.network(index).sent if lane is Lane.VOTE]
+    return [
+        vote for raw in sent if raw[1] == Votes.__struct_config__.tag for vote in decode_own(Votes, raw).votes
+    ]
+
+
+async def test_a_torn_tail_was_never_sent_and_holds_nobody_up(tmp_path: Path, monkeypatch: Any) -> None:
     async with running_nodes(tmp_path, monkeypatch) as (nodes, nursery):
         await nodes.wait_height(3)
         await nodes.stop(3)
         (segment,) = nodes.config(3).journal_path.glob("segment-*")
         with segment.open("ab") as file:
             file.write(b"\x51\xf7\xa3\xc9 and then the power went")
-        reserved = nodes[3].watermark
-        assert reserved is not None
-        floor = reserved.reserved.view
         await nodes.start(nursery, 3)
-        assert nodes[3].core.state.own.floor == floor
-        await nodes.wait_height(nodes[0].ledger.final_height + 3)
-        votes = [
-            vote
-            for lane, raw in nodes.network(3).sent
-            if lane is Lane.VOTE and raw[1] == 4
-            for vote in decode_own(Votes, raw).votes
-        ]
-        assert all(vote.view > floor for vote in votes)
+        assert (nodes[3].observer, nodes[3].core.state.own.floor) == ("", 0)
+        await eventually(lambda: len(votes_of(nodes, 3)) > 5)
+
+
+async def test_lost_frames_of_the_journal_silence_every_view_they_could_be_of(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Its last synced record is gone: that may have been a vote, and it was sent."""
+    async with running_nodes(tmp_path, monkeypatch) as (nodes, nursery):
+        await nodes.wait_height(3)
         await nodes.stop(3)
-        await nodes.start(nursery, 3)
-        assert nodes[3].core.state.own.floor == floor, "and it does not forget that over another restart"
+        watermark = nodes[3].watermark
+        assert watermark is not None
+        (segment,) = nodes.config(3).journal_path.glob("segment-*")
+        with segment.open("r+b") as file:
+            file.truncate(segment.stat().st_size - 1)
+        for _ in range(2):
+            await nodes.start(nursery, 3)
+            assert nodes[3].observer or nodes[3].core.state.own.floor >= watermark.reserved.view
+            await nodes.wait_height(nodes[0].ledger.final_height + 5)
+            assert all(vote.view > watermark.reserved.view for vote in votes_of(nodes, 3))
+            await nodes.stop(3)
 
 
 async def test_a_damaged_journal_is_refused_in_one_sentence(tmp_path: Path, monkeypatch: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from consensus.messages import Block, hash_of, transaction_root
 from ledger.events import Trade
 from ledger.oracle import decode_update
 from ledger.transactions import OracleUpdate, SignedTransaction, transaction_id
-from node import mempool
+from node.mempool import Mempool
 from node.rpc.views import MarginsView, MarksView, StatusView
 from primitives.amounts import USD
 from primitives.codec import decode_own, encode
@@ -133,35 +133,21 @@ async def test_a_transaction_in_an_undecided_ancestor_is_not_taken_again(tmp_pat
     assert sibling.transactions[1:] == (first, second)
 
 
-async def test_clients_may_send_while_a_block_is_being_built(
+async def test_the_mempool_is_read_on_the_loop_where_clients_add_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Read on the worker thread, it would change under the reader's feet."""
     ledger = a_ledger(tmp_path)
-    monkeypatch.setattr(mempool, "PER_SENDER_MAX", 10_000)
-    pool, sender = ledger.service.mempool, bytes(32)
-    for number in range(1_000):
-        pool.add(number.to_bytes(32, "big"), sender, b"raw")
-    building = True
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
+    raw = waiting(ledger, "alice", 0, buy(BTC_PERP, 99_000, 1))
+    pick, threads = Mempool.pick, []
 
-    async def clients() -> None:
-        number = 1_000
-        while building:
-            pool.add(number.to_bytes(32, "big"), sender, b"raw")
-            assert ledger.service.executed_height in (0, 1)
-            number += 1
-            await trio.lowlevel.checkpoint()
+    def watched(pool: Mempool, *limits: Any) -> list[bytes]:
+        threads.append(threading.current_thread())
+        return pick(pool, *limits)
 
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(clients)
-            for view in range(20):
-                block = await ledger.build(view=view + 1)
-                assert len(block.transactions) >= 1_001
-            building = False
-    finally:
-        sys.setswitchinterval(interval)
+    monkeypatch.setattr(Mempool, "pick", watched)
+    block = await ledger.build()
+    assert (block.transactions[1:], threads) == ((raw,), [threading.main_thread()])
 
 
 async def test_without_enough_reports_a_block_is_still_built_and_valid(tmp_path: Path) -> None:
