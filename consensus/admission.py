@@ -11,7 +11,9 @@ from consensus.certificates import (
     certificates_of,
     check_body,
     check_certificate,
+    check_epoch_proof,
     check_justified,
+    check_place,
     check_vote,
     signature_of_vote,
     signatures_of_certificate,
@@ -25,10 +27,10 @@ from consensus.messages import (
     CertificateMessage,
     CertificateRequest,
     ConsensusMessage,
+    EpochClosing,
     Evidence,
     EvidenceMessage,
     Proposal,
-    Status,
     VoteKind,
     Votes,
     hash_of,
@@ -39,6 +41,27 @@ from primitives.errors import ProtocolViolation
 
 CERTIFICATE_REQUEST_VIEWS_MAX = 256
 """Views in one CertificateRequest: as many as one justification may skip."""
+
+
+def epoch_of(message: ConsensusMessage) -> int | None:
+    """The epoch that a message speaks of and is to be checked under; None when it is for any.
+
+    A message of another epoch than ours is no offence: its sender is ahead of us or behind. Evidence belongs to its
+    offence's epoch only when that is to come.
+    """
+    match message:
+        case Proposal(block=block):
+            return block.header.epoch
+        case Votes(votes=votes):
+            return votes[0].epoch
+        case CertificateMessage(certificate=certificate):
+            return certificate.epoch
+        case BlockResponse(blocks=blocks):
+            return blocks[0].header.epoch if blocks else None
+        case EpochClosing(proof=proof):
+            return proof.headers[0].epoch
+        case _:
+            return None
 
 
 def check(message: ConsensusMessage, epoch: Epoch) -> None:
@@ -52,21 +75,20 @@ def check(message: ConsensusMessage, epoch: Epoch) -> None:
             _check_proposal(message, epoch)
         case CertificateMessage(certificate=certificate):
             check_certificate(certificate, epoch)
-        case Status():
-            if message.epoch != epoch.number:
-                raise ProtocolViolation(ConsensusReason.WRONG_EPOCH, f"status of epoch {message.epoch}")
         case BlockResponse():
             _check_response(message, epoch)
+        case EpochClosing(proof=proof):
+            check_epoch_proof(proof, epoch)
         case CertificateRequest(view_first=first, view_last=last):
             if not first <= last < first + CERTIFICATE_REQUEST_VIEWS_MAX:
                 raise ProtocolViolation(ConsensusReason.WRONG_RANGE, f"views {first} to {last}")
         case EvidenceMessage(evidence=evidence):
-            check_evidence(evidence, epoch)
+            check_evidence(evidence, _epoch_of_offence(evidence, epoch))
         case Votes(votes=votes):
             for vote in votes:
                 check_vote(vote, epoch)
         case _:
-            pass  # StatusRequest and BlockRequest are bounded by their types.
+            pass  # Status and the other requests are bounded by their types.
 
 
 def _check_proposal(proposal: Proposal, epoch: Epoch) -> None:
@@ -87,6 +109,7 @@ def check_block(block: Block, epoch: Epoch) -> None:
     """
     check_justified(block, epoch)
     check_body(block)
+    check_place(block, epoch)
     _check_block_evidence(block.evidence, epoch)
 
 
@@ -98,7 +121,18 @@ def _check_block_evidence(evidence: tuple[Evidence, ...], epoch: Epoch) -> None:
     if len(about) != len(evidence):
         raise ProtocolViolation(ConsensusReason.TOO_MUCH_EVIDENCE, "an offender is named twice")
     for one in evidence:
-        check_evidence(one, epoch)
+        check_evidence(one, _epoch_of_offence(one, epoch))
+
+
+def _epoch_of_offence(evidence: Evidence, epoch: Epoch) -> Epoch:
+    """The epoch that evidence is judged by: this one or one of the few before."""
+    found = epoch.at(vote_of(evidence).epoch)
+    if found is None:
+        raise ProtocolViolation(
+            ConsensusReason.WRONG_EPOCH,
+            f"evidence of epoch {vote_of(evidence).epoch} in epoch {epoch.number}",
+        )
+    return found
 
 
 def _check_response(response: BlockResponse, epoch: Epoch) -> None:
@@ -121,8 +155,10 @@ def signatures_of(message: ConsensusMessage, epoch: Epoch) -> list[SignatureChec
             return signatures_of_certificate(certificate, epoch)
         case BlockResponse(blocks=blocks):
             return [check for block in blocks for check in _signatures_of_block(block, epoch)]
+        case EpochClosing(proof=proof):
+            return signatures_of_certificate(proof.certificate, epoch)
         case EvidenceMessage(evidence=evidence):
-            return signatures_of_evidence(evidence, epoch)
+            return signatures_of_evidence(evidence, _epoch_of_offence(evidence, epoch))
         case _:
             return []
 
@@ -130,5 +166,5 @@ def signatures_of(message: ConsensusMessage, epoch: Epoch) -> list[SignatureChec
 def _signatures_of_block(block: Block, epoch: Epoch) -> list[SignatureCheck]:
     checks = [check for one in certificates_of(block) for check in signatures_of_certificate(one, epoch)]
     for evidence in block.evidence:
-        checks += signatures_of_evidence(evidence, epoch)
+        checks += signatures_of_evidence(evidence, _epoch_of_offence(evidence, epoch))
     return checks

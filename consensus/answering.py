@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from consensus.certificates import finality_proof
-from consensus.effects import Effect, Send, ServeBlocks
+from consensus.effects import Effect, Send, ServeBlocks, ServeEpochProof
 from consensus.messages import (
     BLOCK_BYTES_MAX,
     Block,
@@ -12,6 +12,9 @@ from consensus.messages import (
     Certificate,
     CertificateMessage,
     CertificateRequest,
+    ConsensusMessage,
+    EpochClosing,
+    EpochRequest,
     QuorumCertificate,
     Status,
     StatusRequest,
@@ -30,16 +33,42 @@ def final_proof(state: ConsensusState) -> QuorumCertificate | None:
     return None
 
 
+def answer(state: ConsensusState, peer: ValidatorIndex, message: ConsensusMessage) -> bool:
+    """Answer a question; False when the message is none."""
+    match message:
+        case StatusRequest():
+            on_status_request(state, peer, message)
+        case CertificateRequest():
+            on_certificate_request(state, peer, message)
+        case BlockRequest():
+            on_block_request(state, peer, message)
+        case EpochRequest(epoch=epoch):
+            on_epoch_request(state, peer, epoch)
+        case _:
+            return False
+    return True
+
+
 def on_status_request(state: ConsensusState, peer: ValidatorIndex, request: StatusRequest) -> None:
     """Our Status; and, to a peer that lags, what admits it to our view and what proves our final tip."""
     root = state.tree.root
     status = Status(state.epoch.number, root.height, root.view, state.view)
     state.out.add(Send(peer, status))
+    if state.closed is not None:
+        state.out.add(Send(peer, EpochClosing(state.closed)))
     proof = final_proof(state)
     if root.height > request.final_height and proof is not None:
         state.out.add(_certificate(peer, proof))
     if state.view > request.view and state.admitted is not None and state.admitted != proof:
         state.out.add(_certificate(peer, state.admitted))
+
+
+def on_epoch_request(state: ConsensusState, peer: ValidatorIndex, epoch: int) -> None:
+    """Why an epoch is over: our own one when it has just closed, an earlier one from the driver's storage."""
+    if epoch == state.epoch.number and state.closed is not None:
+        state.out.add(Send(peer, EpochClosing(state.closed)))
+    elif epoch < state.epoch.number:
+        state.out.add(ServeEpochProof(peer, epoch))
 
 
 def on_certificate_request(state: ConsensusState, peer: ValidatorIndex, request: CertificateRequest) -> None:
@@ -61,7 +90,7 @@ def on_certificate_request(state: ConsensusState, peer: ValidatorIndex, request:
 def on_block_request(state: ConsensusState, peer: ValidatorIndex, request: BlockRequest) -> None:
     """A block and its ancestors from the tree; from the driver's storage when the tree does not hold it."""
     node = state.tree.get(BlockHash(request.block))
-    if node is None or node.height == 0:
+    if node is None or node.view == 0:
         state.out.add(ServeBlocks(peer, request))
         return
     blocks: list[Block] = []

@@ -35,11 +35,8 @@ class Node:
     hash: BlockHash
     block: Block
     standing: Standing
-
-    @property
-    def view(self) -> int:
-        """The view it was proposed in."""
-        return self.block.header.view
+    view: int
+    """The view it was proposed in; 0 for the block that the epoch begins on."""
 
     @property
     def height(self) -> int:
@@ -55,12 +52,21 @@ class Node:
 class BlockTree:
     """The final tip and everything known above it."""
 
-    def __init__(self, root: Block, root_hash: BlockHash, retain_views: int, proved: bool = True) -> None:
+    def __init__(
+        self,
+        root: Block,
+        root_hash: BlockHash,
+        retain_views: int,
+        proved: bool = True,
+        root_view: int | None = None,
+    ) -> None:
         """`retain_views`: how far below the root the final chain's (view, hash) are remembered, for R9.
 
-        `proved`: whether the root has a finality proof of its own, not only a descendant's.
+        `proved`: whether the root has a finality proof of its own, not only a descendant's. `root_view`: 0 if the
+        epoch begins on the root, which was proposed in a view of the epoch before.
         """
-        self.root = Node(root_hash, root, Standing.ACCEPTABLE)
+        view = root.header.view if root_view is None else root_view
+        self.root = Node(root_hash, root, Standing.ACCEPTABLE, view)
         self._nodes: dict[BlockHash, Node] = {root_hash: self.root}
         self._children: dict[BlockHash, list[Node]] = {}
         self._retain = retain_views
@@ -80,7 +86,7 @@ class BlockTree:
         """Hold a justified block above the root; its standing is found by `ready`."""
         node = self._nodes.get(block_hash)
         if node is None:
-            node = self._nodes[block_hash] = Node(block_hash, block, Standing.WAITING)
+            node = self._nodes[block_hash] = Node(block_hash, block, Standing.WAITING, block.header.view)
             self._children.setdefault(node.parent, []).append(node)
         return node
 

@@ -69,6 +69,11 @@ class FinalTargets:
         else:
             self._blocks.insert(0, BlockHash(proof.block))
 
+    def bound(self, block: BlockHash, proof: QuorumCertificate) -> None:
+        """`block` is the last one that will ever be delivered here, proved by `proof` for it or a descendant."""
+        self.proof = proof
+        self._blocks = [block]
+
     def descend(self, block: BlockHash) -> None:
         """`block` is an ancestor of the lowest target, by its header: reach it first."""
         if block not in self._blocks:

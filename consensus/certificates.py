@@ -16,6 +16,8 @@ from consensus.messages import (
     Block,
     BlockEvidence,
     Certificate,
+    EpochProof,
+    Flag,
     Header,
     QuorumCertificate,
     ReportGroup,
@@ -23,6 +25,7 @@ from consensus.messages import (
     Vote,
     VoteKind,
     evidence_root,
+    hash_of,
     justification_root,
     sign_bytes,
     transaction_root,
@@ -35,6 +38,10 @@ from primitives.signing import is_valid
 
 VIEW_MAX = 2**62
 """No chain gets here; larger views are refused so that view arithmetic stays inside the wire's 63 bits."""
+
+
+SUFFIX_CONTENT = ((), (), 0, bytes(32))
+"""Transactions, evidence, time and parent state root of a suffix block."""
 
 
 class SignatureCheck(NamedTuple):
@@ -61,7 +68,7 @@ def check_vote(vote: Vote, epoch: Epoch) -> None:
     Raises:
         ProtocolViolation: UNKNOWN_SIGNER, WRONG_EPOCH, WRONG_VIEW, WRONG_KIND or WRONG_SUBJECT.
     """
-    if vote.signer >= epoch.validators.count:
+    if not epoch.validators.is_member(vote.signer):
         raise _refuse(ConsensusReason.UNKNOWN_SIGNER, f"validator {vote.signer}")
     if vote.epoch != epoch.number:
         raise _refuse(ConsensusReason.WRONG_EPOCH, f"epoch {vote.epoch}, ours is {epoch.number}")
@@ -72,7 +79,7 @@ def check_vote(vote: Vote, epoch: Epoch) -> None:
         raise _refuse(ConsensusReason.WRONG_SUBJECT, "a vote for no block")
 
 
-def _check_signers(signers: tuple[int, ...], signatures: tuple[bytes, ...], count: int) -> None:
+def _check_signers(signers: tuple[int, ...], signatures: tuple[bytes, ...], validators: ValidatorSet) -> None:
     if len(signers) != len(signatures):
         raise _refuse(ConsensusReason.UNORDERED_SIGNERS, "not one signature per signer")
     previous = -1
@@ -80,8 +87,8 @@ def _check_signers(signers: tuple[int, ...], signatures: tuple[bytes, ...], coun
         if signer <= previous:
             raise _refuse(ConsensusReason.UNORDERED_SIGNERS, "signers are not strictly ascending")
         previous = signer
-    if previous >= count:
-        raise _refuse(ConsensusReason.UNKNOWN_SIGNER, f"signer {previous} of {count} validators")
+    if not all(validators.is_member(signer) for signer in signers):
+        raise _refuse(ConsensusReason.UNKNOWN_SIGNER, "a signer is not in the validator set")
 
 
 def check_quorum_certificate(certificate: QuorumCertificate, epoch: Epoch) -> int:
@@ -97,7 +104,7 @@ def check_quorum_certificate(certificate: QuorumCertificate, epoch: Epoch) -> in
     check_view(certificate.view)
     if certificate.block == NO_BLOCK:
         raise _refuse(ConsensusReason.WRONG_SUBJECT, "a quorum certificate for no block")
-    _check_signers(certificate.signers, certificate.signatures, epoch.validators.count)
+    _check_signers(certificate.signers, certificate.signatures, epoch.validators)
     weight = epoch.validators.weight_of(certificate.signers)
     if weight < epoch.validators.quorum:
         raise _refuse(ConsensusReason.BELOW_QUORUM, f"weight {weight} of {epoch.validators.quorum}")
@@ -120,7 +127,7 @@ def check_timeout_certificate(certificate: TimeoutCertificate, epoch: Epoch) -> 
         if not group.signers or (previous is not None and group.report <= previous):
             raise _refuse(ConsensusReason.UNORDERED_REPORTS, "report groups are empty or not ascending")
         previous = group.report
-        _check_signers(group.signers, group.signatures, epoch.validators.count)
+        _check_signers(group.signers, group.signatures, epoch.validators)
         seen.update(group.signers)
         members += len(group.signers)
     if len(seen) != members:
@@ -220,6 +227,45 @@ def _check_skips(header: Header, skips: tuple[TimeoutCertificate, ...], epoch: E
         check_timeout_certificate(skip, epoch)
         if resolve(skip, epoch.validators) != NO_BLOCK:
             raise _refuse(ConsensusReason.WRONG_SKIPS, f"the certificate of view {skip.view} carries a block")
+
+
+def check_place(block: Block, epoch: Epoch) -> None:
+    """What a block may be at its height: inside the epoch, and above the boundary an empty suffix block (section 7).
+
+    Raises:
+        ProtocolViolation: WRONG_PLACE.
+    """
+    header = block.header
+    suffix = epoch.is_suffix(header.height)
+    if header.height <= epoch.first_height:
+        raise _refuse(ConsensusReason.WRONG_PLACE, f"height {header.height} is below epoch {epoch.number}")
+    if header.flags != (Flag.SUFFIX if suffix else 0):
+        raise _refuse(ConsensusReason.WRONG_PLACE, f"flags {header.flags} at height {header.height}")
+    if header.next_set_hash != epoch.next_set.set_hash():
+        raise _refuse(ConsensusReason.WRONG_PLACE, "the header commits to another next validator set")
+    content = (block.transactions, block.evidence, header.time_ns, header.parent_state_root)
+    if suffix and content != SUFFIX_CONTENT:
+        raise _refuse(ConsensusReason.WRONG_PLACE, "a suffix block is not empty")
+
+
+def check_epoch_proof(proof: EpochProof, epoch: Epoch) -> None:
+    """That the boundary of `epoch` is final, directly or through suffix blocks (signatures apart).
+
+    Raises:
+        ProtocolViolation: NOT_CLOSED, or what is wrong with the certificate.
+    """
+    check_certificate(proof.certificate, epoch)
+    parent: BlockHash | None = None
+    for offset, header in enumerate(proof.headers):
+        here = (header.chain_id, header.epoch, header.height)
+        linked = parent is None or (header.parent_hash == parent and header.flags == Flag.SUFFIX)
+        if here != (epoch.chain_id, epoch.number, (epoch.last_height or 0) + offset) or not linked:
+            raise _refuse(ConsensusReason.NOT_CLOSED, "the headers do not lead up from the boundary")
+        parent = hash_of(header)
+    if epoch.last_height is None or proof.certificate.block != parent:
+        raise _refuse(ConsensusReason.NOT_CLOSED, "the certificate is for another block")
+    if finality_proof(proof.certificate, epoch.validators) is None:
+        raise _refuse(ConsensusReason.NOT_CLOSED, "the certificate does not prove finality")
 
 
 def certificates_of(block: Block | BlockEvidence) -> tuple[Certificate, ...]:

@@ -16,12 +16,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from consensus import answering, finality, proposing, retransmission, voting
-from consensus.block_tree import Standing
+from consensus.block_tree import Node, Standing
 from consensus.certificates import finality_proof, votes_of
 from consensus.effects import (
     Admitted,
     Broadcast,
     CancelTimer,
+    ClosedEpoch,
     Conflict,
     Effect,
     EnteredView,
@@ -38,12 +39,12 @@ from consensus.evidence import offence_in, vote_of
 from consensus.evidence_pool import EvidencePool
 from consensus.inputs import Input, MessageReceived, PayloadBuilt, Started, TimerFired, TimerKind, Validated
 from consensus.messages import (
-    BlockRequest,
     BlockResponse,
     Certificate,
     CertificateMessage,
-    CertificateRequest,
     ConsensusMessage,
+    EpochClosing,
+    EpochRequest,
     Evidence,
     EvidenceMessage,
     Proposal,
@@ -107,7 +108,7 @@ class Core:
             case TimerFired(kind=kind, view=view):
                 self._on_timer(kind, view)
             case PayloadBuilt():
-                if state.conflict is None:
+                if not state.is_stopped:
                     proposing.on_payload_built(state, event)
             case Validated(block=block, ok=ok):
                 self._on_validated(block, ok)
@@ -125,6 +126,7 @@ class Core:
         records += [OwnProposal(block) for _, block in sorted(state.proposals.items())]
         held = [node for node in state.tree.nodes() if state.own.of(node.view).notarized == node.hash]
         records += [HeldBlock(node.block) for node in held if node.view not in state.proposals]
+        records += [] if state.closed is None else [ClosedEpoch(state.closed)]
         records += [] if state.conflict is None else [state.conflict]
         return records
 
@@ -133,6 +135,12 @@ class Core:
     def _on_started(self) -> None:
         """Go on where the journal ends: count our own votes again, repeat them, ask everybody how far they are."""
         state = self.state
+        if state.tail and state.boundary_proof is not None:
+            finality.close_if_proved(state)
+            return
+        if state.boundary_proof is not None:
+            proof = state.boundary_proof
+            state.targets.bound(hash_of(proof.headers[0]), proof.certificate)
         for view in state.own.views_above(state.tree.root.view):
             state.uncounted += state.own.votes_in(view)
         self._enter(state.view, None)
@@ -146,15 +154,9 @@ class Core:
     def _on_message(self, peer: ValidatorIndex, message: ConsensusMessage) -> None:
         """One verified message. Questions are answered even when halted; nothing else is taken then."""
         state = self.state
+        if answering.answer(state, peer, message) or state.is_stopped:
+            return
         match message:
-            case StatusRequest():
-                answering.on_status_request(state, peer, message)
-            case CertificateRequest():
-                answering.on_certificate_request(state, peer, message)
-            case BlockRequest():
-                answering.on_block_request(state, peer, message)
-            case _ if state.conflict is not None:
-                return
             case Votes(votes=votes):
                 for vote in votes:
                     self._count(vote)
@@ -164,8 +166,13 @@ class Core:
                 self._on_certificate(certificate, peer)
             case BlockResponse():
                 self._on_blocks(peer, message)
-            case Status(view=view):
-                state.note_progress(peer, view)
+            case Status(epoch=epoch, view=view):
+                if epoch == state.epoch.number:
+                    state.note_progress(peer, view)
+                elif epoch > state.epoch.number:
+                    state.out.add(Send(peer, EpochRequest(state.epoch.number)))
+            case EpochClosing(proof=proof):
+                finality.on_epoch_proof(state, proof, peer)
             case EvidenceMessage(evidence=evidence):
                 self._on_evidence(evidence, is_own_finding=False)
 
@@ -175,7 +182,7 @@ class Core:
         for certificate in (block.justification.parent, *block.justification.skips):
             if certificate is not None:
                 self._on_certificate(certificate, None)
-        if state.conflict is not None or not finality.check_extends_final(state, block):
+        if state.is_stopped or not finality.check_extends_final(state, block):
             return
         self._hold_proposal(peer, proposal)
         self._count(proposal.leader_vote)
@@ -229,20 +236,27 @@ class Core:
             state.halt(
                 Conflict("final_block_invalid", None, None, node.block), "a final block is invalid here"
             )
-        if node is None or node.standing is not Standing.VALIDATING or state.conflict is not None:
+        if node is None or node.standing is not Standing.VALIDATING or state.is_stopped:
             return
         state.tree_changed = True
-        node.standing = Standing.ACCEPTABLE if ok else Standing.UNACCEPTABLE
+        node.standing = Standing.UNACCEPTABLE
         if ok:
-            voting.notarize(state, node)
-            voting.finalize(state, node.view)
-            proposing.propose(state)
+            self._accept(node)
         elif node.view == state.view and not voting.has_notarized(state):
             voting.nullify(state)
 
+    def _accept(self, node: Node) -> None:
+        """A block whose ancestors are acceptable is so too: R3 and R5 may fire, and we may lead on it."""
+        state = self.state
+        state.tree_changed = True
+        node.standing = Standing.ACCEPTABLE
+        voting.notarize(state, node)
+        voting.finalize(state, node.view)
+        proposing.propose(state)
+
     def _on_timer(self, kind: TimerKind, view: int) -> None:
         state = self.state
-        if state.conflict is not None:
+        if state.is_stopped:
             return
         if kind is TimerKind.RETRY:
             retransmission.on_retry(state)
@@ -282,7 +296,7 @@ class Core:
         voting.finalize(state, view)
         if proof is not None:
             finality.on_proof(state, proof, peer)
-        if view >= state.view and state.conflict is None:
+        if view >= state.view and not state.is_stopped:
             self._enter(view + 1, certificate)
         else:
             proposing.propose(state)
@@ -381,12 +395,15 @@ class Core:
     def _settle(self) -> None:
         """Follow up until nothing more happens in this step: count what waits, have ready blocks validated."""
         state = self.state
-        while state.conflict is None and (state.uncounted or state.tree_changed):
-            while state.uncounted and state.conflict is None:
+        while not state.is_stopped and (state.uncounted or state.tree_changed):
+            while state.uncounted and not state.is_stopped:
                 self._count(state.uncounted.popleft())
             if state.tree_changed:
                 state.tree_changed = False
                 for node in state.tree.ready():
+                    if state.epoch.is_suffix(node.height):
+                        self._accept(node)  # It is empty: there is nothing for the driver to look at.
+                        continue
                     node.standing = Standing.VALIDATING
                     state.out.add(ValidatePayload(node.hash, node.block))
 

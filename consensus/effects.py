@@ -14,6 +14,7 @@ from consensus.messages import (
     BlockRequest,
     Certificate,
     ConsensusMessage,
+    EpochProof,
     Evidence,
     QuorumCertificate,
     VoteKind,
@@ -45,6 +46,26 @@ class HeldBlock(Wire, tag=3):
     block: Block
 
 
+class EpochSet(Wire):
+    """A validator set as stored: keys, weights, F_FINAL."""
+
+    public_keys: tuple[Bytes32, ...]
+    weights: tuple[U63, ...]
+    final_weight: U63
+
+
+class OpenedEpoch(Wire):
+    """All that an epoch needs beside the chain id and its boundary's block; kept for ever by the driver."""
+
+    number: U32
+    genesis: Bytes32
+    seed: Bytes32
+    first_height: U63
+    last_height: U63
+    validators: EpochSet
+    next_validators: EpochSet
+
+
 class RaisedFloor(Wire, tag=4):
     """Sign nothing at or below this view."""
 
@@ -63,6 +84,12 @@ class Admitted(Wire, tag=5):
     certificate: Certificate
 
 
+class ClosedEpoch(Wire, tag=7):
+    """Our epoch is over: nothing is signed in it any more, and this is why. Kept until the next one has begun."""
+
+    proof: EpochProof
+
+
 class Conflict(Wire, tag=6):
     """R9: both sides of a broken promise. A core restored with one of these stays halted."""
 
@@ -72,7 +99,7 @@ class Conflict(Wire, tag=6):
     block: Block | None
 
 
-JournalRecord = OwnVote | OwnProposal | HeldBlock | RaisedFloor | Admitted | Conflict
+JournalRecord = OwnVote | OwnProposal | HeldBlock | RaisedFloor | Admitted | Conflict | ClosedEpoch
 
 # --- effects ---
 
@@ -192,6 +219,42 @@ class ReportEvidence:
 
 
 @dataclass(frozen=True, slots=True)
+class EpochClosed:
+    """The boundary block is final and delivered (at least once): decide the set of the epoch after the next.
+
+    When the ledger has executed the boundary, answer with NextSetDecided.
+    """
+
+    epoch: int
+    boundary: Block
+    proof: EpochProof
+
+
+@dataclass(frozen=True, slots=True)
+class EpochOpened:
+    """The next epoch has begun. Keep `opened` and `proof` for ever, durably, before anything later is sent."""
+
+    opened: OpenedEpoch
+    proof: EpochProof
+
+
+@dataclass(frozen=True, slots=True)
+class ServeEpochProof:
+    """A peer is still in an epoch that we have closed: answer it with EpochClosing from what EpochOpened gave."""
+
+    to: ValidatorIndex
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Readmit:
+    """A message that came before its epoch had begun here: check it now as if it had just arrived."""
+
+    peer: ValidatorIndex
+    message: ConsensusMessage
+
+
+@dataclass(frozen=True, slots=True)
 class Halt:
     """R9: stop signing, keep both sides, tell the operator. Never resumed by the program."""
 
@@ -212,5 +275,9 @@ Effect = (
     | ReportNotarized
     | EnteredView
     | ReportEvidence
+    | EpochClosed
+    | EpochOpened
+    | ServeEpochProof
+    | Readmit
     | Halt
 )

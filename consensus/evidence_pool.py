@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from consensus.epoch import EVIDENCE_AGE_EPOCHS_MAX
 from consensus.evidence import Offence, offence_in, vote_of
 from consensus.messages import EVIDENCE_BLOCK_BYTES_MAX, EVIDENCE_ITEMS_MAX, Evidence
 from primitives.codec import encode
 from primitives.hashing import digest
 
-EVIDENCE_AGE_EPOCHS_MAX = 2
-"""Evidence of an older epoch is neither taken nor valid in a block: its stake may have been unbonded."""
 POOL_ENTRIES_MAX = 1_024
 """(offender, epoch) pairs remembered; further ones are refused and come again with their sender's next gossip."""
 

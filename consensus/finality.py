@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from consensus.block_tree import Node, Standing
-from consensus.effects import Conflict, DeliverFinal
-from consensus.messages import Block, QuorumCertificate
+from consensus.certificates import VIEW_MAX
+from consensus.effects import CancelTimer, ClosedEpoch, Conflict, DeliverFinal, EpochClosed, Send
+from consensus.inputs import TimerKind
+from consensus.messages import Block, EpochClosing, EpochProof, QuorumCertificate, hash_of
 from consensus.state import ConsensusState
 from primitives.errors import InvariantViolation
 from primitives.identifiers import ValidatorIndex
@@ -22,9 +24,38 @@ def on_proof(state: ConsensusState, proof: QuorumCertificate, hint: ValidatorInd
         _alarm(state, "conflicting_finality", proof, None)
 
 
+def on_epoch_proof(state: ConsensusState, proof: EpochProof, hint: ValidatorIndex | None) -> None:
+    """A peer's proof (checked) that our epoch is over: close it once the boundary is delivered."""
+    if state.boundary_proof is None:
+        state.boundary_proof = proof
+        if state.tail:
+            close_if_proved(state)
+        else:
+            state.targets.bound(hash_of(proof.headers[0]), proof.certificate)
+            advance(state, hint)
+
+
+def close_if_proved(state: ConsensusState) -> None:
+    """The end of the epoch, when its last block is delivered and proved (section 7)."""
+    proof = state.boundary_proof
+    if not state.tail or proof is None or state.is_stopped:
+        return
+    if hash_of(proof.headers[0]) != hash_of(state.tail[0]):
+        _alarm(state, "conflicting_finality", proof.certificate, None)
+        return
+    state.closed = proof
+    state.own.raise_floor(VIEW_MAX)
+    state.out.records.append(ClosedEpoch(proof))
+    behind = [peer for peer in state.others() if state.peer_view[peer] <= proof.certificate.view]
+    state.out.effects += [Send(peer, EpochClosing(proof)) for peer in behind]
+    for kind in TimerKind:
+        state.out.add(CancelTimer(kind))
+    state.out.add(EpochClosed(state.epoch.number, state.boundary_block, proof))
+
+
 def advance(state: ConsensusState, hint: ValidatorIndex | None = None) -> None:
     """Deliver every proved block that connects to the final tip; ask for the next one missing."""
-    while state.targets and state.conflict is None:
+    while state.targets and not state.is_stopped:
         lowest = state.targets.lowest()
         path = state.tree.path(lowest)
         if isinstance(path, list):
@@ -45,13 +76,29 @@ def _deliver(state: ConsensusState, path: list[Node]) -> None:
     if any(node.standing is Standing.UNACCEPTABLE for node in path):
         _alarm(state, "final_block_invalid", proof, None)
         return
-    state.out.add(DeliverFinal(tuple(node.block for node in path), proof))
+    delivered = [node for node in path if not state.epoch.is_suffix(node.height)]
+    if delivered:
+        state.out.add(DeliverFinal(tuple(node.block for node in delivered), proof))
     for node in path:
         for evidence in node.block.evidence:
             state.pool.settle(evidence)
     state.tree.finalize(path, proved=proof.block == path[-1].hash)
     state.tree_changed = True
     _prune(state)
+    _end_epoch(state, path, proof)
+
+
+def _end_epoch(state: ConsensusState, path: list[Node], proof: QuorumCertificate) -> None:
+    """Collect the boundary and what is final above it; with the last one's own proof the epoch is over."""
+    last = state.epoch.last_height
+    for node in path:
+        if last is not None and node.height >= last:
+            state.tail.append(node.block.header)
+            if node.height == last:
+                state.boundary_block = node.block
+    if state.tail and state.boundary_proof is None and proof.block == path[-1].hash:
+        state.boundary_proof = EpochProof(tuple(state.tail), proof)
+    close_if_proved(state)
 
 
 def _prune(state: ConsensusState) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from consensus.messages import ConsensusMessage, Evidence
+from consensus.validator_set import ValidatorSet
 from primitives.identifiers import BlockHash, ValidatorIndex
 
 
@@ -72,4 +73,21 @@ class Validated:
     ok: bool
 
 
-Input = Started | MessageReceived | TimerFired | PayloadBuilt | Validated
+@dataclass(frozen=True, slots=True)
+class NextSetDecided:
+    """Answer to EpochClosed(epoch): the ledger has executed the boundary; the set of epoch + 2."""
+
+    epoch: int
+    validators: ValidatorSet
+
+
+@dataclass(frozen=True, slots=True)
+class OtherEpochHeard:
+    """An unchecked message of another epoch than ours (admission.epoch_of): nothing in it is believed."""
+
+    peer: ValidatorIndex
+    epoch: int
+    message: ConsensusMessage
+
+
+Input = Started | MessageReceived | TimerFired | PayloadBuilt | Validated | NextSetDecided | OtherEpochHeard

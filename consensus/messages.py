@@ -25,6 +25,8 @@ TRANSACTION_BYTES_MAX = 65_536
 BLOCK_BYTES_MAX = 4 * 1024 * 1024
 BLOCKS_PER_RESPONSE_MAX = 64
 VOTES_PER_MESSAGE_MAX = 1_024
+SUFFIX_HEADERS_MAX = 600
+"""Headers in one epoch proof: more than a validator keeps above its final tip (TREE_HEIGHTS_MAX of block_tree.py)."""
 EVIDENCE_BYTES_MAX = 64 * 1024
 """One piece of evidence; a larger one (an unjustified block with dozens of skips) is neither kept nor accepted."""
 EVIDENCE_ITEMS_MAX = 16
@@ -255,6 +257,29 @@ class EvidenceMessage(Wire, tag=11):
     evidence: PairEvidence | BlockEvidence
 
 
+class EpochProof(Wire):
+    """That an epoch's last block is final: the block's header, those of suffix blocks upon it, and a finality proof.
+
+    `headers` begins with the boundary; each further one is a suffix block on the one before. `certificate` is for the
+    last of them.
+    """
+
+    headers: Annotated[tuple[Header, ...], msgspec.Meta(min_length=1, max_length=SUFFIX_HEADERS_MAX)]
+    certificate: QuorumCertificate
+
+
+class EpochRequest(Wire, tag=12):
+    """Ask for the proof that this epoch is closed."""
+
+    epoch: U32
+
+
+class EpochClosing(Wire, tag=13):
+    """The proof that an epoch is closed, for one who is still in it."""
+
+    proof: EpochProof
+
+
 ConsensusMessage = (
     Proposal
     | Votes
@@ -265,4 +290,6 @@ ConsensusMessage = (
     | BlockResponse
     | CertificateRequest
     | EvidenceMessage
+    | EpochRequest
+    | EpochClosing
 )

@@ -12,6 +12,7 @@ from consensus.messages import (
     Certificate,
     CertificateRequest,
     Evidence,
+    Flag,
     Header,
     Justification,
     Proposal,
@@ -23,6 +24,9 @@ from consensus.messages import (
 )
 from consensus.state import ConsensusState
 from primitives.identifiers import NO_BLOCK
+
+SUFFIX_PAYLOAD: tuple[tuple[bytes, ...], int, bytes, tuple[Evidence, ...]] = ((), 0, bytes(32), ())
+"""Transactions, time, parent state root and evidence of a suffix block."""
 
 
 def may_propose(state: ConsensusState) -> bool:
@@ -36,11 +40,15 @@ def may_propose(state: ConsensusState) -> bool:
 
 def propose(state: ConsensusState) -> None:
     """Ask the driver for a payload on the best parent, as soon as there is one."""
-    if not may_propose(state) or state.building is not None or state.targets:
+    if not may_propose(state) or state.building is not None or state.targets or state.is_stopped:
         return
     parent = best_parent(state)
     if parent is not None:
         state.building = parent.hash
+        state.offered = ()
+        if state.epoch.is_suffix(parent.height + 1):
+            on_payload_built(state, PayloadBuilt(parent.hash, state.view, *SUFFIX_PAYLOAD))
+            return
         state.offered = state.pool.pick(_reported_below(state, parent))
         state.out.add(BuildPayload(parent.hash, state.view, parent.height + 1, state.offered))
 
@@ -142,9 +150,9 @@ def _block(
         time_ns=built.time_ns,
         transaction_root=transaction_root(built.transactions),
         parent_state_root=built.parent_state_root,
-        next_set_hash=state.set_hash,
+        next_set_hash=state.epoch.next_set.set_hash(),
         justification_root=justification_root(justification),
         evidence_root=evidence_root(evidence),
-        flags=0,
+        flags=Flag.SUFFIX if state.epoch.is_suffix(parent.height + 1) else 0,
     )
     return Block(header, built.transactions, evidence, justification)

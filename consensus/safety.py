@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from consensus.certificates import VIEW_MAX
 from consensus.effects import (
     Admitted,
+    ClosedEpoch,
     Conflict,
     HeldBlock,
     JournalRecord,
@@ -18,7 +20,7 @@ from consensus.effects import (
     OwnVote,
     RaisedFloor,
 )
-from consensus.messages import Block, Certificate, Vote, VoteKind, hash_of, sign_bytes
+from consensus.messages import Block, Certificate, EpochProof, Vote, VoteKind, hash_of, sign_bytes
 from primitives.errors import ensure
 from primitives.identifiers import NO_BLOCK, BlockHash
 
@@ -43,7 +45,7 @@ class OwnVotes:
     def __init__(self, chain_id: bytes, epoch: int, index: int | None, sign: Sign) -> None:
         """`index` is our place in the validator set; None for an observer, which signs nothing."""
         self._chain_id = chain_id
-        self._epoch = epoch
+        self.epoch = epoch
         self._index = index
         self._sign = sign
         self._views: dict[int, OwnView] = {}
@@ -101,7 +103,7 @@ class OwnVotes:
 
     def _signed(self, kind: VoteKind, view: int, subject: BlockHash) -> tuple[Vote, OwnVote]:
         self._record(kind, view, subject)
-        return self._vote(kind, view, subject), OwnVote(kind, self._epoch, view, subject)
+        return self._vote(kind, view, subject), OwnVote(kind, self.epoch, view, subject)
 
     def _record(self, kind: int, view: int, subject: BlockHash) -> None:
         own = self._views.setdefault(view, OwnView())
@@ -115,8 +117,8 @@ class OwnVotes:
         ensure(self._index is not None, "only a validator signs")
         vote = self._signatures.get((view, kind))
         if vote is None:
-            signature = self._sign(sign_bytes(self._chain_id, kind, self._epoch, view, subject))
-            vote = Vote(kind, self._epoch, view, subject, self._index or 0, signature)
+            signature = self._sign(sign_bytes(self._chain_id, kind, self.epoch, view, subject))
+            vote = Vote(kind, self.epoch, view, subject, self._index or 0, signature)
             self._signatures[view, kind] = vote
         return vote
 
@@ -134,8 +136,8 @@ class OwnVotes:
         return sorted(one for one in self._views if one > view)
 
     def restore(self, record: OwnVote) -> None:
-        """Take in a vote of an earlier life; of another epoch's votes nothing is needed."""
-        if record.epoch == self._epoch:
+        """Take in a vote of an earlier life; of another epoch's votes, or below the floor, nothing is needed."""
+        if record.epoch == self.epoch and record.view > self.floor:
             self._record(record.kind, record.view, BlockHash(record.subject))
 
     def raise_floor(self, view: int) -> RaisedFloor:
@@ -143,15 +145,15 @@ class OwnVotes:
         self.floor = max(self.floor, view)
         self._views = {one: own for one, own in self._views.items() if one > self.floor}
         self._signatures = {key: vote for key, vote in self._signatures.items() if key[0] > self.floor}
-        return RaisedFloor(self._epoch, self.floor)
+        return RaisedFloor(self.epoch, self.floor)
 
     def records(self) -> Iterator[JournalRecord]:
         """The records that a rewritten journal needs."""
-        yield RaisedFloor(self._epoch, self.floor)
+        yield RaisedFloor(self.epoch, self.floor)
         for view, own in sorted(self._views.items()):
             for kind, subject in ((1, own.notarized), (2, own.nullified), (3, own.finalized)):
                 if subject is not None:
-                    yield OwnVote(kind, self._epoch, view, subject)
+                    yield OwnVote(kind, self.epoch, view, subject)
 
 
 @dataclass(slots=True)
@@ -164,13 +166,42 @@ class Restored:
     proposals: dict[int, Block] = field(default_factory=dict)
     held: dict[BlockHash, Block] = field(default_factory=dict)
     conflict: Conflict | None = None
+    closed: EpochProof | None = None
+    """Why our epoch is over."""
+
+
+def epoch_of_record(record: JournalRecord) -> int | None:
+    """The epoch that a record belongs to; None for a conflict, which stops us in every epoch."""
+    match record:
+        case OwnVote(epoch=epoch) | RaisedFloor(epoch=epoch):
+            return epoch
+        case OwnProposal(block=block) | HeldBlock(block=block):
+            return block.header.epoch
+        case Admitted(certificate=certificate):
+            return certificate.epoch
+        case ClosedEpoch(proof=proof):
+            return proof.headers[0].epoch
+        case Conflict():
+            return None
 
 
 def restore(own: OwnVotes, records: Iterable[JournalRecord]) -> Restored:
-    """Replay a journal into `own`; what remains is for the core."""
+    """Replay a journal into `own`; what remains is for the core.
+
+    Records of an earlier epoch say nothing about this one. One of a later epoch says that this one was closed:
+    then nothing is signed in it any more.
+    """
     restored = Restored()
     for record in records:
+        epoch = epoch_of_record(record)
+        if epoch is not None and epoch > own.epoch:
+            own.raise_floor(VIEW_MAX)
+        if epoch is not None and epoch != own.epoch:
+            continue
         match record:
+            case ClosedEpoch(proof=proof):
+                restored.closed = proof
+                own.raise_floor(VIEW_MAX)
             case OwnVote():
                 own.restore(record)
                 passed = record.view + (1 if record.kind == VoteKind.FINALIZE else 0)

@@ -27,7 +27,17 @@ from consensus.effects import (
 )
 from consensus.epoch import Epoch, first_epoch, genesis_block
 from consensus.evidence_pool import EvidencePool
-from consensus.messages import Block, Certificate, Evidence, QuorumCertificate, Vote, Votes, hash_of
+from consensus.messages import (
+    Block,
+    Certificate,
+    EpochProof,
+    Evidence,
+    Header,
+    QuorumCertificate,
+    Vote,
+    Votes,
+    hash_of,
+)
 from consensus.pacemaker import Pacemaker
 from consensus.safety import OwnVotes, restore
 from consensus.validator_set import ValidatorSet
@@ -65,6 +75,8 @@ class CoreConfig:
     validator_set: ValidatorSet
     own_index: int | None
     parameters: Parameters = Parameters()
+    epoch: Epoch | None = None
+    """None: one endless epoch of `validator_set`; EpochManager gives each core its epoch, whose set counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +122,22 @@ class ConsensusState:
         records: Iterable[JournalRecord],
         pool: EvidencePool,
     ) -> None:
-        parameters, validators = config.parameters, config.validator_set
+        parameters = config.parameters
         tip = tip or FinalTip(genesis_block(config.chain_id), None)
         self.parameters = parameters
-        self.own_index = None if config.own_index is None else ValidatorIndex(config.own_index)
-        self.epoch: Epoch = first_epoch(config.chain_id, validators)
-        self.validators = validators
-        self.set_hash = validators.set_hash()
+        self.epoch: Epoch = config.epoch or first_epoch(config.chain_id, config.validator_set)
+        validators = self.validators = self.epoch.validators
+        votes = config.own_index is not None and validators.is_member(config.own_index)
+        self.own_index = ValidatorIndex(config.own_index or 0) if votes else None
+        """Our place, if we have weight in this epoch; None for an observer."""
         self.pacemaker = Pacemaker(parameters.delta_ms, parameters.min_block_ms)
-        self.own = OwnVotes(config.chain_id, self.epoch.number, config.own_index, signer.sign)
+        self.own = OwnVotes(config.chain_id, self.epoch.number, self.own_index, signer.sign)
         tip_hash = hash_of(tip.block.header)
         proved = tip.proof is None or tip.proof.block == tip_hash
-        self.tree = BlockTree(tip.block, tip_hash, parameters.retain_views, proved)
+        begins = tip_hash == self.epoch.genesis
+        self.tree = BlockTree(
+            tip.block, tip_hash, parameters.retain_views, proved or begins, 0 if begins else None
+        )
         self.votes = VoteKeeper(validators)
         self.certificates = CertificateStore(validators)
         self.fetcher = Fetcher(validators.count, config.own_index)
@@ -143,6 +159,18 @@ class ConsensusState:
         self.pool = pool
         self.offered: tuple[Evidence, ...] = ()
         """The evidence for the block that is being built."""
+        self.closed: EpochProof | None = None
+        """Why this epoch is over: nothing is voted or delivered any more, only questions are answered."""
+        self.place = config.own_index
+        """Our place in the directory of validators, whether we have weight in this epoch or not."""
+        self.tail: list[Header] = []
+        """The boundary and the suffix blocks upon it that are final: headers of the epoch's proof."""
+        self.boundary_proof: EpochProof | None = None
+        """The proof that a peer gave us, before we have delivered the boundary."""
+        if self.tree.root.height == self.epoch.last_height and not begins:
+            self.tail.append(tip.block.header)
+        self.boundary_block = tip.block
+        """The epoch's last block, once it is delivered."""
         self._restore(records, tip)
         self.observed_from = self.view
         """The view from which on we have listened without a gap."""
@@ -152,7 +180,7 @@ class ConsensusState:
         self.conflict: Conflict | None = restored.conflict
         self.proposals: dict[int, Block] = restored.proposals
         """Our own proposals of views that are not final: sent again as they are, never built again."""
-        self.view = max(restored.view, tip.block.header.view + 1)
+        self.view = max(restored.view, self.tree.root.view + 1)
         self.admitted: Certificate | None = None
         self.saved: set[tuple[int, bool]] = set()
         """(view, whether a quorum certificate) of the certificates in the journal, for views that are not final."""
@@ -162,13 +190,23 @@ class ConsensusState:
                 self.saved.add((certificate.view, isinstance(certificate, QuorumCertificate)))
             if certificate.view == self.view - 1:
                 self.admitted = certificate
-        if tip.proof is not None and tip.proof.block == self.tree.root.hash:
+        self.boundary_proof = restored.closed
+        if tip.proof is None or self.tree.root.view == 0:
+            pass
+        elif tip.proof.block == self.tree.root.hash:
             self.certificates.add(tip.proof)
-        elif tip.proof is not None:
+            if self.tail:
+                self.boundary_proof = EpochProof(tuple(self.tail), tip.proof)
+        elif not self.tail:
             self.targets.prove(tip.proof)
         for block_hash, block in restored.held.items():
             if block.header.view > self.tree.root.view and block.header.height > self.tree.root.height:
                 self.tree.add(block, block_hash)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether nothing but questions is taken any more: R9, or the end of the epoch."""
+        return self.conflict is not None or self.closed is not None
 
     def leader_of(self, view: int) -> ValidatorIndex:
         """Who leads `view`."""
@@ -180,7 +218,7 @@ class ConsensusState:
 
     def others(self) -> list[ValidatorIndex]:
         """Every validator but us."""
-        return [ValidatorIndex(i) for i in range(self.validators.count) if i != self.own_index]
+        return [ValidatorIndex(i) for i in range(self.validators.count) if i != self.place]
 
     def note_progress(self, peer: int, view: int) -> None:
         """A peer has shown that it is in `view` or beyond."""

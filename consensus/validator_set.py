@@ -27,6 +27,9 @@ class ValidatorSet:
     ) -> None:
         """`weights` default to 1 each; `final_weight` (F_FINAL) to F(f), the one that assumes nothing beyond f.
 
+        A place of weight 0 belongs to a validator that is not in this epoch's set: it keeps its place, so that
+        an index names the same validator in every epoch, and can neither vote nor lead.
+
         A smaller `final_weight` is a chain's open choice to assume fewer Byzantine validators on the fast
         path.
         """
@@ -35,9 +38,10 @@ class ValidatorSet:
         ensure(0 < len(public_keys) <= VALIDATORS_MAX, f"a set has 1 to {VALIDATORS_MAX} validators")
         ensure(len(set(public_keys)) == len(public_keys), "every validator has its own key")
         ensure(len(self.weights) == len(public_keys), "every validator has a weight")
-        ensure(min(self.weights) > 0, "every weight is positive")
+        ensure(min(self.weights) >= 0, "no weight is negative")
         self.count = len(public_keys)
         self.total = sum(self.weights)
+        ensure(self.total > 0, "somebody has weight")
         ensure(self.total <= WEIGHT_TOTAL_MAX, "the total weight is bounded")
         self.quorum = 2 * self.total // 3 + 1
         self.faulty = self.total - self.quorum
@@ -47,6 +51,9 @@ class ValidatorSet:
         ensure(
             max(self.quorum, self.fast_weight(0)) <= self.final_weight <= self.total,
             "the weight of fast finality lies between max(q, F(0)) and the total",
+        )
+        self._set_hash = digest(
+            b"quorate-valset", encode((self.public_keys, self.weights, self.final_weight))
         )
 
     def fast_weight(self, byzantine_weight: int) -> int:
@@ -64,4 +71,28 @@ class ValidatorSet:
 
     def set_hash(self) -> bytes:
         """What a header commits to as the next epoch's set: digest of keys, weights and F_FINAL."""
-        return digest(b"quorate-valset", encode((self.public_keys, self.weights, self.final_weight)))
+        return self._set_hash
+
+    def is_member(self, index: int) -> bool:
+        """Whether this place exists and has weight."""
+        return index < self.count and self.weights[index] > 0
+
+    def following(self, members: Iterable[tuple[int, bytes, int]]) -> ValidatorSet:
+        """The set of a later epoch: (index, public key, weight) of its members, whose places never change.
+
+        Known places that are not named have weight 0 from now on. F_FINAL is this set's if the total is the
+        same, and F(f) otherwise.
+        """
+        chosen = {index: (key, weight) for index, key, weight in members}
+        count = max(self.count, *(index + 1 for index in chosen))
+        keys = [*self.public_keys, *(_nobody(index) for index in range(self.count, count))]
+        weights = [0] * count
+        for index, (key, weight) in chosen.items():
+            keys[index], weights[index] = key, weight
+        same = sum(weights) == self.total
+        return ValidatorSet(tuple(keys), tuple(weights), self.final_weight if same else None)
+
+
+def _nobody(index: int) -> bytes:
+    """A key that nobody has, for a place that was never a member."""
+    return digest(b"quorate-nobody", index.to_bytes(2, "big"))

@@ -117,7 +117,7 @@ def test_a_false_signature_inside_a_committed_justification_is_evidence_too() ->
 
 
 def test_a_block_may_not_name_an_offender_twice_or_carry_what_proves_nothing() -> None:
-    block = a_block(1)
+    block = a_block(1, epoch=EPOCH)
     honest = pair(a_vote(NOTARIZE, 5, A, 1), a_vote(NULLIFY, 5, A, 1))
     for evidence, reason in (
         ((a_double_vote(1), a_double_vote(1, 6)), Reason.TOO_MUCH_EVIDENCE),

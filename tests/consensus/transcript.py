@@ -13,6 +13,7 @@ from consensus.messages import (
     CertificateMessage,
     CertificateRequest,
     EvidenceMessage,
+    PairEvidence,
     Proposal,
     QuorumCertificate,
     Status,
@@ -97,7 +98,10 @@ def _(thing: CertificateRequest) -> str:
 
 @words.register
 def _(thing: EvidenceMessage) -> str:
-    return f"evidence: {of_vote(thing.evidence.vote_a)} / {of_vote(thing.evidence.vote_b)}"
+    evidence = thing.evidence
+    if isinstance(evidence, PairEvidence):
+        return f"evidence: {of_vote(evidence.vote_a)} / {of_vote(evidence.vote_b)}"
+    return f"evidence: {of_vote(evidence.vote)} / unjustified block"
 
 
 @words.register

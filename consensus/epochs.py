@@ -1,0 +1,193 @@
+"""One core after another: epochs, each with its own validators, views and genesis. Pure.
+
+`EpochManager` takes and gives what a core does, and owns the current one. When an epoch is closed, the driver
+decides the set of the epoch after the next (`EpochClosed`, answered by `NextSetDecided` once the ledger has
+executed the boundary), and the next core starts with view 1 on the boundary block. A validator of the new set
+has therefore executed the boundary before it votes. Rules: consensus.md section 7.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from consensus.core import Core
+from consensus.effects import (
+    Effect,
+    EpochOpened,
+    EpochSet,
+    JournalRecord,
+    OpenedEpoch,
+    Persist,
+    RaisedFloor,
+    Readmit,
+    Send,
+    SetTimer,
+)
+from consensus.epoch import EVIDENCE_AGE_EPOCHS_MAX, Epoch, first_epoch
+from consensus.evidence_pool import EvidencePool
+from consensus.inputs import Input, NextSetDecided, OtherEpochHeard, Started, TimerKind
+from consensus.leader import LeaderSchedule
+from consensus.messages import BlockResponse, ConsensusMessage, EpochRequest, Proposal, hash_of
+from consensus.state import CoreConfig, FinalTip, Signer
+from consensus.validator_set import ValidatorSet
+from primitives.errors import ensure
+from primitives.identifiers import BlockHash, ValidatorIndex
+
+EARLY_MESSAGES_MAX = 32
+"""Messages of the next epoch kept from each peer until it begins here; further ones are dropped and sent again."""
+EARLY_PROPOSALS_MAX = 1
+"""Proposals among them."""
+
+
+class EpochManager:
+    """The driver's view of consensus over all epochs; the same methods as Core."""
+
+    def __init__(
+        self,
+        config: CoreConfig,
+        signer: Signer,
+        tip: FinalTip | None = None,
+        records: Iterable[JournalRecord] = (),
+        pool: EvidencePool | None = None,
+        *,
+        epoch_blocks: int = 0,
+        opened: Sequence[OpenedEpoch] = (),
+    ) -> None:
+        """`opened`: what EpochOpened gave in earlier lives, oldest first. `epoch_blocks` 0: one endless epoch.
+
+        `config.validator_set` is that of epochs 0 and 1. An epoch that began above `tip` is left out: the store
+        is older than that, and the epoch will begin again.
+        """
+        self._config = config
+        self._signer = signer
+        self._pool = EvidencePool() if pool is None else pool
+        height = 0 if tip is None else tip.block.header.height
+        epoch = first_epoch(config.chain_id, config.validator_set, epoch_blocks)
+        for one in opened:
+            if one.first_height <= height:
+                epoch = restored_epoch(config.chain_id, one, epoch)
+        self._core = self._core_of(epoch, tip, records)
+        self._early: dict[ValidatorIndex, deque[ConsensusMessage]] = {}
+        self._asked: set[ValidatorIndex] = set()
+
+    def _core_of(self, epoch: Epoch, tip: FinalTip | None, records: Iterable[JournalRecord]) -> Core:
+        self._pool.expire(epoch.number)
+        config = replace(self._config, validator_set=epoch.validators, epoch=epoch)
+        return Core(config, self._signer, tip, records, self._pool)
+
+    @property
+    def core(self) -> Core:
+        """The core of the current epoch; another object after each NextSetDecided."""
+        return self._core
+
+    @property
+    def epoch(self) -> Epoch:
+        """What messages are checked under."""
+        return self._core.epoch
+
+    @property
+    def view(self) -> int:
+        """The view we are in, counted from 1 in each epoch."""
+        return self._core.view
+
+    @property
+    def final_height(self) -> int:
+        """Height of our final tip."""
+        return self._core.final_height
+
+    @property
+    def is_halted(self) -> bool:
+        """Whether R9 has stopped us."""
+        return self._core.is_halted
+
+    def journal_records(self) -> list[JournalRecord]:
+        """What a rewritten journal must hold."""
+        return self._core.journal_records()
+
+    def step(self, event: Input) -> list[Effect]:
+        """Take one input; the effects are to be performed in order."""
+        match event:
+            case NextSetDecided(epoch=number, validators=validators):
+                return self._open(validators) if number == self.epoch.number else []
+            case OtherEpochHeard(peer=peer, epoch=number, message=message):
+                return self._on_other_epoch(peer, number, message)
+            case _:
+                effects = self._core.step(event)
+                if any(isinstance(one, SetTimer) and one.kind is TimerKind.RETRY for one in effects):
+                    self._asked.clear()
+                return effects
+
+    def _on_other_epoch(self, peer: ValidatorIndex, number: int, message: ConsensusMessage) -> list[Effect]:
+        """Nothing of an epoch before ours matters; one after ours says that we lag: ask why, once per retry."""
+        if number < self.epoch.number or self.is_halted:
+            return []
+        if number == self.epoch.number + 1:
+            self._keep_early(peer, message)
+        if peer in self._asked or self._core.state.closed is not None:
+            return []
+        self._asked.add(peer)
+        return [Send(peer, EpochRequest(self.epoch.number))]
+
+    def _keep_early(self, peer: ValidatorIndex, message: ConsensusMessage) -> None:
+        kept = self._early.setdefault(peer, deque(maxlen=EARLY_MESSAGES_MAX))
+        proposals = sum(isinstance(one, Proposal) for one in kept)
+        if isinstance(message, Proposal) and proposals >= EARLY_PROPOSALS_MAX:
+            return
+        if not isinstance(message, BlockResponse):
+            kept.append(message)
+
+    def _open(self, decided: ValidatorSet) -> list[Effect]:
+        """The next epoch begins: nothing of the old one is signed again, its core is gone."""
+        state = self._core.state
+        proof, boundary = state.closed, state.boundary_block
+        if proof is None or state.conflict is not None:
+            return []
+        epoch = self.epoch.following(hash_of(boundary.header), decided)
+        self._core = self._core_of(epoch, FinalTip(boundary, None), ())
+        early, self._early = self._early, {}
+        self._asked.clear()
+        # The floor moves the signer's watermark into the new epoch before anything is signed in it.
+        effects: list[Effect] = [Persist((RaisedFloor(epoch.number, 0),)), EpochOpened(opened(epoch), proof)]
+        effects += self._core.step(Started())
+        effects += [Readmit(peer, one) for peer, kept in sorted(early.items()) for one in kept]
+        return effects
+
+
+def opened(epoch: Epoch) -> OpenedEpoch:
+    """An epoch for the driver to keep."""
+    ensure(epoch.last_height is not None, "only epochs that end are kept")
+    return OpenedEpoch(
+        number=epoch.number,
+        genesis=epoch.genesis,
+        seed=epoch.leaders.seed,
+        first_height=epoch.first_height,
+        last_height=epoch.last_height or 0,
+        validators=_stored(epoch.validators),
+        next_validators=_stored(epoch.next_set),
+    )
+
+
+def restored_epoch(chain_id: bytes, kept: OpenedEpoch, previous: Epoch | None) -> Epoch:
+    """The epoch that was kept; `previous` is the one before it, for evidence."""
+    validators = _loaded(kept.validators)
+    return Epoch(
+        chain_id=chain_id,
+        number=kept.number,
+        validators=validators,
+        leaders=LeaderSchedule(kept.seed, validators.count, validators.weights),
+        genesis=BlockHash(kept.genesis),
+        next_validators=_loaded(kept.next_validators),
+        first_height=kept.first_height,
+        last_height=kept.last_height,
+        previous=previous.trimmed(EVIDENCE_AGE_EPOCHS_MAX) if previous is not None else None,
+    )
+
+
+def _stored(validators: ValidatorSet) -> EpochSet:
+    return EpochSet(validators.public_keys, validators.weights, validators.final_weight)
+
+
+def _loaded(kept: EpochSet) -> ValidatorSet:
+    return ValidatorSet(kept.public_keys, kept.weights, kept.final_weight)
