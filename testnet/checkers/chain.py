@@ -1,0 +1,60 @@
+"""Agreement: one block at each height, each on the one below, each justified and proved final. No I/O."""
+
+from __future__ import annotations
+
+from consensus.effects import DeliverFinal
+from consensus.messages import Block, hash_of
+from primitives.identifiers import BlockHash
+from testnet.checkers import Violation
+from testnet.checkers.rules import Rules
+
+
+class OneChain:
+    """What everybody has called final. One instance watches all honest validators."""
+
+    def __init__(self, rules: Rules, *, forks_allowed: bool) -> None:
+        self._rules = rules
+        self._forks_allowed = forks_allowed
+        self.final: dict[int, BlockHash] = {}
+        self.blocks: dict[int, Block] = {}
+        self.forked_at: int | None = None
+        """The lowest height at which two validators disagree."""
+
+    def on_final(self, node: int, height_before: int, delivered: DeliverFinal) -> None:
+        """An honest validator delivers blocks; `height_before` is its final height until now."""
+        blocks = delivered.blocks
+        if blocks[0].header.height > height_before + 1:
+            raise Violation("one chain", f"validator {node} skips from {height_before} to {blocks[0].header.height}")
+        previous: BlockHash | None = None
+        for block in blocks:
+            header = block.header
+            name = hash_of(header)
+            if previous is not None and header.parent_hash != previous:
+                raise Violation("one chain", f"validator {node} delivers {header.height} on another parent")
+            previous = name
+            self._check_agreement(node, block, name)
+        if delivered.proof.block == previous:
+            self._check_proof(node, delivered)
+
+    def _check_agreement(self, node: int, block: Block, name: BlockHash) -> None:
+        height = block.header.height
+        known = self.final.get(height)
+        if known == name:
+            return
+        if known is not None:
+            if not self._forks_allowed:
+                detail = f"validator {node} has {name.hex()[:12]} at height {height}, others {known.hex()[:12]}"
+                raise Violation("agreement", detail)
+            self.forked_at = min(height, self.forked_at or height)
+            return
+        fault = self._rules.fault_of_block(block)
+        if fault is not None:
+            raise Violation("justified", f"final block of height {height}, view {block.header.view}: {fault}")
+        self.final[height], self.blocks[height] = name, block
+
+    def _check_proof(self, node: int, delivered: DeliverFinal) -> None:
+        fault = self._rules.fault_of_certificate(delivered.proof)
+        if fault is None and not self._rules.is_final(delivered.proof):
+            fault = "its weight proves no finality"
+        if fault is not None:
+            raise Violation("justified", f"validator {node}: proof of view {delivered.proof.view}: {fault}")

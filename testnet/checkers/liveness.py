@@ -1,0 +1,26 @@
+"""How soon something must become final after the healing: a bound from the protocol's own waits. No I/O.
+
+consensus.md sections 5 and 11: at most 64 times the base wait in a view; leaders outside the healed core may come in a
+row over the border of two cycles; then one honest leader has its turn. Each validator that is behind also asks, waits
+a retry, and fetches.
+"""
+
+from __future__ import annotations
+
+FACTOR_MAX = 64
+
+
+def bound_ms(*, validators: int, healed: int, delta_ms: int, min_block_ms: int, views_behind: int) -> int:
+    """Milliseconds within which every healed validator must have a new final block.
+
+    `views_behind` is how many views the fastest is ahead of its final tip: the waits have grown by that.
+    """
+    bad = 2 * (validators - healed)
+    waits = sum(_view_wait_ms(delta_ms, views_behind + one) + min_block_ms for one in range(bad + 4))
+    return waits + 30 * (2 * delta_ms + min_block_ms)
+
+
+def _view_wait_ms(delta_ms: int, views: int) -> int:
+    """T_view of a view that is `views` above the final tip, rounded up."""
+    factor = min(FACTOR_MAX * 2**64, 2**64 * 3 ** max(0, min(views, 20) - 3) // 2 ** max(0, min(views, 20) - 3))
+    return -(-32 * delta_ms * factor // (10 * 2**64)) + 1

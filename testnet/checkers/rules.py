@@ -1,0 +1,125 @@
+"""The protocol's arithmetic and predicates once more, written from the text and not from the product. No I/O.
+
+consensus.md sections 1, 3 and 6. Nothing here calls the product's certificates, validator set or leader schedule: a
+mistake there must not excuse itself here. Only the wire types and the digest are shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+from consensus.messages import Block, Certificate, QuorumCertificate, TimeoutCertificate
+from primitives.codec import encode
+from primitives.hashing import digest, merkle_root
+
+Verify = Callable[[tuple[bytes, bytes, bytes]], bool]
+NOTHING = bytes(32)
+
+
+class Rules:
+    """One chain's constants, and what they make of a certificate or a block."""
+
+    def __init__(
+        self, chain_id: bytes, keys: Sequence[bytes], weights: Sequence[int], genesis: bytes, verify: Verify
+    ) -> None:
+        self.chain_id, self.keys, self.weights, self.genesis = chain_id, keys, weights, genesis
+        self._verify = verify
+        total = sum(weights)
+        self.quorum = next(q for q in range(1, total + 1) if 3 * q > 2 * total)
+        # The smallest weight whose honest part is a majority of every possible timeout certificate.
+        faulty = total - self.quorum
+        overlap = next(m for m in range(total + 1) if 2 * (m + self.quorum - total - faulty) > self.quorum)
+        self.final_weight = max(self.quorum, overlap)
+
+    def leader_of(self, view: int) -> int:
+        """Section 6, for the first epoch."""
+        seed = digest(b"quorate-leadseed", self.chain_id + bytes(8))
+        return _cycle(seed, view // len(self.keys), len(self.keys))[view % len(self.keys)]
+
+    def fault_of_certificate(self, certificate: Certificate) -> str | None:
+        """What is wrong with it, signatures included; None when nothing is."""
+        if isinstance(certificate, QuorumCertificate):
+            votes = [
+                (certificate.kind, certificate.block, signer, signature)
+                for signer, signature in zip(certificate.signers, certificate.signatures, strict=False)
+            ]
+            if certificate.kind not in (1, 3) or certificate.block == NOTHING:
+                return "a certificate of this kind cannot be"
+        else:
+            votes = [
+                (2, group.report, signer, signature)
+                for group in certificate.groups
+                for signer, signature in zip(group.signers, group.signatures, strict=False)
+            ]
+        signers = [signer for _, _, signer, _ in votes]
+        if len(set(signers)) != len(signers) or not set(signers) <= set(range(len(self.keys))):
+            return "signers repeat or are unknown"
+        if sum(self.weights[signer] for signer in signers) < self.quorum:
+            return "below the quorum"
+        for kind, subject, signer, signature in votes:
+            signed = self.signed_bytes(kind, certificate.epoch, certificate.view, subject)
+            if not self._verify((self.keys[signer], signed, signature)):
+                return f"the signature of {signer} is not valid"
+        return None
+
+    def signed_bytes(self, kind: int, epoch: int, view: int, subject: bytes) -> bytes:
+        """Section 2."""
+        parts = (b"QUORATE-BFT-1", bytes([kind]), self.chain_id, epoch.to_bytes(8, "big"), view.to_bytes(8, "big"))
+        return b"".join((*parts, subject))
+
+    def is_final(self, certificate: QuorumCertificate) -> bool:
+        """Whether it proves finality: section 3, FC and HC."""
+        weight = sum(self.weights[signer] for signer in set(certificate.signers))
+        return weight >= (self.quorum if certificate.kind == 3 else self.final_weight)
+
+    def carried_by(self, certificate: TimeoutCertificate) -> bytes:
+        """resolve(TC) of section 3: the block that more than half of its weight reports, or nothing."""
+        reported: dict[bytes, int] = {}
+        for group in certificate.groups:
+            for signer in group.signers:
+                reported[group.report] = reported.get(group.report, 0) + self.weights[signer]
+        total = sum(reported.values())
+        return next((b for b in sorted(reported) if b != NOTHING and reported[b] > total - reported[b]), NOTHING)
+
+    def certifies(self, certificate: Certificate) -> bytes:
+        """The block for which it is a parent certificate, or nothing."""
+        if isinstance(certificate, TimeoutCertificate):
+            return self.carried_by(certificate)
+        return certificate.block
+
+    def fault_of_block(self, block: Block) -> str | None:
+        """Why it is not justified (section 3); None when it is."""
+        header, justification = block.header, block.justification
+        if (header.chain_id, header.proposer) != (self.chain_id, self.leader_of(header.view)):
+            return "another chain, or not the leader's"
+        if header.parent_view >= header.view or header.justification_root != digest(
+            b"quorate-justif", encode(justification)
+        ):
+            return "the parent is not older, or the justification is another one"
+        if header.transaction_root != merkle_root(block.transactions):
+            return "the body is another one"
+        parent = justification.parent
+        if parent is None:
+            if (header.parent_view, header.parent_hash) != (0, self.genesis):
+                return "no certificate for the parent"
+        elif (parent.view, self.certifies(parent)) != (header.parent_view, header.parent_hash):
+            return "the certificate is not the parent's"
+        views = [skip.view for skip in justification.skips]
+        if views != list(range(header.parent_view + 1, header.view)):
+            return "the skipped views are not all accounted for"
+        if any(self.carried_by(skip) != NOTHING for skip in justification.skips):
+            return "a view is skipped that carries a block"
+        certificates = [parent] if parent is not None else []
+        faults = (self.fault_of_certificate(one) for one in (*certificates, *justification.skips))
+        return next((fault for fault in faults if fault is not None), None)
+
+
+@lru_cache(maxsize=4_096)
+def _cycle(seed: bytes, cycle: int, count: int) -> tuple[int, ...]:
+    order = list(range(count))
+    for last in reversed(range(1, count)):
+        drawn = digest(b"quorate-leader", seed + cycle.to_bytes(8, "big") + last.to_bytes(4, "big"))
+        other = int.from_bytes(drawn, "big") % (last + 1)
+        order[last], order[other] = order[other], order[last]
+    return tuple(order)

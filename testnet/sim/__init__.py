@@ -1,0 +1,1 @@
+"""The deterministic simulator: real cores, journals and ledgers of N validators on one event heap."""

@@ -1,0 +1,280 @@
+"""One run of one plan: the event heap, virtual time, faults, the auditor's hash, and the checkers' eyes. No I/O.
+
+Everything happens on one heap of (time_ns, order, action). The hash covers every event; two runs of a plan on one
+commit give the same one, in any process and under any PYTHONHASHSEED.
+"""
+
+from __future__ import annotations
+
+import heapq
+import struct
+from collections import Counter
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from typing import Any
+
+from consensus import admission
+from consensus.effects import DeliverFinal
+from consensus.epoch import first_epoch
+from consensus.evidence import check_pair
+from consensus.messages import ConsensusMessage, PairEvidence, TimeoutCertificate
+from consensus.state import CoreConfig, Parameters
+from consensus.validator_set import ValidatorSet
+from primitives.codec import encode
+from primitives.errors import InvariantViolation, ProtocolViolation
+from primitives.hashing import digest
+from testnet.byzantine import BEHAVIOURS
+from testnet.checkers import Violation
+from testnet.checkers.chain import OneChain
+from testnet.checkers.limits import check_limits
+from testnet.checkers.liveness import bound_ms
+from testnet.checkers.rules import Rules
+from testnet.sim.executors import EmptyExecutor, Executor, Roots
+from testnet.sim.faults import FaultPlayer
+from testnet.sim.files import SimulatedDisk
+from testnet.sim.network import MS, Letter, SimulatedNetwork
+from testnet.sim.plan import Plan
+from testnet.sim.signers import KeyRing
+from testnet.sim.streams import stream
+from testnet.sim.validator import FinalStore, SimulatedValidator
+
+CHAIN_ID = digest(b"sim-chain", b"quorate")
+HOUSEKEEPING_NS = 2_000 * MS
+"""How often limits are checked and old bookkeeping goes."""
+_EVENT = struct.Struct(">Q8sHH8s")
+
+
+class Simulation:
+    """`run()` gives back normally or raises Violation (or InvariantViolation from the product itself)."""
+
+    def __init__(self, plan: Plan, *, trace: Callable[[str], None] | None = None) -> None:
+        self.plan = plan
+        self.now_ns = 0
+        self.trace = trace
+        self.sometimes: Counter[str] = Counter()
+        self.events = 0
+        self.guilty: set[int] = set()
+        """Everybody against whom a valid pair of votes was reported."""
+        self.halts: list[tuple[int, str]] = []
+        self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._order = 0
+        self._hash = blake2b(digest_size=16)
+        self.ring = KeyRing(plan.seed, plan.validators, plan.signatures)
+        keys = tuple(signer.public_key for signer in self.ring.signers)
+        self.weights = plan.weights or (1,) * plan.validators
+        self.validators_set = ValidatorSet(keys, self.weights)
+        self.epoch = first_epoch(CHAIN_ID, self.validators_set)
+        self.rules = Rules(CHAIN_ID, keys, self.weights, self.epoch.genesis, self.ring.is_valid)
+        self.chain = OneChain(self.rules, forks_allowed=not plan.must_live)
+        self.network = SimulatedNetwork(plan)
+        self.roots = Roots()
+        self.others = [tuple(j for j in range(plan.validators) if j != i) for i in range(plan.validators)]
+        self.validators = [self._new_validator(index) for index in range(plan.validators)]
+        self.faults = FaultPlayer(self)
+        self.highest_view = 1
+        self.recovery_ms = self.recovery_limit_ms = 0
+
+    def _new_validator(self, index: int) -> SimulatedValidator:
+        plan = self.plan
+        parameters = Parameters(delta_ms=plan.delta_ms, min_block_ms=plan.min_block_ms)
+        config = CoreConfig(CHAIN_ID, self.validators_set, index, parameters)
+        disk = SimulatedDisk(stream(plan.seed, f"disk {index}"), plan.torn_writes)
+        behaviour = next((t.behaviour for t in plan.traitors if t.validator == index), None)
+        actor = None
+        if behaviour is not None:
+            rng = stream(plan.seed, f"traitor {index}")
+            actor = BEHAVIOURS[behaviour](index, plan.validators, CHAIN_ID, self.ring.signers[index].sign, rng)
+        return SimulatedValidator(self, index, config, self.ring.signers[index], disk, actor)
+
+    def new_executor(self, index: int, store: FinalStore) -> Executor:
+        """The application as a restart finds it."""
+        executor = EmptyExecutor(self.roots)
+        if store.proof is not None:
+            executor.finalize(tuple(store.blocks), store.proof)
+        return executor
+
+    # --- time ---
+
+    def after(self, delay_ns: int, action: Callable[..., None], *arguments: Any) -> None:
+        """Do something later; ties go in the order of asking."""
+        self._order += 1
+        heapq.heappush(self._heap, (self.now_ns + delay_ns, self._order, action, arguments))
+
+    def run_until(self, end_ns: int, done: Callable[[], bool] | None = None) -> bool:
+        """Take events up to a time, or until `done` holds after one; whether it did."""
+        heap, pop = self._heap, heapq.heappop
+        while heap and heap[0][0] <= end_ns:
+            self.now_ns, _, action, arguments = pop(heap)
+            action(*arguments)
+            self.events += 1
+            if done is not None and done():
+                return True
+        self.now_ns = max(self.now_ns, end_ns)
+        return False
+
+    def run(self) -> None:
+        """The hostile phase, then the healing, then whatever is owed. Raises Violation."""
+        for validator in self.validators:
+            self.after(0, validator.boot)
+        self.faults.schedule()
+        self.after(HOUSEKEEPING_NS, self._housekeeping)
+        self.run_until(self.plan.hostile_ms * MS)
+        if self.plan.must_live:
+            self._heal_and_wait()
+        self._check_at_the_end()
+
+    def _heal_and_wait(self) -> None:
+        """A random core is whole; everything else is frozen as it is for ever; finality must follow in time."""
+        self.faults.heal(frozenset(self.plan.healed))
+        core = [self.validators[index] for index in self.plan.healed]
+        behind = self.highest_view - min(self._final_view(validator) for validator in core)
+        limit_ms = bound_ms(
+            validators=self.plan.validators,
+            healed=len(core),
+            delta_ms=self.plan.delta_ms,
+            min_block_ms=self.plan.min_block_ms,
+            views_behind=behind,
+        )
+        start_ns, goal = self.now_ns, max(validator.height for validator in self.validators) + 1
+        lived = self.run_until(start_ns + limit_ms * MS, lambda: min(one.height for one in core) >= goal)
+        if not lived:
+            heights = [(one.index, one.height, one.standing.value) for one in core]
+            raise Violation("liveness", f"no block {goal} within {limit_ms} ms of the healing: {heights}")
+        self.recovery_ms = (self.now_ns - start_ns) // MS
+        self.recovery_limit_ms = limit_ms
+
+    @staticmethod
+    def _final_view(validator: SimulatedValidator) -> int:
+        blocks = validator.store.blocks
+        return blocks[-1].header.view if blocks else 0
+
+    def _housekeeping(self) -> None:
+        for validator in self.validators:
+            if validator.core is not None and validator.is_honest:
+                check_limits(validator.index, validator.core)
+                validator.signatures.forget_below(self.highest_view - 4_096)
+        self.after(HOUSEKEEPING_NS, self._housekeeping)
+
+    def _check_at_the_end(self) -> None:
+        """Replay from genesis, and whatever restarts from the stores, give the same roots."""
+        for validator in self.validators:
+            if not validator.is_honest or not validator.store.blocks or self.chain.forked_at is not None:
+                continue
+            replayed = self.new_executor(validator.index, validator.store).root()
+            if validator.core is not None and validator.executor.root() != replayed:
+                raise Violation("replay", f"validator {validator.index} has another root than its blocks give")
+            if validator.must_stay_observer and validator.core is not None and not validator.is_observer:
+                raise Violation("lost disk", f"validator {validator.index} votes again without its memory")
+
+    # --- what the checkers see ---
+
+    def audit(self, kind: bytes, node: int, peer: int = 0, name: bytes = b"") -> None:
+        """Put one event into the hash."""
+        self._hash.update(_EVENT.pack(self.now_ns, kind, node, peer, name))
+        if self.trace is not None:
+            self.trace(f"{self.now_ns // 1000:>12} us  {kind.decode():8} {node} {peer} {name.hex()}")
+
+    def event_hash(self) -> str:
+        """Over every event so far."""
+        return self._hash.hexdigest()
+
+    def happened(self, what: str) -> None:
+        """Count something that campaigns should reach sometimes."""
+        self.sometimes[what] += 1
+
+    def on_view(self, validator: SimulatedValidator, view: int) -> None:
+        """Somebody enters a view."""
+        self.audit(b"view", validator.index, 0, view.to_bytes(8, "big"))
+        if validator.is_honest and view > self.highest_view:
+            self.highest_view = view
+            self.faults.on_view(self.epoch.leaders.leader_of(view))
+
+    def on_final(self, validator: SimulatedValidator, delivered: DeliverFinal) -> None:
+        """An honest validator calls blocks final."""
+        self.audit(b"final", validator.index, len(delivered.blocks), delivered.proof.block[:8])
+        self.chain.on_final(validator.index, validator.height, delivered)
+        justification = delivered.blocks[-1].justification
+        self.sometimes["fast finality" if delivered.is_fast else "slow finality"] += 1
+        if justification.skips:
+            self.sometimes["leader skipped"] += 1
+            if len(justification.skips) >= 3:
+                self.sometimes["block after three failed views"] += 1
+        if isinstance(justification.parent, TimeoutCertificate):
+            self.sometimes["block on a carried parent"] += 1
+        if len(delivered.blocks) > 1:
+            self.sometimes["final through a descendant"] += 1
+
+    def on_evidence(self, validator: SimulatedValidator, kind: str, offender: int, evidence: PairEvidence) -> None:
+        """Somebody reports an offence; of an honest validator there can be none."""
+        self.audit(b"evidence", validator.index, offender)
+        self.happened(f"evidence {kind}")
+        self.guilty.add(offender)
+        if self.validators[offender].is_honest and validator.is_honest:
+            raise Violation("no honest accused", f"validator {validator.index} accuses {offender} of {kind}")
+        if check_pair(evidence).value != kind:
+            raise Violation("no honest accused", f"evidence of {kind} proves something else")
+
+    def on_halt(self, validator: SimulatedValidator, reason: str, detail: str) -> None:
+        """R9, or a foreign use of the key: with at most f Byzantine no honest validator ever halts."""
+        self.audit(b"halt", validator.index)
+        self.halts.append((validator.index, reason))
+        if validator.is_honest and self.plan.must_live:
+            raise Violation("no alarm", f"validator {validator.index} halted: {reason}, {detail}")
+
+    def crashed_itself(self, validator: SimulatedValidator) -> None:
+        """Died at an effect boundary; comes back when its fault says, or soon."""
+        validator.crash()
+        self.faults.on_crashed(validator)
+
+    # --- the network ---
+
+    def send(self, sender: int, message: ConsensusMessage, receivers: Sequence[int]) -> None:
+        """One message to some; each copy is an event of its own."""
+        letter = Letter(sender, message, digest(b"sim-letter", encode(message))[:8])
+        delays_ns = self.network.delays_ns
+        for receiver in receivers:
+            for delay_ns in delays_ns(sender, receiver, letter):
+                self.after(delay_ns, self._arrive, receiver, letter)
+
+    def _arrive(self, receiver: int, letter: Letter) -> None:
+        self._hash.update(_EVENT.pack(self.now_ns, b"letter", receiver, letter.sender, letter.name))
+        if self.trace is not None:
+            kind = type(letter.message).__name__
+            self.trace(f"{self.now_ns // 1000:>12} us  {letter.sender} -> {receiver} {kind} {letter.where or ''}")
+        self.validators[receiver].hear(letter)
+
+    def admits(self, letter: Letter, receiver: SimulatedValidator) -> bool:
+        """The node's own admission, and every signature; a function of the bytes, so found once for all receivers."""
+        if letter.is_admitted is None:
+            letter.is_admitted = self._is_admitted(letter)
+        return letter.is_admitted
+
+    def _is_admitted(self, letter: Letter) -> bool:
+        is_honest = self.validators[letter.sender].is_honest
+        try:
+            admission.check(letter.message, self.epoch)
+            if is_honest and self.plan.signatures == "model":
+                return True  # An honest validator signed these itself or has verified them when they came.
+            for check in admission.signatures_of(letter.message, self.epoch):
+                if not self.ring.is_valid(check):
+                    self.happened("refused: bad signature")
+                    return False
+        except ProtocolViolation as refusal:
+            self.happened(f"refused: {refusal.reason.value}")
+            if is_honest:
+                raise Violation("honest messages pass", f"{letter.sender} sent {refusal}") from None
+            return False
+        return True
+
+
+def verdict_of(plan: Plan, trace: Callable[[str], None] | None = None) -> tuple[Simulation, Violation | None]:
+    """Run a plan; a broken promise of the product's own (InvariantViolation) is a violation too."""
+    simulation = Simulation(plan, trace=trace)
+    try:
+        simulation.run()
+    except Violation as violation:
+        return simulation, violation
+    except InvariantViolation as broken:
+        return simulation, Violation("invariant", str(broken))
+    return simulation, None
+

@@ -1,0 +1,216 @@
+"""Draws a plan from a seed: each family of faults is in or out, and then has a strength of its own. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from testnet.byzantine import BEHAVIOURS
+from testnet.sim.plan import Fault, FaultKind, NetworkPlan, Plan, Traitor
+from testnet.sim.streams import stream
+
+CALM_SHARE = 0.05
+"""Runs without any fault."""
+ED25519_SHARE = 0.03
+"""Runs with real signatures."""
+FAMILY_SHARE = 0.5
+"""How often a family is in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the operator asks of a campaign."""
+
+    validators: int = 0
+    """0: 4, 7 or 10, from the seed."""
+    hostile_ms: int = 0
+    """0: 10 to 60 seconds, from the seed."""
+    application: str = "empty"
+    over_threshold: bool = False
+    """More than f traitors, at most 2f: forks are allowed, and must name the guilty."""
+
+
+DEFAULT_WISHES = Wishes()
+
+
+def draw_plan(seed: int, wishes: Wishes = DEFAULT_WISHES) -> Plan:
+    """The plan of one seed."""
+    rng = stream(seed, "shape")
+    count = wishes.validators or rng.choice([4, 4, 7, 10])
+    hostile_ms = wishes.hostile_ms or rng.randrange(10_000, 60_000)
+    quorum = 2 * count // 3 + 1
+    faulty = count - quorum
+    base = Plan(
+        seed=seed,
+        validators=count,
+        delta_ms=rng.choice([50, 100, 100, 400]),
+        min_block_ms=rng.choice([0, 50, 200, 200, 1_000]),
+        hostile_ms=hostile_ms,
+        application=wishes.application,
+        signatures="ed25519" if rng.random() < ED25519_SHARE else "model",
+        healed=tuple(range(count)),
+        must_live=not wishes.over_threshold,
+    )
+    if rng.random() < CALM_SHARE and not wishes.over_threshold:
+        return base
+    # Loss of a disk takes a validator out of the vote for good: it counts against f like a traitor.
+    out_max = stream(seed, "out").randint(faulty + 1, 2 * faulty) if wishes.over_threshold else faulty
+    out = stream(seed, "who").sample(range(count), out_max)
+    traitors = _traitors(seed, out, over=wishes.over_threshold)
+    loyal_out = [index for index in out if index not in {traitor.validator for traitor in traitors}]
+    faults = _faults(seed, count, hostile_ms, loyal_out)
+    lost = {node for fault in faults if fault.kind is FaultKind.LOST_DISK for node in fault.nodes}
+    able = [i for i in range(count) if i not in lost and all(i != t.validator for t in traitors)]
+    rng_core = stream(seed, "core")
+    size = rng_core.randint(min(quorum, len(able)), len(able))
+    return Plan(
+        **{name: getattr(base, name) for name in base.__struct_fields__ if name not in _REDRAWN},
+        network=_network(seed),
+        torn_writes=stream(seed, "torn").random() < FAMILY_SHARE,
+        traitors=tuple(traitors),
+        faults=tuple(faults),
+        healed=tuple(sorted(rng_core.sample(able, size))),
+    )
+
+
+_REDRAWN = {"network", "torn_writes", "traitors", "faults", "healed"}
+
+
+def _traitors(seed: int, out: list[int], *, over: bool) -> list[Traitor]:
+    rng = stream(seed, "traitors")
+    chosen = out if over else out[: rng.randint(0, len(out))]
+    names = [name for name in sorted(BEHAVIOURS) if not over or BEHAVIOURS[name].forks]
+    return [Traitor(validator=index, behaviour=rng.choice(names)) for index in sorted(chosen)]
+
+
+def _network(seed: int) -> NetworkPlan:
+    def some(name: str, strengths: list[int]) -> int:
+        rng = stream(seed, f"network {name}")
+        return rng.choice(strengths) if rng.random() < FAMILY_SHARE else 0
+
+    return NetworkPlan(
+        delay_min_ms=1,
+        delay_max_ms=some("delay", [60, 200, 600]) or 15,
+        loss_ppm=some("loss", [10_000, 50_000, 200_000]),
+        duplicate_ppm=some("duplicate", [50_000, 300_000]),
+        straggler_ppm=some("straggler", [20_000, 100_000]),
+        kind_cut_ppm=some("kind cut", [100_000, 300_000, 700_000]),
+    )
+
+
+Draw = Callable[[Random, int, int], list[Fault]]
+
+
+def _span(rng: Random, hostile_ms: int, most_ms: int = 15_000) -> tuple[int, int]:
+    at_ms = rng.randrange(0, hostile_ms)
+    return at_ms, at_ms + rng.randint(100, most_ms)
+
+
+def _some(rng: Random, count: int) -> tuple[int, ...]:
+    return tuple(sorted(rng.sample(range(count), rng.randint(1, max(1, count // 2)))))
+
+
+def _cuts(kind: FaultKind) -> Draw:
+    def draw(rng: Random, count: int, hostile_ms: int) -> list[Fault]:
+        faults = []
+        for _ in range(rng.randint(1, 4)):
+            at_ms, until_ms = _span(rng, hostile_ms)
+            nodes = _some(rng, count)
+            peers = tuple(index for index in range(count) if index not in nodes)
+            amount = rng.randint(50, 2_000)
+            faults.append(
+                Fault(kind=kind, at_ms=at_ms, until_ms=until_ms, nodes=nodes, peers=peers, amount=amount)
+            )
+        return faults
+
+    return draw
+
+
+def _swizzle(rng: Random, count: int, hostile_ms: int) -> list[Fault]:
+    """Stop links one by one, restore them in another order (FoundationDB's swizzle-clogging)."""
+    links = [(a, b) for a in range(count) for b in range(a + 1, count)]
+    chosen = rng.sample(links, rng.randint(1, len(links)))
+    start_ms, step_ms = rng.randrange(0, hostile_ms), rng.randint(10, 500)
+    back = rng.sample(range(len(chosen)), len(chosen))
+    return [
+        Fault(
+            kind=FaultKind.CUT,
+            at_ms=start_ms + place * step_ms,
+            until_ms=start_ms + (len(chosen) + order) * step_ms,
+            nodes=(a,),
+            peers=(b,),
+        )
+        for place, ((a, b), order) in enumerate(zip(chosen, back, strict=True))
+    ]
+
+
+def _single(kind: FaultKind, most: int, amounts: tuple[int, int], most_ms: int = 15_000) -> Draw:
+    def draw(rng: Random, count: int, hostile_ms: int) -> list[Fault]:
+        faults = []
+        for _ in range(rng.randint(1, most)):
+            at_ms, until_ms = _span(rng, hostile_ms, most_ms)
+            nodes = (rng.randrange(count),)
+            peers = tuple(i for i in range(count) if i not in nodes)
+            amount = rng.randint(*amounts)
+            faults.append(
+                Fault(kind=kind, at_ms=at_ms, until_ms=until_ms, nodes=nodes, peers=peers, amount=amount)
+            )
+        return faults
+
+    return draw
+
+
+def _power_loss(rng: Random, count: int, hostile_ms: int) -> list[Fault]:
+    """Everybody at once."""
+    at_ms = rng.randrange(0, hostile_ms)
+    return [
+        Fault(
+            kind=FaultKind.CRASH,
+            at_ms=at_ms,
+            until_ms=at_ms + rng.randint(50, 3_000),
+            nodes=(node,),
+            amount=rng.randint(0, 30),
+        )
+        for node in range(count)
+    ]
+
+
+FAMILIES: dict[str, Draw] = {
+    "cut": _cuts(FaultKind.CUT),
+    "deaf": _cuts(FaultKind.DEAF),
+    "flap": _cuts(FaultKind.FLAP),
+    "swizzle": _swizzle,
+    "isolate leader": _single(FaultKind.ISOLATE_LEADER, 2, (0, 0)),
+    "slow link": _single(FaultKind.SLOW_LINK, 3, (50, 3_000)),
+    "crash": _single(FaultKind.CRASH, 12, (0, 60), 4_000),
+    "power loss": _power_loss,
+    "pause": _single(FaultKind.PAUSE, 3, (0, 0)),
+    "fsync": _single(FaultKind.FSYNC, 2, (0, 0)),
+    "slow disk": _single(FaultKind.SLOW_DISK, 3, (5, 800)),
+    "full disk": _single(FaultKind.FULL_DISK, 2, (0, 0)),
+    "drift": _single(FaultKind.DRIFT, 2, (-20_000, 20_000)),
+    "clock step": _single(FaultKind.CLOCK_STEP, 3, (-60_000, 60_000)),
+}
+
+
+def _faults(seed: int, count: int, hostile_ms: int, loyal_out: list[int]) -> list[Fault]:
+    faults: list[Fault] = []
+    for name, draw in FAMILIES.items():
+        rng = stream(seed, f"faults {name}")
+        if rng.random() < FAMILY_SHARE:
+            faults += draw(rng, count, hostile_ms)
+    rng = stream(seed, "faults lost disk")
+    for node in loyal_out:
+        if rng.random() < FAMILY_SHARE:
+            at_ms, until_ms = _span(rng, hostile_ms, 4_000)
+            faults.append(
+                Fault(
+                    kind=FaultKind.LOST_DISK,
+                    at_ms=at_ms,
+                    until_ms=until_ms,
+                    nodes=(node,),
+                    amount=rng.randint(0, 3),
+                )
+            )
+    return sorted(faults, key=lambda fault: (fault.at_ms, fault.kind, fault.nodes))

@@ -1,0 +1,416 @@
+"""One simulated validator: the real core, journal and watermark on a simulated disk, clock and network. No I/O.
+
+It keeps the driver's order: what a step wants to persist is synced before anything of that step is sent. It can die
+between any two effects, and inside a sync.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from consensus.core import Core
+from consensus.effects import (
+    Broadcast,
+    BuildPayload,
+    CancelTimer,
+    DeliverFinal,
+    Effect,
+    EnteredView,
+    Halt,
+    Persist,
+    ReportEvidence,
+    Send,
+    ServeBlocks,
+    SetTimer,
+    ValidatePayload,
+)
+from consensus.inputs import Input, MessageReceived, PayloadBuilt, Started, TimerFired, TimerKind, Validated
+from consensus.messages import (
+    Block,
+    BlockResponse,
+    ConsensusMessage,
+    Proposal,
+    QuorumCertificate,
+    Vote,
+    hash_of,
+)
+from consensus.state import CoreConfig, FinalTip
+from node.consensus_service import INBOX_MAX
+from node.safety_journal import SafetyJournal, recover
+from node.storage.watermark import Watermark
+from primitives.errors import OperatorError
+from primitives.identifiers import BlockHash, ValidatorIndex
+from testnet.byzantine.actor import Actor, Later
+from testnet.checkers.signatures import HonestSignatures
+from testnet.sim.executors import Executor
+from testnet.sim.files import PowerCut, SimulatedDisk
+from testnet.sim.network import MS, Letter
+from testnet.sim.signers import ModelSigner, SigningKey
+
+if TYPE_CHECKING:
+    from testnet.sim.simulation import Simulation
+
+JOURNAL = Path("journal")
+WATERMARK = Path("safety/watermark")
+COMPACT_BYTES = 256 * 1024
+"""Small, so that compaction happens often here; the node's is 16 MiB."""
+WORK_NS = 1 * MS
+"""Building and validating take this long."""
+
+
+class Standing(Enum):
+    """What the process is doing."""
+
+    UP = "up"
+    PAUSED = "paused"
+    DOWN = "down"
+    STOPPED = "stopped"
+    """It stopped itself: the disk failed, or its journal is damaged."""
+
+
+class FearlessCore(Core):
+    """A traitor's core: it must not take fright at words under its key that it never journaled."""
+
+    def _check_own(self, vote: Vote) -> None:
+        pass
+
+
+class FinalStore:
+    """Final blocks on disk: each commit is one durable transaction, as LMDB gives it."""
+
+    def __init__(self) -> None:
+        self.blocks: list[Block] = []
+        self.proof: QuorumCertificate | None = None
+        self.heights: dict[bytes, int] = {}
+
+    def commit(self, delivered: DeliverFinal) -> tuple[Block, ...]:
+        """Keep what is new; returns it."""
+        fresh = tuple(block for block in delivered.blocks if block.header.height > len(self.blocks))
+        for block in fresh:
+            self.blocks.append(block)
+            self.heights[hash_of(block.header)] = len(self.blocks)
+        if fresh:
+            self.proof = delivered.proof
+        return fresh
+
+    def wipe(self) -> None:
+        """The disk is gone."""
+        self.blocks, self.proof, self.heights = [], None, {}
+
+    def tip(self) -> FinalTip | None:
+        """Where a restart begins."""
+        return FinalTip(self.blocks[-1], self.proof) if self.blocks else None
+
+    def serve(self, effect: ServeBlocks) -> BlockResponse:
+        """A block and its ancestors, downwards."""
+        request = effect.request
+        height = self.heights.get(request.block, 0)
+        lowest = max(request.height_above, height - request.count_max)
+        return BlockResponse(request.block, tuple(self.blocks[at - 1] for at in range(height, lowest, -1)))
+
+
+class SimulatedValidator:
+    """Its process, and what of it survives a crash."""
+
+    def __init__(
+        self,
+        world: Simulation,
+        index: int,
+        config: CoreConfig,
+        signer: ModelSigner | SigningKey,
+        disk: SimulatedDisk,
+        actor: Actor | None,
+    ) -> None:
+        self.world, self.index, self.config, self.signer = world, index, config, signer
+        self.disk, self.actor = disk, actor
+        self.store = FinalStore()
+        self.signatures = HonestSignatures(index)
+        self.core: Core | None = None
+        self.standing = Standing.DOWN
+        self.is_observer = False
+        self.must_stay_observer = False
+        """Its disk lost something: it must not vote again in this run."""
+        self.executor: Executor = world.new_executor(index, self.store)
+        self.life = 0
+        self.performed = 0
+        self.crash_at: int | None = None
+        self.drift_ppm = 0
+        self.clock_offset_ns = 0
+        self._timers: dict[TimerKind, int] = {}
+        self._inbox: deque[Input] = deque()
+        self._waiting: list[Effect] | None = None
+        """Effects behind a Persist whose sync has not come back."""
+        self._journal: SafetyJournal | None = None
+        Watermark.create(WATERMARK, disk)
+
+    @property
+    def is_honest(self) -> bool:
+        """Whether it follows the protocol."""
+        return self.actor is None
+
+    @property
+    def height(self) -> int:
+        """Final height, also while it is down."""
+        return len(self.store.blocks)
+
+    def wall_ns(self) -> int:
+        """Its own idea of the time of day."""
+        return self.world.now_ns + self.clock_offset_ns
+
+    # --- living and dying ---
+
+    def boot(self) -> None:
+        """Start from what the disk holds."""
+        if self.standing in (Standing.UP, Standing.PAUSED):
+            return
+        self.life += 1
+        self._timers, self._waiting = {}, None
+        self._inbox.clear()
+        try:
+            memory = recover(JOURNAL, WATERMARK, self.disk)
+        except OperatorError as error:
+            self.stop(str(error))
+            return
+        except PowerCut:
+            self.crash()
+            return
+        if self.disk.is_synced:
+            self.signatures.on_journaled(memory.records)
+        if memory.journal.dropped_bytes:
+            self.world.happened("torn record dropped")
+        self.is_observer = memory.observer_reason is not None and self.is_honest
+        if self.is_observer:
+            self.world.happened("observer after a lost disk")
+        own_index = None if self.is_observer else self.index
+        config = CoreConfig(self.config.chain_id, self.config.validator_set, own_index, self.config.parameters)
+        kind = Core if self.is_honest else FearlessCore
+        core = self.core = kind(config, self.signer, self.store.tip(), memory.records)
+        self._journal = SafetyJournal(memory.journal, memory.watermark, core.journal_records, COMPACT_BYTES)
+        self.executor = self.world.new_executor(self.index, self.store)
+        self.standing = Standing.UP
+        self.take(Started())
+
+    def crash(self) -> None:
+        """kill -9, or the plug: memory is gone, and what was not synced may be."""
+        if self.core is not None and self._waiting is not None:
+            self.world.happened("crash inside a sync")
+            self.disk.cut_at_sync = True
+            try:
+                self._persist_waiting()
+            except (PowerCut, OperatorError):
+                self.disk.cut_at_sync = False
+        self.disk.crash()
+        self.core = None
+        self.crash_at = None
+        self.standing = Standing.DOWN
+        self.world.audit(b"crash", self.index)
+
+    def stop(self, reason: str) -> None:
+        """The process ends itself, saying why."""
+        self.core = None
+        self.standing = Standing.STOPPED
+        self.world.audit(b"stop", self.index)
+        self.world.happened("stopped by its disk")
+
+    def pause(self) -> None:
+        """SIGSTOP."""
+        if self.standing is Standing.UP:
+            self.standing = Standing.PAUSED
+
+    def resume(self) -> None:
+        """SIGCONT: everything that came meanwhile is taken now."""
+        if self.standing is Standing.PAUSED:
+            self.standing = Standing.UP
+            self._drain()
+
+    # --- inputs ---
+
+    def take(self, event: Input) -> None:
+        """One input: at once, or after what the process is waiting for."""
+        if self.core is None:
+            return
+        if self._waiting is not None or self.standing is Standing.PAUSED:
+            if len(self._inbox) < INBOX_MAX:
+                self._inbox.append(event)
+            else:
+                self.world.happened("inbox full")
+            return
+        effects = self.core.step(event)
+        if self.actor is not None:
+            effects = self._twisted(effects)
+        self._perform(effects)
+
+    def _drain(self) -> None:
+        while self._inbox and self._waiting is None and self.standing is Standing.UP:
+            self.take(self._inbox.popleft())
+
+    def _twisted(self, effects: list[Effect]) -> list[Effect]:
+        """What the traitor does instead; a delayed word comes back through the event heap."""
+        assert self.actor is not None
+        done: list[Effect] = []
+        for effect in effects:
+            for one in self.actor.act(effect):
+                if isinstance(one, Later):
+                    self.world.after(one.delay_ms * MS, self._later_effect, one.effect, self.life)
+                else:
+                    done.append(one)
+        return done
+
+    def _later_effect(self, effect: Effect, life: int) -> None:
+        if self.core is not None and self.life == life:
+            self._perform_one(effect)
+
+    def _later_input(self, event: Input, life: int) -> None:
+        if self.life == life:
+            self.take(event)
+
+    def _fire(self, kind: TimerKind, view: int, version: int, life: int) -> None:
+        if self.life == life and self._timers.get(kind) == version:
+            self.world.audit(b"timer", self.index)
+            self.take(TimerFired(kind, view))
+
+    # --- effects ---
+
+    def _perform(self, effects: Sequence[Effect]) -> None:
+        """In order; a Persist is a barrier, which may take time, fail, or be the moment of death."""
+        life = self.life
+        for place, effect in enumerate(effects):
+            if isinstance(effect, Persist):
+                if self.disk.latency_ns:
+                    self._waiting = list(effects[place:])
+                    self.world.after(self.disk.latency_ns, self._synced, life)
+                    return
+                if not self._persist(effect):
+                    return
+            else:
+                self._perform_one(effect)
+            self.performed += 1
+            if self.crash_at is not None and self.performed >= self.crash_at:
+                self.world.happened("crash between two effects")
+                self.world.crashed_itself(self)
+                return
+            if self.life != life or self.core is None:
+                return
+
+    def _synced(self, life: int) -> None:
+        """The slow disk has done it: go on where the barrier was."""
+        if self.life != life or self._waiting is None or self.core is None:
+            return
+        effects, self._waiting = self._waiting, None
+        first = effects[0]
+        assert isinstance(first, Persist)
+        if self._persist(first):
+            self._perform(effects[1:])
+            self._drain()
+
+    def _persist_waiting(self) -> None:
+        assert self._waiting is not None and self._journal is not None
+        first = self._waiting[0]
+        if isinstance(first, Persist):
+            self._journal.append(first.records)
+
+    def _persist(self, effect: Persist) -> bool:
+        """Append and sync with the node's own code; whether the process goes on."""
+        assert self._journal is not None
+        if self.crash_at is not None and self.performed + 1 >= self.crash_at:
+            self.disk.cut_at_sync = True
+        try:
+            self._journal.append(effect.records)
+        except PowerCut:
+            self.world.happened("crash inside a sync")
+            self.world.crashed_itself(self)
+            return False
+        except OperatorError as error:
+            self.stop(str(error))
+            return False
+        finally:
+            self.disk.cut_at_sync = False
+        if self.is_honest:
+            self.signatures.on_journaled(effect.records)
+        return self._compact()
+
+    def _compact(self) -> bool:
+        assert self._journal is not None
+        try:
+            if self._journal.compact_if_grown():
+                self.world.happened("journal compacted")
+        except OperatorError as error:
+            self.stop(str(error))
+            return False
+        return True
+
+    def _perform_one(self, effect: Effect) -> None:
+        match effect:
+            case Send(to=to, message=message):
+                self._say(message, (to,))
+            case Broadcast(message=message):
+                self._say(message, self.world.others[self.index])
+                if isinstance(message, Proposal):
+                    self.executor.adopt(hash_of(message.block.header), message.block)
+            case SetTimer(kind=kind, view=view, delay_ms=delay_ms):
+                version = self._timers.get(kind, 0) + 1
+                self._timers[kind] = version
+                delay_ns = delay_ms * MS * 1_000_000 // (1_000_000 + self.drift_ppm)
+                self.world.after(delay_ns, self._fire, kind, view, version, self.life)
+            case CancelTimer(kind=kind):
+                self._timers[kind] = self._timers.get(kind, 0) + 1
+            case BuildPayload():
+                self._build(effect)
+            case ValidatePayload(block_hash=block_hash, block=block):
+                self.world.after(WORK_NS, self._validate, block_hash, block, self.life)
+            case DeliverFinal():
+                self._deliver(effect)
+            case ServeBlocks(to=to):
+                self._say(self.store.serve(effect), (to,))
+            case EnteredView(view=view):
+                self.world.on_view(self, view)
+            case ReportEvidence(kind=kind, offender=offender):
+                self.world.on_evidence(self, kind, offender, effect.evidence)
+            case Halt(reason=reason, detail=detail):
+                self.world.on_halt(self, reason, detail)
+            case _:
+                pass
+
+    def _say(self, message: ConsensusMessage, receivers: Sequence[int]) -> None:
+        if self.is_honest:
+            self.signatures.on_sent(message)
+        self.world.send(self.index, message, receivers)
+
+    def _build(self, effect: BuildPayload) -> None:
+        wait_ns = max(WORK_NS, self.config.parameters.min_block_ms * MS)
+        self.world.after(wait_ns, self._built, effect, self.life)
+
+    def _built(self, effect: BuildPayload, life: int) -> None:
+        if self.life != life:
+            return
+        payload = self.executor.build(effect.parent, effect.height, self.wall_ns())
+        if payload is not None:
+            event = PayloadBuilt(
+                effect.parent, effect.view, payload.transactions, payload.time_ns, payload.parent_state_root
+            )
+            self.take(event)
+
+    def _validate(self, block_hash: BlockHash, block: Block, life: int) -> None:
+        if self.life != life:
+            return
+        ok = self.executor.is_valid(block_hash, block)
+        if ok is not None:
+            self.take(Validated(block_hash, ok))
+
+    def _deliver(self, effect: DeliverFinal) -> None:
+        if self.is_honest:
+            self.world.on_final(self, effect)
+        self.executor.finalize(effect.blocks, effect.proof)
+        self.store.commit(effect)
+
+    def hear(self, letter: Letter) -> None:
+        """A message arrives from the network."""
+        if self.core is None or not self.world.admits(letter, self):
+            return
+        self.take(MessageReceived(ValidatorIndex(letter.sender), letter.message))
+
+
