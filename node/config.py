@@ -16,6 +16,7 @@ from typing import Annotated, Any, get_type_hints
 import msgspec
 
 from node.logs import LEVELS
+from node.oracle.addresses import FORMS, host_of, parse_exchange
 from primitives.errors import OperatorError
 
 CONFIG_FILE = "node.toml"
@@ -99,7 +100,7 @@ class NodeConfig(_Section, frozen=True, kw_only=True):
     oracle: OracleConfig = OracleConfig()
     peers: tuple[PeerAddress, ...] = ()
     venues: dict[str, str] = {}
-    """Venue name -> `unix:/path/to.sock` or `tcp:host:port`."""
+    """Venue name -> `unix:/path/to.sock`, `tcp:host:port` or `<exchange>:wss://host/path`."""
 
     @property
     def home_path(self) -> Path:
@@ -204,10 +205,30 @@ def check_config(config: NodeConfig, path: Path) -> None:
     if clock.start_market_ns == 0 and (clock.speed != 1 or clock.start_monotonic_ns):
         raise OperatorError(f"{path}: market_clock: the wall clock (start_market_ns = 0) runs at speed 1")
     _check_gateway(config, path)
+    _check_venues(config, path)
+
+
+def _check_venues(config: NodeConfig, path: Path) -> None:
     for name, address in config.venues.items():
-        scheme, _, rest = address.partition(":")
-        if scheme not in ("unix", "tcp") or not rest:
-            raise OperatorError(f"{path}: venues.{name}: {address!r} is neither unix:/path nor tcp:host:port")
+        try:
+            exchange = parse_exchange(address)
+        except OperatorError as error:
+            raise OperatorError(f"{path}: venues.{name}: {error}") from None
+        if exchange is None:
+            scheme, _, rest = address.partition(":")
+            if scheme not in ("unix", "tcp") or not rest:
+                raise OperatorError(f"{path}: venues.{name}: {address!r} is none of {FORMS}")
+            continue
+        _, url = exchange
+        if url.startswith("ws:") and not is_loopback(host_of(url)):
+            raise OperatorError(
+                f"{path}: venues.{name}: prices over {url} could be forged on the way; use wss://"
+            )
+        if config.market_clock.start_market_ns:
+            raise OperatorError(
+                f"{path}: venues.{name}: an exchange stamps its prices with the wall clock, but market_clock is "
+                "another; remove the venue or market_clock"
+            )
 
 
 def _check_gateway(config: NodeConfig, path: Path) -> None:

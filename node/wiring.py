@@ -24,7 +24,6 @@ from consensus.state import CoreConfig, FinalTip, Parameters
 from consensus.validator_set import ValidatorSet
 from gossip.network import NetworkConfig, PeerConfig, Topic
 from gossip.service import Libp2pNetwork
-from ledger.instruments import Kind
 from ledger.state import State
 from node.clock import MarketClock
 from node.config import NodeConfig
@@ -34,9 +33,8 @@ from node.genesis import GenesisDocument, chain_id_of
 from node.keystore import ValidatorKeys
 from node.ledger_service import LedgerService
 from node.metrics import NodeMetrics
+from node.oracle.adapters import open_adapter
 from node.oracle.aggregate import AggregationRules
-from node.oracle.venue_book import VenueBook
-from node.oracle.venue_client import VenueClient
 from node.oracle_service import OracleService, ReportPool
 from node.router import Router
 from node.rpc.node_socket import NodeSocket
@@ -264,14 +262,9 @@ class Wiring:
 
     def _oracle(self, own_index: int) -> OracleService:
         config = self.config
-        listed = {
-            (item.underlying, item.expiry_ns)
-            for item in self.genesis.ledger.instruments
-            if item.kind != Kind.PERPETUAL
-        }
-        speed = self.clock.speed
+        listed, speed = self.genesis.ledger.instruments, self.clock.speed
         adapters = [
-            VenueClient(address, VenueBook(name, listed, speed), self.clock.now_ns)
+            open_adapter(name, address, listed, speed, self.clock.now_ns)
             for name, address in sorted(config.venues.items())
         ]
         return OracleService(

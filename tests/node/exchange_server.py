@@ -58,6 +58,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
         "BACKOFF_SECONDS_MIN": 0.005,
         "BACKOFF_SECONDS_MAX": 0.01,
         "CLOSE_SECONDS_MAX": 0.2,
+        "CONNECT_SECONDS_MAX": 0.5,
     }.items():
         monkeypatch.setattr(connection, name, seconds)
 

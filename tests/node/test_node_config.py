@@ -41,6 +41,15 @@ def test_tables_and_peers_are_read(tmp_path: Path) -> None:
     assert config.venues == {"alpha": "unix:/run/a.sock"}
 
 
+def test_exchanges_are_venues_over_tls_or_on_loopback(tmp_path: Path) -> None:
+    venues = {
+        "deribit": "deribit:wss://www.deribit.com/ws/api/v2",
+        "own": "okx:ws://127.0.0.1:9/ws/v5/public",
+    }
+    toml = "".join(f'{name} = "{address}"\n' for name, address in venues.items())
+    assert loaded(tmp_path, MINIMAL + "[venues]\n" + toml).venues == venues
+
+
 def test_the_command_line_wins_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
     toml = MINIMAL + 'log_level = "error"\n[gateway]\nport = 1\n[listen]\nport = 1\n'
     environment = {"QUORATE_GATEWAY_PORT": "2", "QUORATE_LISTEN_PORT": "2", "QUORATE_INSECURE_KEYS": "true"}
@@ -72,7 +81,16 @@ def test_other_variables_of_the_prefix_are_none_of_our_business(tmp_path: Path) 
         (MINIMAL + '[gateway]\nhost = "0.0.0.0"\ntoken_file = "t"', "behind_tls_proxy = true"),
         (MINIMAL + "[market_clock]\nspeed = 2", "the wall clock .* runs at speed 1"),
         (MINIMAL + "[market_clock]\nspeed = 0", "market_clock.speed: Expected `int` >= 1"),
-        (MINIMAL + '[venues]\na = "http://x"', "venues.a: 'http://x' is neither unix:"),
+        (MINIMAL + '[venues]\na = "http://x"', "venues.a: 'http://x' is none of unix:/path"),
+        (MINIMAL + '[venues]\na = "gemini:wss://x/y"', "venues.a: 'gemini:wss://x/y' is none of unix:/path"),
+        (MINIMAL + '[venues]\na = "okx:https://x"', "venues.a: 'okx:https://x' is no address of an exchange"),
+        (MINIMAL + '[venues]\na = "okx:wss://"', "venues.a: 'okx:wss://' is no address of an exchange"),
+        (MINIMAL + '[venues]\na = "okx:wss://x:99999/"', "no address of an exchange: write okx:wss://host"),
+        (MINIMAL + '[venues]\na = "okx:ws://x/y"', "venues.a: prices over ws://x/y could be forged"),
+        (
+            MINIMAL + '[venues]\na = "okx:wss://x/y"\n[market_clock]\nstart_market_ns = 5\n',
+            "venues.a: an exchange stamps its prices with the wall clock",
+        ),
         (MINIMAL + 'peers = [{index = 1, host = "a"}]', "missing required field `port`"),
         (
             MINIMAL + 'peers = [{index = 1, host = "a", port = 1}, {index = 1, host = "b", port = 1}]',

@@ -9,9 +9,13 @@ from __future__ import annotations
 import ssl
 from collections import Counter
 from collections.abc import Callable, Sequence
+from math import inf
+from urllib.parse import urlsplit
 
+import h11
 import trio
 import trio_websocket
+import wsproto.utilities
 
 from node.oracle.adapters.assembler import ChainAssembler
 from node.oracle.adapters.said import Dialect, Feed, OptionQuote, Reply, Said, UnderlyingPrice
@@ -23,6 +27,7 @@ from primitives.errors import ProtocolViolation
 MESSAGE_BYTES_MAX = 2 * 1024 * 1024
 """One message; a longer one closes the connection. OKX's summary of a whole option family takes about 0.4 MB."""
 CONNECT_SECONDS_MAX = 10.0
+"""For TCP, TLS and the opening handshake together."""
 CLOSE_SECONDS_MAX = 1.0
 """How long a venue may take to say goodbye."""
 IDLE_SECONDS_MAX = 30.0
@@ -42,8 +47,14 @@ STEADY_SECONDS = 60.0
 """A connection that lived this long takes the pause back to the first; exchanges ban those who dial too often."""
 RECEIVE_BYTES = 65_536
 
+_Stream = trio.SocketStream | trio.SSLStream
 _TOO_BIG = 1009
-_FAILURES = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio_websocket.HandshakeError)
+_FAILURES = (
+    *(OSError, trio.BrokenResourceError, trio.ClosedResourceError),
+    *(trio_websocket.HandshakeError, trio_websocket.ConnectionClosed),
+    # trio-websocket lets these through when the other side does not even speak HTTP.
+    *(h11.ProtocolError, wsproto.utilities.ProtocolError),
+)
 
 
 class WebSocketAdapter:
@@ -90,22 +101,49 @@ class _Connection:
 
     async def _attempt(self) -> None:
         """One connection from dialling to its end, for whatever reason."""
-        connected = False
+        dialling = trio.CancelScope(deadline=trio.current_time() + CONNECT_SECONDS_MAX)
         try:
-            async with trio_websocket.open_websocket_url(
-                self._url,
-                ssl_context=self._tls,
-                max_message_size=MESSAGE_BYTES_MAX,
-                receive_buffer_size=RECEIVE_BYTES,
-                connect_timeout=CONNECT_SECONDS_MAX,
-                disconnect_timeout=CLOSE_SECONDS_MAX,
-            ) as socket:
-                connected = True
-                self._counters["connects"] += 1
-                await _Session(socket, self._feed, self._book, self._counters, self._now_ns).run()
+            with dialling:
+                stream = await self._dial()
+                try:
+                    await self._converse(stream, dialling)
+                finally:
+                    await trio.aclose_forcefully(stream)
         except* _FAILURES:
             pass
-        self._counters["disconnects" if connected else "connect_failed"] += 1
+        self._counters["connect_failed" if dialling.deadline < inf else "disconnects"] += 1
+
+    async def _dial(self) -> _Stream:
+        parts = urlsplit(self._url)
+        host = parts.hostname or ""
+        if self._tls is None:
+            return await trio.open_tcp_stream(host, parts.port or 80)
+        return await trio.open_ssl_over_tcp_stream(
+            host, parts.port or 443, ssl_context=self._tls, https_compatible=True
+        )
+
+    async def _converse(self, stream: _Stream, dialling: trio.CancelScope) -> None:
+        """Speak WebSocket on a stream until either side has enough; `dialling` ends with the handshake.
+
+        The nursery is ours, for trio-websocket's own waits for a venue that said goodbye to hang up too.
+        """
+        parts = urlsplit(self._url)
+        resource = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        async with trio.open_nursery() as nursery:
+            socket = await trio_websocket.wrap_client_stream(
+                nursery,
+                stream,
+                parts.netloc,
+                resource,
+                max_message_size=MESSAGE_BYTES_MAX,
+                receive_buffer_size=RECEIVE_BYTES,
+            )
+            dialling.deadline = inf
+            self._counters["connects"] += 1
+            await _Session(socket, self._feed, self._book, self._counters, self._now_ns).run()
+            with trio.move_on_after(CLOSE_SECONDS_MAX):
+                await socket.aclose()
+            nursery.cancel_scope.cancel()
 
 
 class _Session:

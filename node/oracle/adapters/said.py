@@ -34,7 +34,7 @@ STAMP_DIGITS_MAX = 16
 """A time in milliseconds has 13 digits, in microseconds 16; more is no time."""
 
 Item = TypeVar("Item")
-Decoded = TypeVar("Decoded", covariant=True)
+Decoded_co = TypeVar("Decoded_co", covariant=True)
 
 _DOWN = Context(prec=60, rounding=ROUND_FLOOR)
 _UP = Context(prec=60, rounding=ROUND_CEILING)
@@ -94,10 +94,10 @@ class Dialect(Protocol):
         """
 
 
-class Decoder(Protocol[Decoded]):
+class Decoder(Protocol[Decoded_co]):
     """What we use of msgspec.json.Decoder."""
 
-    def decode(self, buf: str | bytes | msgspec.Raw, /) -> Decoded:
+    def decode(self, buf: str | bytes | msgspec.Raw, /) -> Decoded_co:
         """The typed value of a JSON text."""
 
 
