@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import StrEnum
+from functools import cache
 from itertools import permutations, product
 from typing import NamedTuple
 
@@ -24,6 +25,10 @@ class Local(NamedTuple):
 
 State = tuple[Local, ...]
 """The honest validators, in order."""
+
+
+_Plain = tuple[tuple[int, tuple[tuple[int, ...], ...]], ...]
+"""A state without names, to compare."""
 
 
 class StepKind(StrEnum):
@@ -54,21 +59,28 @@ def column_of(state: State, view: int) -> Column:
     return tuple(local.records[view - 1] for local in state)
 
 
-def candidate_blocks(rules: Rules, view: int, columns: tuple[Column, ...], column: Column) -> Iterator[int]:
+def acceptable_parents(rules: Rules, view: int, columns: tuple[Column, ...]) -> tuple[int, ...]:
+    """The blocks on which the adversary can put an acceptable block of `view`, given the votes of all views below."""
+    parents = rules.table.parents_of_view(view)
+    return tuple(parent for parent in parents if rules.may_stand_on(view, parent, columns) is not None)
+
+
+def candidate_blocks(
+    table: BlockTable, view: int, parents: tuple[int, ...], column: Column
+) -> tuple[int, ...]:
     """Acceptable blocks of a view that an honest validator may meet: those known, and one more on each parent.
 
     Two blocks that nobody has voted for yet differ in name only, so the first of them stands for all.
     """
-    table = rules.table
     known = {block for record in column for block in (record.notarized, record.finalized) if block}
-    for parent in table.parents_of_view(view):
-        if rules.may_stand_on(view, parent, columns) is None:
-            continue
+    found: list[int] = []
+    for parent in parents:
         for label in range(LABELS):
             block = table.numbers[ModelBlock(view, parent, label)]
-            yield block
+            found.append(block)
             if block not in known:
                 break
+    return tuple(found)
 
 
 class Steps:
@@ -77,23 +89,19 @@ class Steps:
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self.views = rules.table.views
-        self._candidates: dict[tuple[Column, ...], tuple[int, ...]] = {}
-
-    def candidates(self, columns: tuple[Column, ...]) -> tuple[int, ...]:
-        """Blocks of the last of these views that R3 can be asked about."""
-        found = self._candidates.get(columns)
-        if found is None:
-            below, column = columns[:-1], columns[-1]
-            found = self._candidates[columns] = tuple(
-                candidate_blocks(self.rules, len(columns), below, column)
-            )
-        return found
+        self._parents = cache(lambda columns: acceptable_parents(rules, len(columns) + 1, columns))
+        self._candidates = cache(
+            lambda view, parents, column: candidate_blocks(rules.table, view, parents, column)
+        )
 
     def of(self, state: State) -> Iterator[tuple[Step, State]]:
         """Steps in a fixed order."""
         columns = tuple(column_of(state, view) for view in range(1, self.views + 1))
         provable = [self.rules.provable(view, column) for view, column in enumerate(columns, 1)]
-        blocks = [self.candidates(columns[:view]) for view in range(1, self.views + 1)]
+        blocks = [
+            self._candidates(view, self._parents(columns[: view - 1]), column)
+            for view, column in enumerate(columns, 1)
+        ]
         for validator, local in enumerate(state):
             before, after = state[:validator], state[validator + 1 :]
             for step, following in self._of_one(validator, local, provable, blocks):
@@ -157,31 +165,38 @@ class Symmetry:
         """The representative."""
         found = self._known.get(state)
         if found is None:
-            found = self._known[state] = min(self._renamed(order) for order in _orders(state))
+            least = min(self._renamed(order) for order in _orders(state))
+            found = tuple(Local(view, tuple(map(Record._make, records))) for view, records in least)
+            self._known[state] = found
         return found
 
-    def _renamed(self, order: State) -> State:
+    def _renamed(self, order: State) -> _Plain:
         """Sibling blocks numbered in the order in which they occur."""
-        table, names, used = self._table, {GENESIS: GENESIS, UNSIGNED: UNSIGNED}, dict[tuple[int, int], int]()
+        names, used = {GENESIS: GENESIS, UNSIGNED: UNSIGNED}, dict[tuple[int, int], int]()
+        locals_renamed = []
+        for view, records in order:
+            for record in records:
+                for number in record:
+                    if number not in names:
+                        self._name(number, names, used)
+            locals_renamed.append((view, tuple([(names[n], names[x], names[z]) for n, x, z in records])))
+        return tuple(locals_renamed)
 
-        def rename(number: int) -> int:
-            name = names.get(number)
-            if name is None:
-                if number in self._named:
-                    return number
-                view, parent, _ = table.blocks[number]
-                parent = rename(parent)
-                label = used.get((view, parent), 0)
-                used[view, parent] = label + 1
-                name = names[number] = table.numbers[ModelBlock(view, parent, label)]
-            return name
-
-        return tuple(
-            Local(view, tuple(Record(rename(n), rename(x), rename(z)) for n, x, z in records))
-            for view, records in order
-        )
+    def _name(self, number: int, names: dict[int, int], used: dict[tuple[int, int], int]) -> int:
+        if number in names:
+            return names[number]
+        if number in self._named:
+            names[number] = number
+            return number
+        view, parent, _ = self._table.blocks[number]
+        siblings = (view, self._name(parent, names, used))
+        label = used.get(siblings, 0)
+        used[siblings] = label + 1
+        names[number] = self._table.numbers[ModelBlock(*siblings, label)]
+        return names[number]
 
 
+@cache
 def _shape(local: Local) -> tuple[int, ...]:
     """What can be said about a validator without naming a block."""
     votes = ((n > 0, (x > 0) - (x == UNSIGNED), z > 0) for n, x, z in local.records)
@@ -193,6 +208,9 @@ def _orders(state: State) -> Iterator[State]:
     by_shape: dict[tuple[int, ...], list[Local]] = {}
     for local in state:
         by_shape.setdefault(_shape(local), []).append(local)
+    if len(by_shape) == len(state):
+        yield tuple(by_shape[shape][0] for shape in sorted(by_shape))
+        return
     groups = [sorted(set(permutations(by_shape[shape]))) for shape in sorted(by_shape)]
     for chosen in product(*groups):
         yield tuple(local for group in chosen for local in group)
