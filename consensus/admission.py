@@ -43,12 +43,19 @@ CERTIFICATE_REQUEST_VIEWS_MAX = 256
 """Views in one CertificateRequest: as many as one justification may skip."""
 
 
-def epoch_of(message: ConsensusMessage) -> int | None:
-    """The epoch that a message speaks of and is to be checked under; None when it is for any.
+def other_epoch(message: ConsensusMessage, epoch: Epoch) -> int | None:
+    """The epoch to which a message belongs, if it cannot be checked under `epoch`; None if it can.
 
-    A message of another epoch than ours is no offence: its sender is ahead of us or behind. Evidence belongs to its
-    offence's epoch only when that is to come.
+    Such a message is no offence: its sender is ahead of us or behind.
     """
+    number = _epoch_of(message)
+    if isinstance(message, EvidenceMessage):
+        return None if epoch.at(vote_of(message.evidence).epoch) is not None else number
+    return None if number == epoch.number else number
+
+
+def _epoch_of(message: ConsensusMessage) -> int | None:
+    """The epoch of what a message carries; None for a question or a status, which are for any."""
     match message:
         case Proposal(block=block):
             return block.header.epoch
@@ -60,6 +67,8 @@ def epoch_of(message: ConsensusMessage) -> int | None:
             return blocks[0].header.epoch if blocks else None
         case EpochClosing(proof=proof):
             return proof.headers[0].epoch
+        case EvidenceMessage(evidence=evidence):
+            return vote_of(evidence).epoch
         case _:
             return None
 

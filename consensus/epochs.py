@@ -30,7 +30,7 @@ from consensus.evidence_pool import EvidencePool
 from consensus.inputs import Input, NextSetDecided, OtherEpochHeard, Started, TimerKind
 from consensus.leader import LeaderSchedule
 from consensus.messages import BlockResponse, ConsensusMessage, EpochRequest, Proposal, hash_of
-from consensus.state import CoreConfig, FinalTip, Signer
+from consensus.state import ConsensusState, CoreConfig, FinalTip, Signer
 from consensus.validator_set import ValidatorSet
 from primitives.errors import ensure
 from primitives.identifiers import BlockHash, ValidatorIndex
@@ -81,6 +81,11 @@ class EpochManager:
     def core(self) -> Core:
         """The core of the current epoch; another object after each NextSetDecided."""
         return self._core
+
+    @property
+    def state(self) -> ConsensusState:
+        """What the current core knows."""
+        return self._core.state
 
     @property
     def epoch(self) -> Epoch:

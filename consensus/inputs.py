@@ -83,7 +83,7 @@ class NextSetDecided:
 
 @dataclass(frozen=True, slots=True)
 class OtherEpochHeard:
-    """An unchecked message of another epoch than ours (admission.epoch_of): nothing in it is believed."""
+    """An unchecked message of another epoch than ours (admission.other_epoch): nothing in it is believed."""
 
     peer: ValidatorIndex
     epoch: int

@@ -23,7 +23,7 @@ def crash_if_alive(cluster: Cluster, process: Process) -> None:
         cluster.crash(process)
 
 
-def run_seed(seed: int, count: int, *, traitors: int = 0) -> Cluster:
+def run_seed(seed: int, count: int, *, traitors: int = 0, epoch_blocks: int = 0) -> Cluster:
     """Loss, duplication, reordering, partitions per (view, kind), crashes, and Byzantine validators."""
     rng = Random(seed)
     byzantine = frozenset(rng.sample(range(count), traitors))
@@ -33,6 +33,7 @@ def run_seed(seed: int, count: int, *, traitors: int = 0) -> Cluster:
         seed=seed,
         link=hostile_link(seed, HOSTILE_MS, count),
         byzantine=byzantine,
+        epoch_blocks=epoch_blocks,
         tamper=lambda sender, effect: actors[sender](sender, effect) if sender in actors else [effect],
     )
     for process in cluster.processes:
@@ -46,7 +47,7 @@ def run_seed(seed: int, count: int, *, traitors: int = 0) -> Cluster:
     return cluster
 
 
-def run_power_loss(seed: int) -> Cluster:
+def run_power_loss(seed: int, epoch_blocks: int = 0) -> Cluster:
     """A traitor does harm, then everybody loses power at once and the traitor never speaks again."""
     traitor = seed % 4
     actor = Traitor(traitor, 4, seed)
@@ -57,7 +58,12 @@ def run_power_loss(seed: int) -> Cluster:
         return actor(sender, effect) if cluster.now < HOSTILE_MS else []
 
     cluster = Cluster(
-        4, seed=seed, link=hostile_link(seed, HOSTILE_MS, 4), byzantine=frozenset({traitor}), tamper=tamper
+        4,
+        seed=seed,
+        link=hostile_link(seed, HOSTILE_MS, 4),
+        byzantine=frozenset({traitor}),
+        tamper=tamper,
+        epoch_blocks=epoch_blocks,
     )
     cluster.run(HOSTILE_MS)
     for process in cluster.processes:

@@ -14,32 +14,49 @@ from functools import partial
 from random import Random
 
 from consensus import admission
-from consensus.core import Core
 from consensus.effects import (
     Broadcast,
     BuildPayload,
     CancelTimer,
     DeliverFinal,
     Effect,
+    EpochClosed,
+    EpochOpened,
     Halt,
     JournalRecord,
+    OpenedEpoch,
     OwnVote,
     Persist,
+    Readmit,
     ReportEvidence,
     Send,
     ServeBlocks,
+    ServeEpochProof,
     SetTimer,
     ValidatePayload,
 )
+from consensus.epochs import EpochManager
 from consensus.evidence import offence_of
 from consensus.evidence_pool import EvidencePool
-from consensus.inputs import Input, MessageReceived, PayloadBuilt, Started, TimerFired, TimerKind, Validated
+from consensus.inputs import (
+    Input,
+    MessageReceived,
+    NextSetDecided,
+    OtherEpochHeard,
+    PayloadBuilt,
+    Started,
+    TimerFired,
+    TimerKind,
+    Validated,
+)
 from consensus.messages import (
     Block,
     BlockRequest,
     BlockResponse,
     CertificateMessage,
     ConsensusMessage,
+    EpochClosing,
+    EpochProof,
     Evidence,
     Proposal,
     QuorumCertificate,
@@ -72,8 +89,8 @@ class ModelSigner:
         )
 
 
-def a_validator_set(count: int) -> ValidatorSet:
-    return ValidatorSet(tuple(ModelSigner(index).public_key for index in range(count)))
+def a_validator_set(count: int, weights: tuple[int, ...] | None = None) -> ValidatorSet:
+    return ValidatorSet(tuple(ModelSigner(index).public_key for index in range(count)), weights)
 
 
 class Process:
@@ -87,7 +104,10 @@ class Process:
         self.store: list[tuple[Block, QuorumCertificate]] = []
         self.by_hash: dict[bytes, int] = {}
         self.kept: list[Evidence] = []
-        self.core: Core | None = None
+        self.epoch_blocks = 0
+        self.opened: list[tuple[OpenedEpoch, EpochProof]] = []
+        """Every epoch that began here, with the proof that the one before is closed; survives."""
+        self.core: EpochManager | None = None
         self.timers: dict[TimerKind, int] = {}
         self.life = 0
         self.performed = 0
@@ -96,7 +116,15 @@ class Process:
 
     def boot(self) -> None:
         tip = FinalTip(*self.store[-1]) if self.store else None
-        self.core = Core(self.config, self.signer, tip, tuple(self.journal), EvidencePool(self.kept))
+        self.core = EpochManager(
+            self.config,
+            self.signer,
+            tip,
+            tuple(self.journal),
+            EvidencePool(self.kept),
+            epoch_blocks=self.epoch_blocks,
+            opened=[opened for opened, _ in self.opened],
+        )
         self.timers = {}
         self.life += 1
 
@@ -111,7 +139,7 @@ class Observed:
     final: dict[int, bytes] = field(default_factory=dict)
     proofs: dict[int, int] = field(default_factory=dict)
     """Kind of the first proof delivered, by height."""
-    votes: dict[tuple[int, int], list[Vote]] = field(default_factory=dict)
+    votes: dict[tuple[int, int, int], list[Vote]] = field(default_factory=dict)
     evidence: list[tuple[str, int]] = field(default_factory=list)
     halts: list[tuple[int, str]] = field(default_factory=list)
     steps: int = 0
@@ -143,13 +171,16 @@ class Cluster:
         keys: Sequence[SigningKey] = (),
         bad_transactions: frozenset[bytes] = frozenset(),
         narrate: bool = False,
+        weights: tuple[int, ...] | None = None,
+        epoch_blocks: int = 0,
+        next_set: Callable[[int, ValidatorSet], ValidatorSet] = lambda epoch, known: known,
     ) -> None:
         self.rng = Random(seed)
         self.link = link or uniform_link(self.rng)
         self.parameters = parameters or Parameters(delta_ms=DELTA_MS)
         self.signers: list[Signer] = list(keys) or [ModelSigner(index) for index in range(count)]
         self.validators = (
-            ValidatorSet(tuple(key.public_key for key in keys)) if keys else a_validator_set(count)
+            ValidatorSet(tuple(key.public_key for key in keys)) if keys else a_validator_set(count, weights)
         )
         self.verified: set[admission.SignatureCheck] | None = set() if keys else None
         """Real signatures already verified, when there are real keys."""
@@ -157,6 +188,10 @@ class Cluster:
             Process(CoreConfig(CHAIN_ID, self.validators, index, self.parameters), index, self.signers[index])
             for index in range(count)
         ]
+        self.next_set = next_set
+        """(epoch that ended, set of the epoch after it) -> set of the epoch after that: the ledger's decision."""
+        for process in self.processes:
+            process.epoch_blocks = epoch_blocks
         self.silent, self.byzantine = silent, byzantine
         self.tamper, self.bad_transactions, self.narrate = tamper, bad_transactions, narrate
         self.observed = Observed()
@@ -165,7 +200,7 @@ class Cluster:
         self._events: list[tuple[int, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._admitted: dict[int, ConsensusMessage] = {}
-        self.journal_votes: list[set[tuple[int, int, bytes]]] = [set() for _ in range(count)]
+        self.journal_votes: list[set[tuple[int, int, int, bytes]]] = [set() for _ in range(count)]
         for process in self.processes:
             if process.index not in silent:
                 self.after(0, partial(self.boot, process))
@@ -197,7 +232,7 @@ class Cluster:
         process.boot()
         if process.index in self.byzantine and process.core is not None:
             # A traitor says what its core never signed; it must not take fright when it hears it.
-            process.core._check_own = lambda vote: None  # type: ignore[method-assign]
+            process.core.core._check_own = lambda vote: None  # type: ignore[method-assign]
         self.step(process, Started())
 
     def crash(self, process: Process, restart_ms: int | None = None) -> None:
@@ -229,7 +264,8 @@ class Cluster:
                 process.journal += records
                 for record in records:
                     if isinstance(record, OwnVote):
-                        self.journal_votes[process.index].add((record.kind, record.view, record.subject))
+                        known = (record.epoch, record.kind, record.view, record.subject)
+                        self.journal_votes[process.index].add(known)
             case Send(to=to, message=message):
                 self.send(process.index, to, message)
             case Broadcast(message=message):
@@ -244,12 +280,31 @@ class Cluster:
                 process.timers[kind] = process.timers.get(kind, 0) + 1
             case BuildPayload() | ValidatePayload() | DeliverFinal() | ServeBlocks():
                 self._execute(process, effect)
+            case _:
+                self._perform_rare(process, effect)
+
+    def _perform_rare(self, process: Process, effect: Effect) -> None:
+        match effect:
+            case EpochClosed(epoch=epoch):
+                validators = self.next_set(epoch, self._next_set_of(process))
+                self.later(process, 3, NextSetDecided(epoch, validators))
+            case EpochOpened(opened=opened, proof=proof):
+                process.opened.append((opened, proof))
+            case ServeEpochProof(to=to, epoch=epoch):
+                self.send(process.index, to, EpochClosing(process.opened[epoch][1]))
+            case Readmit(peer=peer, message=message):
+                self._arrive(peer, process.index, message)
             case ReportEvidence(kind=kind, offender=offender, evidence=evidence):
                 process.kept.append(evidence)
                 assert offender in self.byzantine, f"honest validator {offender} accused of {kind}"
                 self.observed.evidence.append((kind, offender))
             case Halt(reason=reason):
                 self.observed.halts.append((process.index, reason))
+
+    @staticmethod
+    def _next_set_of(process: Process) -> ValidatorSet:
+        assert process.core is not None
+        return process.core.epoch.next_set
 
     def _execute(
         self, process: Process, effect: BuildPayload | ValidatePayload | DeliverFinal | ServeBlocks
@@ -294,6 +349,7 @@ class Cluster:
             if process.index not in self.byzantine:
                 assert self.observed.final.setdefault(height, name) == name, f"fork at height {height}"
                 self.observed.proofs.setdefault(height, effect.proof.kind)
+            assert block.header.flags == 0, "suffix blocks are never delivered"
             if height == len(process.store) + 1:
                 process.store.append((block, effect.proof))
                 process.by_hash[name] = height
@@ -312,6 +368,10 @@ class Cluster:
         process = self.processes[receiver]
         if process.core is None:
             return
+        number = admission.other_epoch(message, process.core.epoch)
+        if number is not None:
+            self.step(process, OtherEpochHeard(ValidatorIndex(sender), number, message))
+            return
         if id(message) not in self._admitted:
             admission.check(message, process.core.epoch)
             if self.verified is not None:
@@ -329,8 +389,9 @@ class Cluster:
             votes = (message.leader_vote,)
         for vote in votes:
             assert vote.signer == sender
-            assert (vote.kind, vote.view, vote.subject) in self.journal_votes[sender], "sent before journaled"
-            known = self.observed.votes.setdefault((sender, vote.view), [])
+            place = (vote.epoch, vote.kind, vote.view, vote.subject)
+            assert place in self.journal_votes[sender], "sent before journaled"
+            known = self.observed.votes.setdefault((sender, vote.epoch, vote.view), [])
             if vote not in known:
                 for other in known:
                     assert offence_of(other, vote) is None, f"{sender} contradicts itself: {other} {vote}"

@@ -125,8 +125,10 @@ def test_a_restarted_validator_votes_again_within_two_seconds() -> None:
     victim = cluster.processes[2]
     cluster.crash(victim, restart_ms=400)
     cluster.run(1_400)
-    before = max(view for signer, view in cluster.observed.votes if signer == 2)
-    cluster.run(3_400, until=lambda: len([1 for s, v in cluster.observed.votes if s == 2 and v > before]) > 3)
+    before = max(view for signer, _, view in cluster.observed.votes if signer == 2)
+    cluster.run(
+        3_400, until=lambda: len([1 for s, _, v in cluster.observed.votes if s == 2 and v > before]) > 3
+    )
     assert cluster.now < 3_400
 
 

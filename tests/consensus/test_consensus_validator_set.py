@@ -43,7 +43,13 @@ def test_tolerated_weight_inverts_fast_weight() -> None:
 
 def test_a_set_refuses_what_breaks_its_arithmetic() -> None:
     keys = a_validator_set(4).public_keys
-    for weights, final in (((1, 1, 1), None), ((1, 1, 1, -1), None), ((0, 0, 0, 0), None), (None, 2), (None, 5)):
+    for weights, final in (
+        ((1, 1, 1), None),
+        ((1, 1, 1, -1), None),
+        ((0, 0, 0, 0), None),
+        (None, 2),
+        (None, 5),
+    ):
         with pytest.raises(InvariantViolation):
             ValidatorSet(keys, weights, final)
     with pytest.raises(InvariantViolation):

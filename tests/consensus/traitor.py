@@ -25,9 +25,9 @@ from primitives.identifiers import NO_BLOCK, ValidatorIndex
 from tests.consensus.cluster import CHAIN_ID, ModelSigner
 
 
-def signed(signer: int, kind: int, view: int, subject: bytes) -> Vote:
-    signature = ModelSigner(signer).sign(sign_bytes(CHAIN_ID, kind, 0, view, subject))
-    return Vote(kind, 0, view, subject, signer, signature)
+def signed(signer: int, kind: int, view: int, subject: bytes, epoch: int = 0) -> Vote:
+    signature = ModelSigner(signer).sign(sign_bytes(CHAIN_ID, kind, epoch, view, subject))
+    return Vote(kind, epoch, view, subject, signer, signature)
 
 
 def twin_of(block: Block, text: bytes = b"twin") -> Block:
@@ -43,35 +43,35 @@ class Traitor:
         self.index, self.zeal = index, zeal
         self.rng = Random(seed * 7919 + index)
         self.others = [ValidatorIndex(i) for i in range(count) if i != index]
-        self.blocks: dict[int, list[bytes]] = {}
-        """Blocks it knows of, by view."""
+        self.blocks: dict[tuple[int, int], list[bytes]] = {}
+        """Blocks it knows of, by epoch and view."""
 
     def __call__(self, sender: int, effect: Effect) -> list[Effect]:
         if sender != self.index or not isinstance(effect, Broadcast) or self.rng.random() > self.zeal:
             return [effect]
-        if isinstance(effect.message, Proposal):
+        if isinstance(effect.message, Proposal) and not effect.message.block.header.flags:
             return self._equivocate(effect.message)
         if isinstance(effect.message, Votes):
             return [Send(peer, m) for peer in self.others for m in self._lies(effect.message)]
         return [effect]
 
     def _equivocate(self, proposal: Proposal) -> list[Effect]:
-        view = proposal.leader_vote.view
+        view, epoch = proposal.leader_vote.view, proposal.leader_vote.epoch
         twin = twin_of(proposal.block)
-        vote = signed(self.index, VoteKind.NOTARIZE, view, hash_of(twin.header))
-        self.blocks[view] = [proposal.leader_vote.subject, vote.subject]
+        vote = signed(self.index, VoteKind.NOTARIZE, view, hash_of(twin.header), epoch)
+        self.blocks[epoch, view] = [proposal.leader_vote.subject, vote.subject]
         choices = [[proposal], [Proposal(twin, vote)], [proposal, Proposal(twin, vote)], []]
         return [Send(peer, one) for peer in self.others for one in self.rng.choice(choices[:3] * 3 + choices)]
 
     def _lies(self, votes: Votes) -> list[Votes]:
         told: list[Vote] = []
         for vote in votes.votes:
-            known = self.blocks.setdefault(vote.view, [])
+            known = self.blocks.setdefault((vote.epoch, vote.view), [])
             if vote.subject not in (NO_BLOCK, *known):
                 known.append(vote.subject)
             subjects = [*known, NO_BLOCK]
             for kind in self.rng.sample(list(VoteKind), self.rng.randint(0, 3)):
                 subject = self.rng.choice(subjects)
                 if kind == VoteKind.NULLIFY or subject != NO_BLOCK:
-                    told.append(signed(self.index, kind, vote.view, subject))
+                    told.append(signed(self.index, kind, vote.view, subject, vote.epoch))
         return [Votes(tuple(told))] if told else []
