@@ -8,6 +8,7 @@ directory.
 from __future__ import annotations
 
 import ipaddress
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -210,6 +211,8 @@ def check_config(config: NodeConfig, path: Path) -> None:
 
 def _check_venues(config: NodeConfig, path: Path) -> None:
     for name, address in config.venues.items():
+        if not re.fullmatch(r"[a-z0-9_-]{1,32}", name):
+            raise OperatorError(f"{path}: venues: {name!r}: a name is 1 to 32 of a-z, 0-9, _ and -")
         try:
             exchange = parse_exchange(address)
         except OperatorError as error:

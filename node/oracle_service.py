@@ -121,6 +121,14 @@ class OracleService:
                 nursery.start_soon(adapter.run)
             nursery.start_soon(self._report_forever)
 
+    def venue_counters(self) -> dict[tuple[str, str], int]:
+        """What each venue's adapter counted: ("venue_events", "<venue>.<what or reason>") -> count."""
+        return {
+            ("venue_events", f"{adapter.book.name}.{what}"): count
+            for adapter in self._adapters
+            for what, count in adapter.counters.items()
+        }
+
     async def _report_forever(self) -> None:
         turn = 0
         while True:

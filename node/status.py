@@ -65,6 +65,8 @@ class NodeAnswers:
             for (name, label), count in self._network.counters.snapshot().items()
         }
         oracle = self._oracle
+        if oracle is not None:
+            counters |= {f"{name}_{what}": count for (name, what), count in oracle.venue_counters().items()}
         if oracle is not None and oracle.rmse_vol_points:
             fits = sorted(oracle.rmse_vol_points)
             counters["surface_rmse_millipoints_p50"] = round(fits[len(fits) // 2] * 1_000)
@@ -106,4 +108,5 @@ class NodeAnswers:
 
     def metrics_text(self) -> bytes:
         """Prometheus text."""
-        return self._metrics.text(self._network.counters.snapshot())
+        venues = {} if self._oracle is None else self._oracle.venue_counters()
+        return self._metrics.text({**self._network.counters.snapshot(), **venues})

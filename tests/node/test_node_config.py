@@ -82,6 +82,7 @@ def test_other_variables_of_the_prefix_are_none_of_our_business(tmp_path: Path) 
         (MINIMAL + "[market_clock]\nspeed = 2", "the wall clock .* runs at speed 1"),
         (MINIMAL + "[market_clock]\nspeed = 0", "market_clock.speed: Expected `int` >= 1"),
         (MINIMAL + '[venues]\na = "http://x"', "venues.a: 'http://x' is none of unix:/path"),
+        (MINIMAL + """[venues]\n'a"b' = "tcp:a:1\"""", "a name is 1 to 32 of a-z"),
         (MINIMAL + '[venues]\na = "gemini:wss://x/y"', "venues.a: 'gemini:wss://x/y' is none of unix:/path"),
         (MINIMAL + '[venues]\na = "okx:https://x"', "venues.a: 'okx:https://x' is no address of an exchange"),
         (MINIMAL + '[venues]\na = "okx:wss://"', "venues.a: 'okx:wss://' is no address of an exchange"),

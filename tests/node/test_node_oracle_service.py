@@ -149,3 +149,15 @@ def test_market_time_runs_at_its_speed_and_the_wall_clock_at_one(monkeypatch: An
     assert clock.now_ns() == 1_000 + (before + 10**9 - clock.start_monotonic_ns) * 60
     monkeypatch.undo()
     assert abs(MarketClock.wall().now_ns() - time.time_ns()) < 10**8
+
+
+def test_what_each_venue_counts_is_told_under_its_name() -> None:
+    venues = [Venue("north"), Venue("south")]
+    venues[0].counters.update(quotes=3, stale=1)
+    venues[1].counters.update(connect_failed=2)
+    oracle = an_oracle(venues, MemoryNetwork(Hub(4), ValidatorIndex(1)), ReportPool(KEYS, CHAIN))
+    assert oracle.venue_counters() == {
+        ("venue_events", "north.quotes"): 3,
+        ("venue_events", "north.stale"): 1,
+        ("venue_events", "south.connect_failed"): 2,
+    }
