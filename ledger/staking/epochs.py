@@ -17,7 +17,7 @@ from ledger.events import CashMoved
 from ledger.genesis import LedgerGenesis
 from ledger.staking.events import Bonded, Unbonded, ValidatorSetChanged
 from ledger.staking.observations import Observations
-from ledger.staking.parameters import SET_NOTICE_EPOCHS, StakingParameters
+from ledger.staking.parameters import SET_NOTICE_EPOCHS, VALIDATORS_MAX, StakingParameters
 from ledger.staking.penalties import count_delays, count_deviations, count_missed, punish
 from ledger.staking.pools import add_stake, shares_for
 from ledger.staking.rewards import distribute_rewards, take_fees
@@ -97,7 +97,9 @@ def put_genesis_stake(state: State, genesis: LedgerGenesis) -> None:
         account = (entry.operator, 0)
         state.put(delegation_key(number, account), Delegation(number, *account, stake))
         state.put(consensus_key_key(entry.consensus_key), KeyOwner(number))
-        members.append(SetMember(number, entry.consensus_key, genesis.reporters[number].weight, stake))
+        members.append(
+            SetMember(number, number, entry.consensus_key, genesis.reporters[number].weight, stake)
+        )
     for epoch in range(SET_NOTICE_EPOCHS + 1):
         state.put(epoch_key(epoch), EpochSet(epoch, tuple(members), 0))
     staked = sum(entry.stake_uusd for entry in staking.validators)
@@ -185,15 +187,26 @@ def _decide_set(workspace: Workspace, epoch: int) -> None:
     before = get_epoch_set(state, epoch - 1)
     ensure(before is not None, "sets are decided one after another")
     assert before is not None
-    members = choose_members(state.genesis.staking, _validators(state)) or before.members
+    kept: list[EpochSet] = scan(state, b"ke")
+    chosen = give_places(kept, choose_members(state.genesis.staking, _validators(state)))
+    weights = compute_weights(state.genesis.staking, [item.stake_uusd for item in chosen.values()])
+    members = tuple(
+        SetMember(place, item.number, item.consensus_key, weight, item.stake_uusd)
+        for (place, item), weight in zip(chosen.items(), weights, strict=True)
+    )
+    if not members:
+        members = before.members
     state.put(epoch_key(epoch), EpochSet(epoch, members, 0))
-    powers = tuple((item.validator, item.consensus_key, item.weight) for item in members)
-    if powers != tuple((item.validator, item.consensus_key, item.weight) for item in before.members):
-        workspace.events.append(ValidatorSetChanged(epoch, powers))
+    if _powers(members) != _powers(before.members):
+        workspace.events.append(ValidatorSetChanged(epoch, _powers(members)))
 
 
-def choose_members(staking: StakingParameters, validators: Sequence[Validator]) -> tuple[SetMember, ...]:
-    """The ready, honest and free validators with the most stake (ties: by consensus key), in order of number.
+def _powers(members: Sequence[SetMember]) -> tuple[tuple[int, int, bytes, int], ...]:
+    return tuple((item.place, item.validator, item.consensus_key, item.weight) for item in members)
+
+
+def choose_members(staking: StakingParameters, validators: Sequence[Validator]) -> list[Validator]:
+    """The ready, honest and free validators with the most stake (ties: by consensus key), best first.
 
     When they are fewer than validators_min, the best of the jailed ones fill up. Empty when nobody is left:
     the caller then keeps the set before, for a chain without validators cannot recover.
@@ -205,13 +218,21 @@ def choose_members(staking: StakingParameters, validators: Sequence[Validator]) 
     ]
     ranked = sorted(standing, key=lambda item: (item.is_jailed, -item.stake_uusd, item.consensus_key))
     free = sum(not item.is_jailed for item in ranked)
-    chosen = ranked[: min(max(free, staking.validators_min), staking.validators_max)]
-    chosen.sort(key=lambda item: item.number)
-    weights = compute_weights(staking, [item.stake_uusd for item in chosen])
-    return tuple(
-        SetMember(item.number, item.consensus_key, weight, item.stake_uusd)
-        for item, weight in zip(chosen, weights, strict=True)
-    )
+    return ranked[: min(max(free, staking.validators_min), staking.validators_max)]
+
+
+def give_places(kept: Sequence[EpochSet], chosen: Sequence[Validator]) -> dict[int, Validator]:
+    """Each member's place: the one it has in a kept set, or the lowest that no kept set has, best first.
+
+    At most VALIDATORS_MAX places exist; whoever finds none waits for a later set. By place.
+    """
+    held = {member.validator: member.place for item in kept for member in item.members}
+    places = {held[item.number]: item for item in chosen if item.number in held}
+    free = iter(sorted(set(range(VALIDATORS_MAX)) - set(held.values())))
+    for item in chosen:
+        if item.number not in held and (place := next(free, None)) is not None:
+            places[place] = item
+    return dict(sorted(places.items()))
 
 
 def compute_weights(staking: StakingParameters, stakes_uusd: Sequence[int]) -> list[int]:

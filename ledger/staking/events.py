@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from primitives.codec import U8, U32, U63, Bytes20, Bytes32, Wire
+from primitives.codec import U8, U16, U32, U63, Bytes20, Bytes32, Wire
 
 
 class ValidatorRegistered(Wire, tag=50):
@@ -116,10 +116,10 @@ class EpochRewarded(Wire, tag=62):
 
 
 class ValidatorSetChanged(Wire, tag=63):
-    """The set of a coming epoch, when it is not that of the epoch before: (validator, key, weight)."""
+    """The set of a coming epoch, when it is not that of the epoch before: (place, validator, key, weight)."""
 
     epoch: U63
-    members: tuple[tuple[U32, Bytes32, U32], ...]
+    members: tuple[tuple[U16, U32, Bytes32, U32], ...]
 
 
 StakingEvent = (

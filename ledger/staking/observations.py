@@ -12,7 +12,7 @@ class Offence(NamedTuple):
     """A proved offence. `kind` is consensus' name for it ("E1" to "E6", "E6'") or FORK."""
 
     offender: int
-    """Place in the validator set of `epoch`."""
+    """Place (consensus' index) in the validator set of `epoch`."""
     epoch: int
     kind: str
     view: int

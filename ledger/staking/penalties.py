@@ -65,12 +65,10 @@ def check_observations(state: State, height: int, time_ns: int, seen: Observatio
         return
     for offence in seen.offences:
         _check_offence(state, height, time_ns, offence)
-    members = len(parent_set(state, height).members)
-    if list(seen.signers) != sorted(set(seen.signers)) or any(
-        not 0 <= place < members for place in seen.signers
-    ):
+    places = {item.place for item in parent_set(state, height).members}
+    if list(seen.signers) != sorted(set(seen.signers)) or not places.issuperset(seen.signers):
         raise ProtocolViolation(StakingReason.BAD_OBSERVATION, "signers are members, ascending, each once")
-    if any(not 0 <= delay.leader < members or delay.delay_ppm < 0 for delay in seen.delays):
+    if any(delay.leader not in places or delay.delay_ppm < 0 for delay in seen.delays):
         raise ProtocolViolation(StakingReason.BAD_OBSERVATION, "a delay is a member's and not negative")
 
 
@@ -80,7 +78,7 @@ def _check_offence(state: State, height: int, time_ns: int, offence: Offence) ->
     if offence.epoch + parameters.evidence_epochs_max < current:
         raise ProtocolViolation(StakingReason.EVIDENCE_TOO_OLD, f"epoch {offence.epoch}, now {current}")
     found = get_epoch_set(state, offence.epoch)
-    if found is None or offence.epoch > current or not 0 <= offence.offender < len(found.members):
+    if found is None or offence.epoch > current or found.member_at(offence.offender) is None:
         raise ProtocolViolation(
             StakingReason.UNKNOWN_OFFENDER, f"no validator {offence.offender} in epoch {offence.epoch}"
         )
@@ -125,9 +123,9 @@ def punish(workspace: Workspace, offences: Sequence[Offence]) -> None:
 def _record(state: State, offence: Offence) -> int | None:
     """Note an offence; the validator's number, or None when nothing new follows from it."""
     found = get_epoch_set(state, offence.epoch)
-    ensure(found is not None, "the block's evidence was checked")
-    assert found is not None
-    member = found.members[offence.offender]
+    member = found.member_at(offence.offender) if found is not None else None
+    ensure(member is not None, "the block's evidence was checked")
+    assert found is not None and member is not None
     before = get_punishment(state, member.validator) or Punishment((), _stake_ppm(found, member), 0)
     kinds = dict(before.offences)
     known = kinds.get(offence.epoch)
@@ -209,8 +207,8 @@ def count_missed(workspace: Workspace, signers: Sequence[int]) -> None:
     if not signers:
         return
     state, parameters, present = workspace.state, workspace.state.genesis.staking, set(signers)
-    for place, member in enumerate(parent_set(state, workspace.height).members):
-        if place in present:
+    for member in parent_set(state, workspace.height).members:
+        if member.place in present:
             continue
         validator = existing_validator(state, member.validator)
         if validator.is_jailed:
@@ -229,9 +227,9 @@ def count_missed(workspace: Workspace, signers: Sequence[int]) -> None:
 def count_delays(workspace: Workspace, delays: Sequence[LeaderDelay]) -> None:
     """Note how late leaders proposed."""
     state, parameters, height = workspace.state, workspace.state.genesis.staking, workspace.height
-    members = parent_set(state, height).members
+    numbers = {item.place: item.validator for item in parent_set(state, height).members}
     for delay in delays:
-        number, delay_ppm = members[delay.leader].validator, min(delay.delay_ppm, DELAY_PPM_MAX)
+        number, delay_ppm = numbers[delay.leader], min(delay.delay_ppm, DELAY_PPM_MAX)
         before = get_activity(state, number)
         is_late = delay_ppm >= parameters.late_from_ppm
         smoothed = (before.leader_delay_ppm * (DELAY_MEMORY - 1) + delay_ppm) // DELAY_MEMORY

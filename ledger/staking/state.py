@@ -1,7 +1,7 @@
 """The leaves of staking, all under the letter k, and how they are read and written. Pure.
 
 A validator is known by its number, given in order of registration and never again; consensus knows it by its
-place in an epoch's set. A validator's stake is a pool in which delegations hold shares: rewards and slashing
+place. A validator's stake is a pool in which delegations hold shares: rewards and slashing
 change what a share is worth, and touch no delegation.
 """
 
@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from ledger.matching.orders import AccountKey
 from ledger.staking.parameters import WINDOW_BUCKETS, StakingParameters
-from primitives.codec import U8, U32, U63, Bytes20, Bytes32, Wire
+from primitives.codec import U8, U16, U32, U63, Bytes20, Bytes32, Wire
 from primitives.errors import ensure
 
 if TYPE_CHECKING:
@@ -79,8 +79,13 @@ class Unbonding(Wire):
 
 
 class SetMember(Wire):
-    """One validator in an epoch's set; the stake is what it had when the set was decided."""
+    """One validator in an epoch's set; the stake is what it had when the set was decided.
 
+    `place` is what consensus calls its index: the same in every set that is kept, so that an index names one
+    validator in all evidence. It is given anew only when no kept set has it any more.
+    """
+
+    place: U16
     validator: U32
     consensus_key: Bytes32
     weight: U32
@@ -88,12 +93,16 @@ class SetMember(Wire):
 
 
 class EpochSet(Wire):
-    """The validators of one epoch, in consensus' order; kept while evidence of the epoch is taken."""
+    """The validators of one epoch, by place; kept while evidence of the epoch is taken."""
 
     epoch: U63
     members: tuple[SetMember, ...]
     closed_ns: U63
     """Market time of the epoch's last block, 0 before."""
+
+    def member_at(self, place: int) -> SetMember | None:
+        """Who has a place, or None."""
+        return next((item for item in self.members if item.place == place), None)
 
 
 class Punishment(Wire):

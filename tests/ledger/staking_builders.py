@@ -7,6 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from ledger.apply import BlockContext, BlockResult, apply_block
+from ledger.events import Trade
 from ledger.genesis import LedgerGenesis
 from ledger.invariants import check_everything
 from ledger.oracle import compute_block_time, decode_update
@@ -15,7 +16,17 @@ from ledger.staking.state import Unbonding, Validator, existing_validator, get_d
 from node.genesis_defaults import default_staking
 from primitives.amounts import NS, USD
 from primitives.signing import address_of
-from tests.ledger.exchange import BTC_PERP, DAY_NS, REPORTERS, Exchange, a_genesis, a_key, buy, sell
+from tests.ledger.exchange import (
+    BTC_PERP,
+    DAY_NS,
+    REPORTERS,
+    Exchange,
+    a_genesis,
+    a_key,
+    buy,
+    events_of,
+    sell,
+)
 
 STAKE_USD = 1_000_000
 STAKE = STAKE_USD * USD
@@ -112,11 +123,7 @@ class StakedExchange(Exchange):
         """Alice and Bob trade perpetuals; the fees that the block took."""
         self.does("alice", buy(BTC_PERP, 100_000.5, 97))
         self.does("bob", sell(BTC_PERP, 100_000.5, 97))
-        fees = sum(
-            item.buyer_fee_uusd + item.seller_fee_uusd
-            for item in self.block().events
-            if type(item).__name__ == "Trade"
-        )
+        fees = sum(item.buyer_fee_uusd + item.seller_fee_uusd for item in events_of(self.block(), Trade))
         assert fees > 0
         return fees
 

@@ -97,12 +97,12 @@ def test_a_ready_validator_joins_after_one_epoch_of_notice() -> None:
     assert [numbers(exchange, epoch) for epoch in (2, 3)] == [[0, 1, 2, 3], [0, 1, 2, 3, 4]]
     [changed] = events_of(result, ValidatorSetChanged)
     assert changed.epoch == 3
-    assert [(number, weight) for number, _, weight in changed.members] == [
-        (0, 2),
-        (1, 2),
-        (2, 2),
-        (3, 2),
-        (4, 1),
+    assert [(place, number, weight) for place, number, _, weight in changed.members] == [
+        (0, 0, 2),
+        (1, 1, 2),
+        (2, 2, 2),
+        (3, 3, 2),
+        (4, 4, 1),
     ]
 
 
@@ -201,10 +201,32 @@ def test_the_most_stake_is_chosen_and_ties_go_by_key() -> None:
     exchange = StakedExchange()
     four = [exchange.validator(number) for number in range(4)]
     rich = replace(four[3], stake_uusd=2 * STAKE)
-    chosen = choose_members(a_staking(validators_max=2, validators_min=1), [*four[:3], rich])
-    least_key = min(four[:3], key=lambda item: item.consensus_key)
-    assert sorted(item.validator for item in chosen) == sorted([3, least_key.number])
-    assert [item.validator for item in chosen] == sorted(item.validator for item in chosen)
+    by_key = sorted(four[:3], key=lambda item: item.consensus_key)
+    staking = a_staking(validators_max=2, validators_min=1)
+    assert choose_members(staking, [*four[:3], rich]) == [rich, by_key[0]]
+
+
+def test_a_validator_keeps_its_place_and_a_place_is_given_anew_when_no_kept_set_has_it() -> None:
+    exchange = StakedExchange(erin=600_000)
+    exchange.does(OPERATORS[1], LeaveValidatorSet(1))
+    registers(exchange)
+    exchange.ends_epoch()
+    exchange.does("erin", AttestReadiness(4))
+    exchange.ends_epoch()
+    assert places(exchange, 3) == {0: 0, 2: 2, 3: 3, 4: 4}
+    assert exchange.epoch == 2
+    exchange.does("erin", LeaveValidatorSet(4))
+    exchange.passes_epochs(5)
+    exchange.does("erin", AttestReadiness(4))
+    exchange.ends_epoch()
+    assert places(exchange, 9) == {0: 0, 1: 4, 2: 2, 3: 3}
+
+
+def places(exchange: StakedExchange, epoch: int) -> dict[int, int]:
+    """Place to validator in an epoch's set."""
+    found = get_epoch_set(exchange.state, epoch)
+    assert found is not None
+    return {item.place: item.validator for item in found.members}
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ class StakingMachine(RuleBasedStateMachine):
         epoch = max(0, self.exchange.epoch - back)
         found = get_epoch_set(self.exchange.state, epoch)
         assert found is not None
-        offence = (place % len(found.members), epoch, kind, 1)
+        offence = (found.members[place % len(found.members)].place, epoch, kind, 1)
         try:
             self.exchange.sees(offences=(offence,)).block()
         except ProtocolViolation as violation:
@@ -85,8 +85,8 @@ class StakingMachine(RuleBasedStateMachine):
         height = self.exchange.state.clock.height
         found = get_epoch_set(self.exchange.state, self.exchange.genesis.staking.epoch_of(height))
         assert found is not None
-        places = range(len(found.members))
-        silent = place % len(places)
+        places = [item.place for item in found.members]
+        silent = places[place % len(places)]
         signers = tuple(item for item in places if item != silent)
         self.exchange.sees(signers=signers, delays=((silent, delay_ppm),)).block()
 
