@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ledger.apply import BlockContext, BlockResult, apply_block
+from ledger.events import ActionRejected, TransactionRejected
 from ledger.genesis import (
     GenesisAccount,
     LedgerGenesis,
@@ -265,4 +266,6 @@ def events_of(result: BlockResult, kind: type[Any]) -> list[Any]:
 
 def reasons(result: BlockResult) -> list[str]:
     """Why actions and transactions were refused, in order."""
-    return [event.reason for event in result.events if hasattr(event, "detail")]
+    return [
+        event.reason for event in result.events if isinstance(event, TransactionRejected | ActionRejected)
+    ]
