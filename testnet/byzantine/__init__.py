@@ -5,6 +5,7 @@ from __future__ import annotations
 from testnet.byzantine.actor import Actor
 from testnet.byzantine.colluder import Colluder
 from testnet.byzantine.delayed_proposer import DelayedProposer
+from testnet.byzantine.denier import Denier
 from testnet.byzantine.double_voter import DoubleVoter
 from testnet.byzantine.equivocating_leader import EquivocatingLeader
 from testnet.byzantine.false_reporter import FalseReporter
@@ -31,4 +32,5 @@ BEHAVIOURS: dict[str, type[Actor]] = {
     "liar in catch-up": SyncLiar,
     "liar": Liar,
     "colluder": Colluder,
+    "denier": Denier,
 }

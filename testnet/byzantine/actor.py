@@ -36,6 +36,8 @@ class Actor:
     ) -> None:
         self.index = index
         self.rng = rng
+        self.first_half: frozenset[int] = frozenset(range(0, count, 2))
+        """Whom colluders tell one story."""
         self.others = [ValidatorIndex(other) for other in range(count) if other != index]
         self._chain_id = chain_id
         self._sign = sign
@@ -43,6 +45,10 @@ class Actor:
     def act(self, effect: Effect) -> list[Effect | Later]:
         """What to do instead of `effect`."""
         raise NotImplementedError
+
+    def hear(self, message: ConsensusMessage) -> list[Effect]:
+        """A message that its core is about to take; what to say at once."""
+        return []
 
     def vote(self, kind: VoteKind, view: int, subject: bytes) -> Vote:
         """Any vote under our own key."""

@@ -1,22 +1,20 @@
-"""Forks on purpose, with others of its kind: a block for each half, and every vote for what each half sees. No I/O.
+"""Forks on purpose, with others of its kind: two blocks, one for each half, and every vote for both. No I/O.
 
-The halves are the even and the odd validators, the same for every colluder. To each half it confirms whatever block
-that half has seen, and finalizes it; so with enough colluders both blocks of a view become final.
+The halves are the same for every colluder.
 """
 
 from __future__ import annotations
 
 from consensus.effects import Broadcast, Effect, Send
-from consensus.messages import Proposal, Vote, VoteKind, Votes
-from primitives.identifiers import ValidatorIndex
+from consensus.messages import ConsensusMessage, Proposal, VoteKind, Votes
 from testnet.byzantine.actor import Actor, Later, twin_of
 
-VIEWS_REMEMBERED_MAX = 64
-"""Views whose two blocks it can still name."""
+BLOCKS_REMEMBERED_MAX = 256
+"""Blocks that it has confirmed already; forgotten all at once, then confirmed again."""
 
 
 class Colluder(Actor):
-    """As a leader it makes the twin by rule, so that every colluder can name it without being told."""
+    """Never gives a view up, and confirms every block that anybody notarizes."""
 
     forks = True
 
@@ -27,30 +25,31 @@ class Colluder(Actor):
             honest = effect.message
             twin = twin_of(honest.block)
             other = Proposal(twin, self.leader_vote(twin))
-            return [*self._halves(honest, other), *self._halves(*map(self._votes_for, (honest, other)))]
+            halves: list[Effect | Later] = [
+                Send(peer, honest if peer in self.first_half else other) for peer in self.others
+            ]
+            return [*halves, *self.hear(honest), *self.hear(other)]
         if isinstance(effect.message, Votes):
-            return self._confirm(effect.message)
+            kept = tuple(vote for vote in effect.message.votes if vote.kind != VoteKind.NULLIFY)
+            return [Broadcast(Votes(kept))] if kept else []
         return [effect]
 
-    def _halves(self, even: Proposal | Votes, odd: Proposal | Votes) -> list[Effect | Later]:
-        return [Send(peer, even if peer % 2 == 0 else odd) for peer in self.others]
-
-    def _votes_for(self, proposal: Proposal) -> Votes:
-        vote = proposal.leader_vote
-        return Votes((vote, self.vote(VoteKind.FINALIZE, vote.view, vote.subject)))
-
-    def _confirm(self, votes: Votes) -> list[Effect | Later]:
-        """Whatever our core votes for, finalize too; and never give a view up."""
-        said: list[Vote] = []
-        for vote in votes.votes:
-            if vote.kind == VoteKind.NOTARIZE:
-                said += [vote, self.vote(VoteKind.FINALIZE, vote.view, vote.subject)]
-            else:
-                said.append(vote)
+    def hear(self, message: ConsensusMessage) -> list[Effect]:
+        """Confirm and finalize what is proposed or notarized, whoever says so."""
+        match message:
+            case Proposal(leader_vote=vote):
+                votes = [vote]
+            case Votes(votes=heard):
+                votes = [vote for vote in heard if vote.kind == VoteKind.NOTARIZE]
+            case _:
+                return []
+        confirmed: set[tuple[int, bytes]] = self.__dict__.setdefault("confirmed", set())
+        said = []
+        for vote in votes:
+            if (vote.view, vote.subject) not in confirmed:
+                confirmed.add((vote.view, vote.subject))
+                said.append(self.vote(VoteKind.NOTARIZE, vote.view, vote.subject))
+                said.append(self.vote(VoteKind.FINALIZE, vote.view, vote.subject))
+        if len(confirmed) > BLOCKS_REMEMBERED_MAX:
+            confirmed.clear()
         return [Broadcast(Votes(tuple(said)))] if said else []
-
-    def on_heard(self, peer: ValidatorIndex, vote: Vote) -> Vote | None:
-        """Confirm to one peer what it notarized itself."""
-        if vote.kind != VoteKind.NOTARIZE or vote.signer != peer:
-            return None
-        return self.vote(VoteKind.NOTARIZE, vote.view, vote.subject)

@@ -20,7 +20,7 @@ def check_limits(node: int, core: Core) -> None:
         "certificates": (len(state.certificates.views()), views + 2 + state.parameters.lookahead_views),
         "own views": (len(state.own.views_above(-1)), kept),
         "reported offences": (len(state.reported), kept * state.validators.count * 7),
-        "votes to count": (len(state.uncounted), 0),
+        "votes to count": (len(state.uncounted) if state.conflict is None else 0, 0),
     }
     for name, (size, limit) in sizes.items():
         if size > limit:

@@ -93,6 +93,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     traitors: tuple[Traitor, ...] = ()
     faults: tuple[Fault, ...] = ()
     healed: tuple[int, ...] = ()
+    first_half: tuple[int, ...] = ()
+    """Whom colluders tell one story; the others are told another."""
     must_live: bool = True
     """Whether finality is owed after the healing; not when more than f are Byzantine."""
 

@@ -17,7 +17,8 @@ from consensus import admission
 from consensus.effects import DeliverFinal
 from consensus.epoch import first_epoch
 from consensus.evidence import check_pair
-from consensus.messages import ConsensusMessage, PairEvidence, TimeoutCertificate
+from consensus.forensics import FinalChain, check_accusation, find_culprits
+from consensus.messages import ConsensusMessage, PairEvidence, TimeoutCertificate, hash_of
 from consensus.state import CoreConfig, Parameters
 from consensus.validator_set import ValidatorSet
 from primitives.codec import encode
@@ -56,6 +57,8 @@ class Simulation:
         self.guilty: set[int] = set()
         """Everybody against whom a valid pair of votes was reported."""
         self.halts: list[tuple[int, str]] = []
+        self.forks: list[frozenset[int]] = []
+        """Whom each pair of conflicting chains names."""
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = 0
         self._hash = blake2b(digest_size=16)
@@ -84,6 +87,7 @@ class Simulation:
         if behaviour is not None:
             rng = stream(plan.seed, f"traitor {index}")
             actor = BEHAVIOURS[behaviour](index, plan.validators, CHAIN_ID, self.ring.signers[index].sign, rng)
+            actor.first_half = frozenset(plan.first_half) or actor.first_half
         return SimulatedValidator(self, index, config, self.ring.signers[index], disk, actor)
 
     def new_executor(self, index: int, store: FinalStore) -> Executor:
@@ -122,6 +126,7 @@ class Simulation:
         if self.plan.must_live:
             self._heal_and_wait()
         self._check_at_the_end()
+        self.forks = self._check_forks()
 
     def _heal_and_wait(self) -> None:
         """A random core is whole; everything else is frozen as it is for ever; finality must follow in time."""
@@ -165,6 +170,31 @@ class Simulation:
                 raise Violation("replay", f"validator {validator.index} has another root than its blocks give")
             if validator.must_stay_observer and validator.core is not None and not validator.is_observer:
                 raise Violation("lost disk", f"validator {validator.index} votes again without its memory")
+
+    def _check_forks(self) -> list[frozenset[int]]:
+        """From any two conflicting chains alone: f+1 or more guilty, nobody honest, every proof stands by itself."""
+        chains = [(v.index, v.store.chain()) for v in self.validators if v.is_honest]
+        held = [(index, chain) for index, chain in chains if chain is not None]
+        named: list[frozenset[int]] = []
+        for place, (index, chain) in enumerate(held):
+            for other_index, other in held[place + 1 :]:
+                shared = min(len(chain.blocks), len(other.blocks)) - 1
+                if hash_of(chain.blocks[shared].header) != hash_of(other.blocks[shared].header):
+                    named.append(self._check_fork(index, other_index, chain, other))
+        return named
+
+    def _check_fork(self, index: int, other_index: int, one: FinalChain, other: FinalChain) -> frozenset[int]:
+        accusations = find_culprits(one, other, self.epoch, self.ring.is_valid)
+        for accusation in accusations:
+            check_accusation(accusation, self.epoch, self.ring.is_valid)
+        guilty = frozenset(accusation.offender for accusation in accusations)
+        self.happened("fork")
+        where = f"the fork between validators {index} and {other_index}"
+        if not guilty <= self.plan.traitor_set:
+            raise Violation("culprits", f"{where} names honest {sorted(guilty - self.plan.traitor_set)}")
+        if sum(self.weights[one] for one in guilty) <= sum(self.weights) - self.rules.quorum:
+            raise Violation("culprits", f"{where} names only {sorted(guilty)}")
+        return guilty
 
     # --- what the checkers see ---
 

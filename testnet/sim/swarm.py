@@ -59,6 +59,8 @@ def draw_plan(seed: int, wishes: Wishes = DEFAULT_WISHES) -> Plan:
     out = stream(seed, "who").sample(range(count), out_max)
     traitors = _traitors(seed, out, over=wishes.over_threshold)
     loyal_out = [index for index in out if index not in {traitor.validator for traitor in traitors}]
+    if wishes.over_threshold:
+        return _divided(seed, base, traitors)
     faults = _faults(seed, count, hostile_ms, loyal_out)
     lost = {node for fault in faults if fault.kind is FaultKind.LOST_DISK for node in fault.nodes}
     able = [i for i in range(count) if i not in lost and all(i != t.validator for t in traitors)]
@@ -74,13 +76,36 @@ def draw_plan(seed: int, wishes: Wishes = DEFAULT_WISHES) -> Plan:
     )
 
 
-_REDRAWN = {"network", "torn_writes", "traitors", "faults", "healed"}
+def _divided(seed: int, base: Plan, traitors: list[Traitor]) -> Plan:
+    """More than f traitors, and honest halves that hear the traitors better than each other."""
+    rng = stream(seed, "halves")
+    honest = [i for i in range(base.validators) if all(i != traitor.validator for traitor in traitors)]
+    rng.shuffle(honest)
+    first, second = honest[: len(honest) // 2], honest[len(honest) // 2 :]
+    until_ms = rng.choice([base.hostile_ms // 8, base.hostile_ms // 2, base.hostile_ms])
+    cut = Fault(
+        kind=FaultKind.CUT, at_ms=0, until_ms=until_ms, nodes=tuple(sorted(first)), peers=tuple(sorted(second))
+    )
+    return Plan(
+        **{name: getattr(base, name) for name in base.__struct_fields__ if name not in _REDRAWN},
+        network=NetworkPlan(delay_min_ms=1, delay_max_ms=rng.choice([15, 60])),
+        traitors=tuple(traitors),
+        faults=(cut,),
+        healed=(),
+        first_half=tuple(sorted(first)),
+    )
+
+
+_REDRAWN = {"first_half", "network", "torn_writes", "traitors", "faults", "healed"}
 
 
 def _traitors(seed: int, out: list[int], *, over: bool) -> list[Traitor]:
     rng = stream(seed, "traitors")
     chosen = out if over else out[: rng.randint(0, len(out))]
     names = [name for name in sorted(BEHAVIOURS) if not over or BEHAVIOURS[name].forks]
+    if over:
+        # Traitors who agree on one plan fork the chain; a crowd of different ones hardly ever does.
+        names = rng.choice([["colluder"], ["colluder"], ["denier"], ["denier"], ["colluder", "denier"], names])
     return [Traitor(validator=index, behaviour=rng.choice(names)) for index in sorted(chosen)]
 
 

@@ -28,6 +28,7 @@ from consensus.effects import (
     SetTimer,
     ValidatePayload,
 )
+from consensus.forensics import FinalChain
 from consensus.inputs import Input, MessageReceived, PayloadBuilt, Started, TimerFired, TimerKind, Validated
 from consensus.messages import (
     Block,
@@ -86,6 +87,8 @@ class FinalStore:
         self.blocks: list[Block] = []
         self.proof: QuorumCertificate | None = None
         self.heights: dict[bytes, int] = {}
+        self.proved: tuple[int, QuorumCertificate] | None = None
+        """The highest block with a proof of its own, and that."""
 
     def commit(self, delivered: DeliverFinal) -> tuple[Block, ...]:
         """Keep what is new; returns it."""
@@ -95,15 +98,24 @@ class FinalStore:
             self.heights[hash_of(block.header)] = len(self.blocks)
         if fresh:
             self.proof = delivered.proof
+            if self.heights.get(delivered.proof.block) == len(self.blocks):
+                self.proved = (len(self.blocks), delivered.proof)
         return fresh
 
     def wipe(self) -> None:
         """The disk is gone."""
-        self.blocks, self.proof, self.heights = [], None, {}
+        self.blocks, self.proof, self.heights, self.proved = [], None, {}, None
 
     def tip(self) -> FinalTip | None:
         """Where a restart begins."""
         return FinalTip(self.blocks[-1], self.proof) if self.blocks else None
+
+    def chain(self) -> FinalChain | None:
+        """What this validator can show of the final chain."""
+        if self.proved is None:
+            return None
+        height, proof = self.proved
+        return FinalChain(tuple(self.blocks[:height]), proof)
 
     def serve(self, effect: ServeBlocks) -> BlockResponse:
         """A block and its ancestors, downwards."""
@@ -411,6 +423,9 @@ class SimulatedValidator:
         """A message arrives from the network."""
         if self.core is None or not self.world.admits(letter, self):
             return
+        if self.actor is not None:
+            for effect in self.actor.hear(letter.message):
+                self._perform_one(effect)
         self.take(MessageReceived(ValidatorIndex(letter.sender), letter.message))
 
 
