@@ -25,7 +25,7 @@ from ledger.margin.portfolio import (
     single_portfolio,
 )
 from ledger.margin.scenarios import VALUE_SCALE, RiskArrays
-from ledger.pricing import kernel
+from ledger.pricing import kernel_margin
 from ledger.pricing.kernel import Ints
 from primitives.amounts import PPM
 
@@ -295,7 +295,7 @@ def group_pnl(risk: RiskArrays, runs: GroupRuns, lots: Ints, work: Work) -> tupl
     mark = totals[:, -1].copy()
     forward = np.minimum(np.minimum(totals[:, -3], totals[:, -2]), 0)
     factors = risk.group_positive_e15[runs.group], risk.group_negative_e15[runs.group]
-    kernel.discount_by_sign(totals, *factors, (running_at_ends[:groups], rest[:groups]))
+    kernel_margin.discount_by_sign(totals, *factors, (running_at_ends[:groups], rest[:groups]))
     np.subtract(totals, mark[:, None], out=totals)
     skew = totals[:, risk.scenario_count - 2 : risk.scenario_count]
     np.negative(np.abs(skew), out=skew)

@@ -16,7 +16,7 @@ import numpy as np
 from ledger.instruments import Instrument, Kind, Underlying
 from ledger.margin.parameters import MarginParameters
 from ledger.market import Slice, UnderlyingMarket
-from ledger.pricing import black76, kernel, surface
+from ledger.pricing import black76, kernel, kernel_margin, surface
 from ledger.pricing.kernel import Bools, Ints, OptionTerms
 from primitives.amounts import NS, PPM, SECONDS_PER_YEAR, ceil_div
 from primitives.errors import ensure
@@ -72,6 +72,8 @@ class RiskArrays:
     """(I,), micro-USD per contract and volatility point."""
     theta_uusd: Ints
     """(I,), micro-USD per contract and day."""
+    rho_uusd: Ints
+    """(I,), micro-USD per contract and percentage point of the rate, at a fixed forward; 0 for a perpetual."""
     variance_e15: Ints
     """(I,), total implied variance; 0 for a perpetual."""
     table_e8: Ints
@@ -199,7 +201,8 @@ class _Book:
         self.rows = rows
         self.table = np.zeros((count, scenarios + 3), dtype=np.int64)
         self.lot_scale = VALUE_SCALE // rows.lots_per_contract
-        self.mark, self.delta, self.gamma, self.vega, self.theta = np.zeros((5, count), dtype=np.int64)
+        self.mark, self.delta, self.gamma, self.vega = np.zeros((4, count), dtype=np.int64)
+        self.theta, self.rho = np.zeros((2, count), dtype=np.int64)
         self.variance, self.mm_unit, self.im_unit, self.oracle_unit = np.zeros((4, count), dtype=np.int64)
 
 
@@ -247,7 +250,7 @@ class _Pricer:
         book.oracle_unit[at] = units[options.slice_index] * book.lot_scale[at]
         greeks = options.greeks()
         book.delta[at] = greeks.delta_e9 // 1000
-        book.gamma[at], book.vega[at], book.theta[at] = greeks[1:]
+        book.gamma[at], book.vega[at], book.theta[at], book.rho[at] = greeks[1:]
         book.variance[at] = options.variance
 
     def _fill_values(self, book: _Book, at: Ints, options: _Options) -> None:
@@ -262,7 +265,7 @@ class _Pricer:
         factor = np.array([self._forward_factor_e12(item) for item in self._market.slices], dtype=np.int64)
         for column, source in ((-3, columns[-3]), (-2, columns[-2])):
             pnl = (values[source] - mark) * scale
-            book.table[at, column] = kernel.scale(pnl, factor[options.slice_index])
+            book.table[at, column] = kernel_margin.scale(pnl, factor[options.slice_index])
         book.table[at, -1] = mark * scale
 
     def _fill_units(self, book: _Book, at: Ints, mm_ppm: int, im_ppm: int) -> None:
@@ -343,7 +346,7 @@ class _Options:
         """(5, I): total deviations under no shock, up, down, LINEAR and ABSOLUTE skew."""
         base = kernel.deviation_e15(self.variance)
         volatility, skew = parameters.volatility, parameters.skew
-        up, down = kernel.shocked_deviations_e15(
+        up, down = kernel_margin.shocked_deviations_e15(
             base,
             self.time_ns,
             up_ppm=volatility.up_ppm,
@@ -354,7 +357,7 @@ class _Options:
             long_exponent_ppm=volatility.long_exponent_ppm,
             reference_days=volatility.reference_days,
         )
-        linear, absolute = kernel.skewed_deviations_e15(
+        linear, absolute = kernel_margin.skewed_deviations_e15(
             base,
             self.time_ns,
             self.forward,
@@ -415,6 +418,7 @@ def _assemble(
         gamma_e12=book.gamma,
         vega_uusd=book.vega,
         theta_uusd=book.theta,
+        rho_uusd=book.rho,
         variance_e15=book.variance,
         table_e8=book.table,
         is_perpetual=rows.kind == Kind.PERPETUAL,
@@ -448,7 +452,7 @@ def _group_factors(
         at = np.flatnonzero((rows.underlying[first_rows] == underlying) & (rows.expiry_ns[first_rows] > 0))
         expiries = rows.expiry_ns[first_rows][at]
         model = parameters[underlying].discount
-        factors[:, at] = kernel.expiry_discounts(
+        factors[:, at] = kernel_margin.expiry_discounts(
             np.maximum(expiries - now_ns, 0),
             np.array([discounts[int(expiry)] for expiry in expiries], dtype=np.int64),
             asset_ppm=model.asset_ppm,

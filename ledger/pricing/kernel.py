@@ -22,95 +22,120 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-CHUNK = 16_384
+CHUNK = 24_576
 """Option values computed at a time: few enough to stay cached, enough to make NumPy worth calling."""
 DEVIATION_E15_MAX = 24 * 10**15
 """Total deviation is capped at 24, as lyra-utils' Black76 does; a call is then worth its forward."""
 OUTPUT_MAX = 1 << 62
 """Outputs are clipped to this magnitude (a Greek of a worthless or expiring option may diverge)."""
 
+
+def _numbers(*values: float) -> tuple[Floats, ...]:
+    """Constants as arrays of no dimension, which a ufunc takes with half the overhead of a Python float."""
+    return tuple(np.array(value) for value in values)
+
+
 _EPS_DEVIATION = 1e-15
-_TAIL_MAX = 37.5
-_LN2_HIGH = 6.93147180369123816490e-01
-_LN2_LOW = 1.90821492927058770002e-10
-_INV_LN2 = 1.442695040888963407359925
-_SQRT2 = 1.414213562373095048801689
-_INV_SQRT_2PI = 0.3989422804014326779399461
-_NS_PER_YEAR = 31_536_000e9
-_DAYS_PER_YEAR = 365.0
-_MANTISSA = np.int64((1 << 52) - 1)
-_ONE_BITS = np.int64(1023 << 52)
-
-_LN_SERIES = tuple(2.0 / n for n in range(21, 1, -2))
-"""2 atanh(s) = 2s + s z (2/3 + 2/5 z + ...), z = s^2 <= 0.0295: the eleventh term is below 1e-17."""
-
-_EXP_SERIES = tuple(
-    1.0 / factorial for factorial in (39916800, 3628800, 362880, 40320, 5040, 720, 120, 24, 6, 2, 1, 1)
-)
-"""Taylor, highest power first; |r| <= ln(2)/2 leaves a remainder below 7e-15."""
-
-_TAIL_POLYNOMIAL = (
-    -3.86333379532984862e-8, -2.02703849424996413e-8, 4.15516191238865365e-7, 4.0457044166088631e-7,
-    -2.47154408583432469e-6, -3.41426093541291773e-6, 0.0000135393927968209031, 0.0000212344620450195655,
-    -0.0000878198653109789434, -0.0000944240023627553336, 0.000694889373412983038, -0.000285624419101721345,
-    -0.00500237755454644878, 0.0179360976217872228, -0.0321978374993584948, 0.0286003640469075041,
-    0.0139996347263509218, -0.0967034773264383105, 0.472053206509835971,
+_EXPONENT_MIN, _LN2_HIGH, _LN2_LOW, _INV_LN2 = _numbers(
+    -648.0, 6.93147180369123816490e-01, 1.90821492927058770002e-10, 1.442695040888963407359925
 )  # fmt: skip
-"""Chebyshev fit of (1 + a) N(-a) exp(a^2/2) in t = (a - 4)/(a + 4), 0 <= a <= 38; error 1e-14."""
+_MINUS_TWO, _MINUS_HALF, _ZERO, _ONE, _TWO, _MIDDLE = _numbers(-2.0, -0.5, 0.0, 1.0, 2.0, 5.5)
+INV_SQRT_2PI = 0.3989422804014326779399461
+NS_PER_YEAR = 31_536_000e9
+DAYS_PER_YEAR = 365.0
+_SQRT_HALF_BITS = np.int64(0x3FE6A09E667F3BCD)
+
+_LN_POLYNOMIAL = _numbers(
+    1.479819860511658591e-01, 1.531383769920937332e-01, 1.818357216161805012e-01, 2.222219843214978396e-01,
+    2.857142874366239149e-01, 3.999999999940941908e-01, 6.666666666666735130e-01,
+)  # fmt: skip
+"""2 atanh(s) = 2s + s z (2/3 + 2/5 z + ...), z = s^2 <= 0.0295; minimax of fdlibm's e_log.c, error 2^-58."""
+
+_EXP_POLYNOMIAL = _numbers(
+    4.13813679705723846039e-08, -1.65339022054652515390e-06, 6.61375632143793436117e-05,
+    -2.77777777770155933842e-03, 1.66666666666666019037e-01,
+)  # fmt: skip
+"""r (e^r + 1)/(e^r - 1) = 2 + z (1/6 - z/360 + ...), z = r^2; minimax of fdlibm's e_exp.c, error 2^-59."""
+
+_TAIL_POLYNOMIAL = _numbers(
+    -6.184695940396316e-08, -1.5761501829750098e-07, 5.089812463943625e-07, 1.0227939589045906e-06,
+    -4.756580069235798e-06, -4.775413044548238e-07, 3.8891991991636815e-05, -9.055695705138797e-05,
+    -8.148077706264906e-05, 0.0011587118048363174, -0.004252399226884857, 0.010221481691821523,
+    -0.01822996647693201, 0.024305078438705455, -0.021413634560758846, 0.0022150251255829757,
+    0.03618652602913829, -0.08833898904449024, 0.4572275111633315,
+)  # fmt: skip
+"""Chebyshev fit of (1 + a) N(-a) exp(a^2/2) in t = (a - 5.5)/(a + 5.5), 0 <= a <= 38; error 2e-14, none at a = 0."""
 
 
-def _horner(variable: Floats, coefficients: Sequence[float], out: Floats) -> None:
+def _horner(variable: Floats, coefficients: Sequence[Floats], out: Floats) -> None:
     """Polynomial with the highest power first, written into `out`."""
-    np.multiply(variable, coefficients[0], out=out)
+    np.multiply(variable, coefficients[0], out)
     for coefficient in coefficients[1:-1]:
-        np.add(out, coefficient, out=out)
-        np.multiply(out, variable, out=out)
-    np.add(out, coefficients[-1], out=out)
+        np.add(out, coefficient, out)
+        np.multiply(out, variable, out)
+    np.add(out, coefficients[-1], out)
 
 
 def ln(x: Floats) -> Floats:
-    """Natural logarithm of positive normal numbers; relative error below 1e-14."""
+    """Natural logarithm of positive normal numbers; relative error below 1e-15; finite for any finite x >= 0.
+
+    x = 2^n m with m in [sqrt(1/2), sqrt(2)): the bits are cut where they pass those of sqrt(1/2).
+    """
     bits = np.ascontiguousarray(x, dtype=np.float64).view(np.int64)
-    mantissa = ((bits & _MANTISSA) | _ONE_BITS).view(np.float64)
-    is_high = mantissa > _SQRT2
-    mantissa = np.where(is_high, mantissa * 0.5, mantissa)
-    exponent = ((bits >> 52) - 1023 + is_high).astype(np.float64)
-    s = (mantissa - 1.0) / (mantissa + 1.0)
-    z = s * s
+    power = np.subtract(bits, _SQRT_HALF_BITS)
+    np.right_shift(power, 52, power)
+    exponent = power.astype(np.float64)
+    np.left_shift(power, 52, power)
+    mantissa = np.subtract(bits, power, power).view(np.float64)
+    s = np.subtract(mantissa, _ONE)
+    np.add(mantissa, _ONE, mantissa)
+    np.divide(s, mantissa, s)
+    z = np.multiply(s, s, mantissa)
     series = np.empty_like(z)
-    _horner(z, _LN_SERIES, series)
-    result: Floats = exponent * _LN2_HIGH + (2.0 * s + (s * z * series + exponent * _LN2_LOW))
-    return result
+    _horner(z, _LN_POLYNOMIAL, series)
+    np.multiply(series, z, series)
+    np.multiply(series, s, series)
+    low = np.multiply(exponent, _LN2_LOW, z)
+    np.add(series, low, series)
+    np.multiply(s, _TWO, s)
+    np.add(series, s, series)
+    np.multiply(exponent, _LN2_HIGH, exponent)
+    np.add(series, exponent, series)
+    return series
 
 
 def _exp_into(y: Floats, out: Floats, power: Floats, bits: Ints) -> None:
-    """exp(y) into `out` for -708 <= y <= 709; `y`, `power` and `bits` are destroyed."""
-    np.multiply(y, _INV_LN2, out=power)
-    np.rint(power, out=power)
-    np.multiply(power, _LN2_HIGH, out=out)
-    np.subtract(y, out, out=y)
-    np.multiply(power, _LN2_LOW, out=out)
-    np.subtract(y, out, out=y)
-    _horner(y, _EXP_SERIES, out)
+    """exp(y) into `out` for -708 <= y <= 709; `y`, `power` and `bits` are destroyed.
+
+    With y = n ln 2 + r: e^r = 1 + r + r c / (2 - c), c = r - z P(z), z = r^2.
+    """
+    np.multiply(y, _INV_LN2, power)
+    np.rint(power, power)
     np.copyto(bits, power, casting="unsafe")
-    np.add(bits, 1023, out=bits)
-    np.left_shift(bits, 52, out=bits)
-    np.multiply(out, bits.view(np.float64), out=out)
+    np.multiply(power, _LN2_HIGH, out)
+    np.subtract(y, out, y)
+    np.multiply(power, _LN2_LOW, out)
+    np.subtract(y, out, y)
+    np.multiply(y, y, power)
+    _horner(power, _EXP_POLYNOMIAL, out)
+    np.multiply(out, power, out)
+    np.subtract(y, out, out)
+    np.subtract(_TWO, out, power)
+    np.multiply(out, y, out)
+    np.divide(out, power, out)
+    np.add(out, y, out)
+    np.add(out, _ONE, out)
+    np.add(bits, 1023, bits)
+    np.left_shift(bits, 52, bits)
+    np.multiply(out, bits.view(np.float64), out)
 
 
 def exp(y: Floats) -> Floats:
-    """Exponential; arguments are clipped to [-708, 709]; relative error below 2e-14."""
+    """Exponential; arguments are clipped to [-708, 709]; relative error below 1e-15."""
     argument = np.maximum(np.minimum(np.asarray(y, dtype=np.float64), 709.0), -708.0)
     out = np.empty_like(argument)
     _exp_into(argument, out, np.empty_like(argument), np.empty(argument.shape, dtype=np.int64))
     return out
-
-
-def normal_pdf(x: Floats) -> Floats:
-    """Standard normal density; |x| is clipped to 37.5."""
-    a = np.minimum(np.abs(x), _TAIL_MAX)
-    result: Floats = exp(a * a * -0.5) * _INV_SQRT_2PI
-    return result
 
 
 class OptionTerms(NamedTuple):
@@ -120,56 +145,93 @@ class OptionTerms(NamedTuple):
     is_call: Bools
     discount_ppm: Ints
 
+    def part(self, at: slice) -> OptionTerms:
+        """The options at `at`."""
+        return OptionTerms(self.strike_uusd[at], self.is_call[at], self.discount_ppm[at])
 
-class _Scratch:
-    """Work arrays of one length, reused from chunk to chunk."""
+
+class Work:
+    """Work arrays for `size` numbers, reused from chunk to chunk so that they stay cached."""
 
     def __init__(self, size: int) -> None:
-        self.distance, self.ratio, self.power, self.square, self.tail = np.empty((5, size))
-        self.bits = np.empty(size, dtype=np.int64)
+        self._distance, self._ratio, self._power, self._bell, self._tail = np.empty((5, size))
+        self._bits = np.empty(size, dtype=np.int64)
 
-    def normal_cdf(self, x: Floats, out: Floats) -> None:
-        """N(x) into `out` (which may be `x`) for x of at most the scratch's length."""
+    def tail_ratios(self, x: Floats) -> Floats:
+        """N(-a) exp(a^2/2), a = |x|, x of one dimension; valid until the next call."""
         n = len(x)
-        a, t, power, y, tail = (
-            work[:n] for work in (self.distance, self.ratio, self.power, self.square, self.tail)
-        )
-        np.abs(x, out=a)
-        np.minimum(a, _TAIL_MAX, out=a)
-        np.add(a, 4.0, out=power)
-        np.subtract(a, 4.0, out=t)
-        np.divide(t, power, out=t)
-        np.multiply(a, a, out=y)
-        np.multiply(y, -0.5, out=y)
-        _exp_into(y, tail, power, self.bits[:n])
-        _horner(t, _TAIL_POLYNOMIAL, power)
-        np.multiply(tail, power, out=tail)
-        np.add(a, 1.0, out=a)
-        np.divide(tail, a, out=tail)
-        is_positive = x > 0.0
-        np.copyto(out, tail)
-        np.subtract(1.0, tail, out=tail)
-        np.copyto(out, tail, where=is_positive)
+        a, t, power, tail = (work[:n] for work in (self._distance, self._ratio, self._power, self._tail))
+        np.abs(x, a)
+        np.add(a, _MIDDLE, power)
+        np.subtract(a, _MIDDLE, t)
+        np.divide(t, power, t)
+        _horner(t, _TAIL_POLYNOMIAL, tail)
+        np.add(a, _ONE, power)
+        np.divide(tail, power, tail)
+        return tail
+
+    def bells(self, n: int) -> Floats:
+        """exp(-a^2/2) for the first n numbers of the last `tail_ratios`, as of 36 beyond; valid until the next call.
+
+        There it is 1e-282: nothing that prices divide it by makes it leave the normal numbers, which are fast.
+        """
+        a, y, bell = self._distance[:n], self._ratio[:n], self._bell[:n]
+        np.multiply(a, a, y)
+        np.multiply(y, _MINUS_HALF, y)
+        np.clip(y, _EXPONENT_MIN, _ZERO, y)
+        _exp_into(y, bell, self._power[:n], self._bits[:n])
+        return bell
+
+    def probabilities(self, d: Floats, forward_by_strike: Floats) -> Floats:
+        """N(d1) and N(d2) in place of the two rows of `d`; gives exp(-d1^2/2), valid until the next call.
+
+        d1 and d2 are those of Black-76, so exp(-d2^2/2) = exp(-d1^2/2) F/K: one exponential serves both.
+        """
+        tails = self.tail_ratios(d.reshape(-1)).reshape(d.shape)
+        bell = self.bells(d.shape[1])
+        np.multiply(tails, bell, tails)
+        np.multiply(tails[1], forward_by_strike, tails[1])
+        # The tail below 0 and one minus the tail above, without a masked loop: `below` is -1 or 0.
+        below = self._ratio[: d.size].reshape(d.shape)
+        np.copyto(below, np.right_shift(d.view(np.int64), 63, self._bits[: d.size].reshape(d.shape)))
+        np.add(below, _ONE, d)
+        np.multiply(below, _MINUS_TWO, below)
+        np.subtract(below, _ONE, below)
+        np.multiply(tails, below, tails)
+        np.add(d, tails, d)
+        return bell
 
 
 def normal_cdf(x: Floats) -> Floats:
-    """Standard normal distribution, also in its tails; relative error below 1e-12; x is clipped to +-37.5."""
+    """Standard normal distribution, also in its tails; relative error below 1e-12; x is clipped to +-36."""
     flat = np.ascontiguousarray(x, dtype=np.float64).reshape(-1)
-    out = np.empty_like(flat)
-    _Scratch(len(flat)).normal_cdf(flat, out)
-    return out.reshape(np.shape(x))
+    work = Work(len(flat))
+    tails = work.tail_ratios(flat) * work.bells(len(flat))
+    result: Floats = np.where(flat > 0.0, 1.0 - tails, tails).reshape(np.shape(x))
+    return result
 
 
-def _to_int(values: Floats) -> Ints:
-    """Round to nearest, ties to even, clipped to +-OUTPUT_MAX."""
-    limit = float(OUTPUT_MAX)
-    return np.rint(np.maximum(np.minimum(values, limit), -limit)).astype(np.int64)
+def to_int(values: Floats) -> Ints:
+    """Round to nearest, ties to even, clipped to +-OUTPUT_MAX; `values` are destroyed."""
+    np.clip(values, -float(OUTPUT_MAX), float(OUTPUT_MAX), out=values)
+    return np.rint(values, out=values).astype(np.int64)
+
+
+def positive(values: Ints) -> Floats:
+    """As numbers of at least 1: what is divided by, or whose logarithm is taken."""
+    return np.maximum(values, 1).astype(np.float64)
 
 
 def _deviation(deviation_e15: Ints) -> Floats:
     """Total deviation as a number, at least 1e-15 so that an expired option divides by something."""
-    capped = np.minimum(deviation_e15, DEVIATION_E15_MAX)
-    return np.maximum(capped.astype(np.float64) / 1e15, _EPS_DEVIATION)
+    deviation = deviation_e15.astype(np.float64)
+    np.divide(deviation, 1e15, out=deviation)
+    return np.clip(deviation, _EPS_DEVIATION, DEVIATION_E15_MAX // 10**15, out=deviation)
+
+
+def _discount_and_side(terms: OptionTerms) -> tuple[Floats, Floats]:
+    """Discount factors, and 1 for puts and 0 for calls."""
+    return terms.discount_ppm.astype(np.float64) / 1e6, np.logical_not(terms.is_call).astype(np.float64)
 
 
 def option_values(terms: OptionTerms, forward_uusd: Ints, deviation_e15: Ints) -> Ints:
@@ -178,8 +240,13 @@ def option_values(terms: OptionTerms, forward_uusd: Ints, deviation_e15: Ints) -
     Forward and strike below one micro-USD count as one micro-USD; a deviation of 0 gives the intrinsic value.
     """
     first = np.zeros(1, dtype=np.int64)
-    row: Ints = scenario_values(terms, forward_uusd[None, :], deviation_e15[None, :], first, first)[0]
-    return row
+    out = np.empty(len(forward_uusd), dtype=np.int64)
+    for start in range(0, len(out), CHUNK):
+        at = slice(start, start + CHUNK)
+        out[at] = scenario_values(
+            terms.part(at), forward_uusd[None, at], deviation_e15[None, at], first, first
+        )
+    return out
 
 
 def scenario_values(
@@ -201,74 +268,94 @@ def scenario_values(
         Shape (C, I), micro-USD per contract, never negative, rounded to nearest.
     """
     scenarios, options = len(forward_index), len(terms.strike_uusd)
-    strike = np.maximum(terms.strike_uusd, 1).astype(np.float64)
-    forward = np.maximum(forward_uusd, 1).astype(np.float64)
-    moneyness = ln(forward / strike)
+    strike, forward = positive(terms.strike_uusd), positive(forward_uusd)
+    forward_by_strike = forward / strike
+    moneyness = ln(forward_by_strike)
     deviation = _deviation(deviation_e15)
+    discount, is_put = _discount_and_side(terms)
     out = np.empty((scenarios, options), dtype=np.int64)
     rows = max(1, CHUNK // max(1, options))
-    scratch = _Scratch(2 * rows * options)
-    work = np.empty((2 * rows, options))
+    work = Work(2 * rows * options)
     for start in range(0, scenarios, rows):
         f = forward_index[start : start + rows]
         s = deviation[deviation_index[start : start + rows]]
-        d1, d2 = work[: len(f)], work[len(f) : 2 * len(f)]
-        np.divide(moneyness[f], s, out=d1)
+        d = np.empty((2, len(f), options))
+        np.divide(moneyness[f], s, out=d[0])
         np.multiply(s, 0.5, out=s)
-        np.subtract(d1, s, out=d2)
-        np.add(d1, s, out=d1)
-        both = work[: 2 * len(f)].reshape(-1)
-        scratch.normal_cdf(both, both)
-        _values_into(terms, strike, forward[f], (d1, d2), out[start : start + rows])
+        np.subtract(d[0], s, out=d[1])
+        np.add(d[0], s, out=d[0])
+        work.probabilities(d.reshape(2, -1), forward_by_strike[f].reshape(-1))
+        values = _values(discount, is_put, strike, forward[f], d)
+        np.copyto(out[start : start + rows], np.rint(values, values), casting="unsafe")
     return out
 
 
-def _values_into(
-    terms: OptionTerms, strike: Floats, forward: Floats, probabilities: tuple[Floats, Floats], out: Ints
-) -> None:
-    """discount * (F N(d1) - K N(d2)), less F - K for puts (parity), floored at 0 and rounded into `out`.
+def _values(
+    discount: Floats, is_put: Floats, strike: Floats, forward: Floats, probabilities: Floats
+) -> Floats:
+    """discount * (F N(d1) - K N(d2)), less F - K for puts (parity), within 0 and OUTPUT_MAX.
 
-    `forward` and `probabilities` are destroyed.
+    `is_put` is 1 or 0. The result takes the place of N(d1); `forward` and `probabilities` are destroyed.
     """
     value, second = probabilities
     np.multiply(value, forward, out=value)
     np.multiply(second, strike, out=second)
     np.subtract(value, second, out=value)
-    np.multiply(forward, np.where(terms.is_call, 0.0, 1.0), out=forward)
+    np.subtract(forward, strike, out=forward)
+    np.multiply(forward, is_put, out=forward)
     np.subtract(value, forward, out=value)
-    np.add(value, np.where(terms.is_call, 0.0, strike), out=value)
-    np.multiply(value, terms.discount_ppm.astype(np.float64) / 1e6, out=value)
-    np.maximum(value, 0.0, out=value)
-    np.minimum(value, float(OUTPUT_MAX), out=value)
-    np.rint(value, out=value)
-    np.copyto(out, value, casting="unsafe")
+    np.multiply(value, discount, out=value)
+    np.clip(value, 0.0, float(OUTPUT_MAX), out=value)
+    result: Floats = value
+    return result
 
 
 def option_greeks(
     terms: OptionTerms, forward_uusd: Ints, deviation_e15: Ints, time_ns: Ints
-) -> tuple[Ints, Ints, Ints, Ints]:
-    """Delta, gamma, vega and theta of Black-76 for arrays of one length; see `black76.Greeks` for units."""
-    forward = np.maximum(forward_uusd, 1).astype(np.float64)
-    strike = np.maximum(terms.strike_uusd, 1).astype(np.float64)
-    discount = terms.discount_ppm.astype(np.float64) / 1e6
-    s = _deviation(deviation_e15)
-    years = np.maximum(time_ns, 1).astype(np.float64) / _NS_PER_YEAR
-    d1 = ln(forward / strike) / s + 0.5 * s
-    first, second = normal_cdf(d1), normal_cdf(d1 - s)
-    density = discount * normal_pdf(d1)
-    put = np.where(terms.is_call, 0.0, 1.0)
-    delta = discount * (first - put)
-    gamma_per_uusd = density / (forward * s)
-    vega_per_unit = forward * density * np.sqrt(years)
-    value = discount * (forward * (first - put) - strike * (second - put))
-    carry = value * ln(np.maximum(discount, 1e-6)) / years
-    theta_per_year = -0.5 * forward * density * s / years - carry
-    return (
-        _to_int(delta * 1e9),
-        _to_int(gamma_per_uusd * 1e18),
-        _to_int(vega_per_unit / 100.0),
-        _to_int(theta_per_year / _DAYS_PER_YEAR),
-    )
+) -> tuple[Ints, ...]:
+    """Value, delta, gamma, vega, theta and rho of Black-76, each of shape (I,); see `black76.Greeks` for units.
+
+    Arguments are as in `option_values`, whose values these are to the last unit.
+    """
+    count = len(forward_uusd)
+    out = tuple(np.empty(count, dtype=np.int64) for _ in range(6))
+    work = Work(2 * min(count, CHUNK))
+    for start in range(0, count, CHUNK):
+        at = slice(start, start + CHUNK)
+        forward, deviation = positive(forward_uusd[at]), _deviation(deviation_e15[at])
+        _greeks_into(work, terms.part(at), forward, deviation, time_ns[at], [row[at] for row in out])
+    return out
+
+
+def _greeks_into(
+    work: Work, terms: OptionTerms, forward: Floats, s: Floats, time_ns: Ints, out: Sequence[Ints]
+) -> None:
+    """One chunk of `option_greeks`; `forward` is destroyed."""
+    strike = positive(terms.strike_uusd)
+    discount, is_put = _discount_and_side(terms)
+    years = positive(time_ns) / NS_PER_YEAR
+    forward_by_strike = forward / strike
+    half = 0.5 * s
+    d = np.empty((2, len(s)))
+    np.divide(ln(forward_by_strike), s, out=d[0])
+    np.subtract(d[0], half, out=d[1])
+    np.add(d[0], half, out=d[0])
+    bell = work.probabilities(d, forward_by_strike)
+    density = np.multiply(bell, discount, out=bell)
+    np.multiply(density, INV_SQRT_2PI, out=density)
+    slope = forward * density
+    np.divide(density, forward, out=density)
+    np.subtract(d[0], is_put, out=half)
+    delta = np.multiply(half, discount, out=half)
+    value = _values(discount, is_put, strike, forward, d)
+    carry = np.multiply(value, ln(discount), out=strike)
+    theta_per_year = (slope * s * -0.5 - carry) / (years * DAYS_PER_YEAR)
+    np.copyto(out[0], np.rint(value), casting="unsafe")
+    np.copyto(out[1], np.rint(np.multiply(delta, 1e9, out=delta)), casting="unsafe")
+    out[2][:] = to_int(density / s * 1e18)
+    np.copyto(out[3], np.rint(slope * np.sqrt(years) / 100.0), casting="unsafe")
+    out[4][:] = to_int(theta_per_year)
+    out[5][:] = to_int(value * years / -100.0)
 
 
 def ssvi_total_variance_e15(
@@ -288,108 +375,15 @@ def ssvi_total_variance_e15(
     wing = psi * k
     shifted = wing + rho * theta
     root = np.sqrt(shifted * shifted + theta * theta * (1.0 - rho * rho))
-    return _to_int(np.maximum(0.5 * (theta + rho * wing + root), 0.0) * 1e15)
+    return to_int(np.maximum(0.5 * (theta + rho * wing + root), 0.0) * 1e15)
 
 
 def deviation_e15(variance_e15: Ints) -> Ints:
     """Square root of a total variance."""
-    return _to_int(np.sqrt(variance_e15.astype(np.float64) / 1e15) * 1e15)
+    return to_int(np.sqrt(variance_e15.astype(np.float64) / 1e15) * 1e15)
 
 
 def volatility_e9(variance_e15: Ints, time_ns: Ints) -> Ints:
     """Annual volatility sqrt(w / tau); an expired option's time counts as one nanosecond."""
-    years = np.maximum(time_ns, 1).astype(np.float64) / _NS_PER_YEAR
-    return _to_int(np.sqrt(variance_e15.astype(np.float64) / 1e15 / years) * 1e9)
-
-
-def shocked_deviations_e15(
-    deviation_e15: Ints,
-    time_ns: Ints,
-    *,
-    up_ppm: int,
-    down_ppm: int,
-    down_floor_ppm: int,
-    up_volatility_floor_ppm: int,
-    short_exponent_ppm: int,
-    long_exponent_ppm: int,
-    reference_days: int,
-) -> tuple[Ints, Ints]:
-    """(up, down) total deviations of market.md section 3.
-
-    up: factor 1 + up * h, and a volatility of at least the floor; down: factor max(floor, 1 - down * h);
-    h = (reference / max(1, days)) ^ exponent, the short exponent up to `reference_days`.
-    """
-    years = np.maximum(time_ns, 0).astype(np.float64) / _NS_PER_YEAR
-    days = np.maximum(years * _DAYS_PER_YEAR, 1.0)
-    exponent = np.where(days <= reference_days, float(short_exponent_ppm), float(long_exponent_ppm)) / 1e6
-    h = exp(exponent * ln(float(reference_days) / days))
-    s = deviation_e15.astype(np.float64)
-    floor = (up_volatility_floor_ppm / 1e6) * np.sqrt(years) * 1e15
-    up = np.maximum(s * (1.0 + (up_ppm / 1e6) * h), floor)
-    down = s * np.maximum(1.0 - (down_ppm / 1e6) * h, down_floor_ppm / 1e6)
-    return _to_int(up), _to_int(down)
-
-
-def skewed_deviations_e15(
-    deviation_e15: Ints,
-    time_ns: Ints,
-    forward_uusd: Ints,
-    strike_uusd: Ints,
-    *,
-    cap_ppm: int,
-    cap_slope_ppm: int,
-    width_ppm: int,
-    width_slope_ppm: int,
-    width_multiplier: int,
-    width_minimum_ppm: int,
-) -> tuple[Ints, Ints]:
-    """(LINEAR, ABS) skewed deviations: factor 1 + clip(x cap / k*, +-cap), x = ln(K/F) or |ln(K/F)|.
-
-    cap = cap - slope sqrt(tau), at least 0; k* = max(minimum, times sqrt(tau) (width - slope sqrt(tau))).
-    """
-    root = np.sqrt(np.maximum(time_ns, 0).astype(np.float64) / _NS_PER_YEAR)
-    cap = np.maximum(cap_ppm / 1e6 - (cap_slope_ppm / 1e6) * root, 0.0)
-    width = float(width_multiplier) * root * (width_ppm / 1e6 - (width_slope_ppm / 1e6) * root)
-    slope = cap / np.maximum(width, width_minimum_ppm / 1e6)
-    x = ln(np.maximum(strike_uusd, 1).astype(np.float64) / np.maximum(forward_uusd, 1).astype(np.float64))
-    s = deviation_e15.astype(np.float64)
-    linear = s * (1.0 + np.maximum(np.minimum(x * slope, cap), -cap))
-    absolute = s * (1.0 + np.minimum(np.abs(x) * slope, cap))
-    return _to_int(linear), _to_int(absolute)
-
-
-def expiry_discounts(
-    time_ns: Ints, discount_ppm: Ints, *, asset_ppm: int, liability_ppm: int, rate_ppm: int
-) -> tuple[Ints, Ints]:
-    """(positive, negative) factors on an expiry's value, 1e-15.
-
-    positive: asset * e^(-rate tau); negative: min(1/D, liability * e^(rate tau)).
-    """
-    years = np.maximum(time_ns, 0).astype(np.float64) / _NS_PER_YEAR
-    growth = exp((rate_ppm / 1e6) * years)
-    positive = (asset_ppm / 1e6) / growth
-    undo = 1e6 / np.maximum(discount_ppm, 1).astype(np.float64)
-    negative = np.minimum(undo, (liability_ppm / 1e6) * growth)
-    return _to_int(positive * 1e15), _to_int(negative * 1e15)
-
-
-def scale(values: Ints, factor_e12: Ints) -> Ints:
-    """values * factor / 1e12, elementwise with broadcasting."""
-    return _to_int(values.astype(np.float64) * (factor_e12.astype(np.float64) / 1e12))
-
-
-def discount_by_sign(values: Ints, positive_e15: Ints, negative_e15: Ints, work: tuple[Ints, Ints]) -> None:
-    """values = floor(values * factor), in place: `positive` for values above 0 and `negative` below.
-
-    `values` is contiguous, shape (n, C); factors have shape (n,) with positive <= 1e15 <= negative, so that
-    the factor by sign is the one that gives the smaller product. `work` is two arrays like it, destroyed.
-    Values up to 2^53 are taken exactly; larger ones to 16 digits.
-    """
-    kept, reduced = (array.view(np.float64) for array in work)
-    np.copyto(kept, values)
-    np.multiply(kept, (positive_e15.astype(np.float64) / 1e15)[:, None], out=reduced)
-    if bool((negative_e15 != 10**15).any()):
-        np.multiply(kept, (negative_e15.astype(np.float64) / 1e15)[:, None], out=kept)
-    np.minimum(kept, reduced, out=kept)
-    np.floor(kept, out=kept)
-    np.copyto(values, kept, casting="unsafe")
+    years = np.maximum(time_ns, 1).astype(np.float64) / NS_PER_YEAR
+    return to_int(np.sqrt(variance_e15.astype(np.float64) / 1e15 / years) * 1e9)

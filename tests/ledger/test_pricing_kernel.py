@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__  # type: ignore[import-not-found]
 
-from ledger.pricing import fixed_math, kernel
+from ledger.pricing import fixed_math, kernel, kernel_margin
 from ledger.pricing.kernel import OptionTerms
 
 SCALE = fixed_math.SCALE
@@ -48,7 +48,7 @@ def test_exponential_is_within_1e_12_of_the_obvious_one() -> None:
 
 
 def test_normal_distribution_is_within_1e_12_of_the_obvious_one_also_in_its_tails() -> None:
-    x = np.linspace(-37.0, 9.0, 93)
+    x = np.linspace(-36.0, 9.0, 91)
     pairs = zip(x, kernel.normal_cdf(x), strict=True)
     errors = [
         relative_error(v, fixed_math.normal_cdf(integer(z, TAIL_SCALE), TAIL_SCALE), TAIL_SCALE)
@@ -90,7 +90,7 @@ def test_chunking_does_not_change_a_value(monkeypatch: pytest.MonkeyPatch) -> No
 def test_an_expiry_value_is_discounted_by_its_sign_and_rounded_down() -> None:
     values = np.array([[100_000_000_001, -100_000_000_001, 0]])
     positive, negative = np.array([980_000_000_000_000]), np.array([1_010_000_000_000_000])
-    kernel.discount_by_sign(values, positive, negative, (np.empty_like(values), np.empty_like(values)))
+    kernel_margin.discount_by_sign(values, positive, negative, (np.empty_like(values), np.empty_like(values)))
     assert values.tolist() == [[98_000_000_000, -101_000_000_002, 0]]
 
 
@@ -114,8 +114,8 @@ def digest_of_everything() -> str:
         *kernel.option_greeks(terms, forward, deviation, time_ns),
         kernel.ssvi_total_variance_e15(forward, terms.strike_uusd, theta, rho, psi),
         kernel.volatility_e9(theta * 1000, time_ns),
-        *kernel.shocked_deviations_e15(deviation, time_ns, **shocks, **terms_of),
-        *kernel.skewed_deviations_e15(
+        *kernel_margin.shocked_deviations_e15(deviation, time_ns, **shocks, **terms_of),
+        *kernel_margin.skewed_deviations_e15(
             deviation,
             time_ns,
             forward,
@@ -124,7 +124,7 @@ def digest_of_everything() -> str:
             width_multiplier=4,
             width_minimum_ppm=10_000,
         ),
-        *kernel.expiry_discounts(
+        *kernel_margin.expiry_discounts(
             time_ns, terms.discount_ppm, asset_ppm=980_000, liability_ppm=1_020_000, rate_ppm=100_000
         ),
     )
