@@ -14,6 +14,7 @@ import msgspec
 from gossip.peer_id import peer_id_of
 from ledger.genesis import LedgerGenesis, UnderlyingParameters
 from ledger.instruments import LOTS_PER_CONTRACT, Instrument, Kind, Underlying
+from ledger.staking.parameters import staking_rules
 from ledger.transactions import PRICE_UUSD_MAX
 from node.named_form import format_named, from_named, parse_named, to_named
 from node.storage.files import write_durably
@@ -121,6 +122,7 @@ def check_genesis(document: GenesisDocument) -> None:
     _check_instruments(ledger)
     _check_accounts(ledger)
     _check_parameters(ledger)
+    _check_staking(document)
 
 
 def _check_validators(document: GenesisDocument) -> None:
@@ -221,6 +223,20 @@ def _check_parameters(ledger: LedgerGenesis) -> None:
         numbers.oracle_stale_ns >= numbers.oracle_epoch_ns,
         "ledger.parameters.oracle_stale_ns",
         "must be at least oracle_epoch_ns",
+    )
+
+
+def _check_staking(document: GenesisDocument) -> None:
+    staking = document.ledger.staking
+    for holds, rule in staking_rules(staking):
+        _require(holds, "ledger.staking", f"does not hold: {rule}")
+    listed = [(item.consensus_key, item.oracle_key, item.peer_id) for item in staking.validators]
+    _require(
+        not listed
+        or listed
+        == [(entry.consensus_key, entry.oracle_key, entry.peer_id) for entry in document.validators],
+        "ledger.staking.validators",
+        "must list the validators' keys and peer ids, in their order, or nobody",
     )
 
 

@@ -12,6 +12,7 @@ from node.genesis_defaults import (
     DEFAULT_INDEX_USD,
     default_instruments,
     default_ledger_genesis,
+    default_staking,
     make_genesis,
     reporters_of,
 )
@@ -56,6 +57,7 @@ def initialise(
         time_ns=time_ns,
         custodian_key=SigningKey(custodian_seed).public_key,
         reporters=reporters_of(entries),
+        staking=default_staking(entries),
         index_uusd=index_uusd,
         instruments=default_instruments(time_ns, index_uusd),
     )

@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from consensus.effects import ReportEvidence, ReportNotarized
+from ledger.staking.queries import ValidatorView
 
 FINALITY_SAMPLES_MAX = 16_384
 """Newest finality times kept for percentiles; older ones are forgotten."""
 
+_VALIDATOR_GAUGES = {
+    "power": "Voting power in the epoch that runs",
+    "jailed": "1 while the validator is in jail, for good when tombstoned",
+    "missed_blocks": "Parent certificates of the sliding window without its vote",
+    "leader_delay_ppm": "Smoothed delay of its proposals in ppm of the view timer",
+}
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.1, 0.15, 0.25, 0.5, 1, 2, 5)
 
 
@@ -42,6 +49,10 @@ class NodeMetrics:
         self._events = Counter(
             "quorate_events", "Things counted by reason", ["name", "reason"], registry=self.registry
         )
+        self._validators = {
+            name: Gauge(f"quorate_validator_{name}", text, ["validator"], registry=self.registry)
+            for name, text in _VALIDATOR_GAUGES.items()
+        }
         self._gauges: dict[str, Gauge] = {}
         self._view = self._gauge("view")
         self._height = self._gauge("final_height")
@@ -106,6 +117,16 @@ class NodeMetrics:
     def set(self, name: str, value: float) -> None:
         """Set the gauge quorate_<name>; names are ours."""
         self._gauge(name).set(value)
+
+    def set_validators(self, views: Sequence[ValidatorView]) -> None:
+        """Show the members of the running epoch's set, by place; whoever left it is no longer shown."""
+        for gauge in self._validators.values():
+            gauge.clear()
+        for view in views:
+            if view.place is not None:
+                values = (view.weight, view.validator.is_jailed, view.missed_blocks, view.leader_delay_ppm)
+                for gauge, value in zip(self._validators.values(), values, strict=True):
+                    gauge.labels(str(view.place)).set(value)
 
     # --- reading ---
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import psutil
 
 from gossip.network import Network
+from ledger.staking.queries import get_validators
 from node.clock import MarketClock
 from node.consensus_service import ConsensusService
 from node.ledger_service import LedgerService
@@ -107,6 +108,7 @@ class NodeAnswers:
         )
 
     def metrics_text(self) -> bytes:
-        """Prometheus text."""
+        """Prometheus text; the validators' part is as of the last executed block."""
+        self._metrics.set_validators(get_validators(self._ledger.state_for_reading))
         venues = {} if self._oracle is None else self._oracle.venue_counters()
         return self._metrics.text({**self._network.counters.snapshot(), **venues})

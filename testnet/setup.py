@@ -14,7 +14,7 @@ import msgspec
 from ledger.genesis import GenesisAccount
 from ledger.instruments import Instrument
 from node.genesis import ConsensusParameters, GenesisDocument, chain_id_of
-from node.genesis_defaults import default_ledger_genesis, make_genesis, reporters_of
+from node.genesis_defaults import default_ledger_genesis, default_staking, make_genesis, reporters_of
 from node.home import create_homes, entry_of
 from node.keystore import ValidatorKeys
 from node.rpc.node_socket import SOCKET_PATH_BYTES_MAX
@@ -180,6 +180,7 @@ def _genesis(
         time_ns=market.start_market_ns,
         custodian_key=SigningKey(secret(plan.seed, "custodian")).public_key,
         reporters=reporters_of(entries),
+        staking=default_staking(entries, speed=plan.speed),
         index_uusd={item: int(source.index(item) * USD) for item in source.underlyings},
         instruments=instruments,
         accounts=accounts,

@@ -92,6 +92,10 @@ class Gateway:
             "/v1/accounts/{address}/{subaccount}": lambda request: self._queries.account(
                 request.path_params["address"], request.path_params["subaccount"]
             ),
+            "/v1/accounts/{address}/{subaccount}/stake": lambda request: self._queries.stake(
+                request.path_params["address"], request.path_params["subaccount"]
+            ),
+            "/v1/validators": lambda _: self._queries.validators(),
             "/v1/instruments": lambda _: {"instruments": self._queries.instruments()},
             "/v1/books/{instrument}": lambda request: self._queries.book(request.path_params["instrument"]),
             "/v1/surface/{underlying}": lambda request: self._queries.surface(

@@ -23,6 +23,7 @@ from ledger.transactions import transaction_id
 from node.genesis import GenesisDocument
 from node.rpc.client_form import client_form, event_form
 from node.rpc.reasons import GatewayReason
+from node.rpc.stake_queries import StakeQueries
 from node.rpc.views import MarginRow, MarginsView, MarkRow, MarksView, StatusView, ViewName
 from node.storage.block_store import BlockStore
 from primitives.codec import U8, U63, Wire, decode_own
@@ -53,6 +54,7 @@ class Queries:
         self._instruments = {item.id: item for item in genesis.ledger.instruments}
         self._by_name = {item.name: item for item in genesis.ledger.instruments}
         self._underlyings = [item.underlying for item in genesis.ledger.underlyings]
+        self._stake = StakeQueries(store, genesis.ledger.staking)
         self._decoded: dict[str, tuple[bytes, Wire]] = {}
         self._margin_rows: tuple[MarginsView | None, dict[tuple[bytes, int], MarginRow]] = (None, {})
 
@@ -132,6 +134,18 @@ class Queries:
             if margin is None
             else _without(client_form(margin), "owner", "subaccount", "health"),
         }
+
+    # --- stake ---
+
+    def validators(self) -> Answer:
+        """Every validator, and the sets of this epoch and the next."""
+        tip = self._store.tip()
+        return self._stake.validators(tip.height if tip else 0)
+
+    def stake(self, address: str, subaccount: str) -> Answer:
+        """What a sub-account has bonded, and what is on its way out."""
+        key = _hexadecimal(address, 20, "address"), _number(subaccount, "sub-account")
+        return self._stake.stake(key) if key[1] <= 255 else {"bonded": [], "unbonding": []}
 
     def _open_order(self, order_id: int, instrument: int) -> Answer:
         order = self._book(instrument).find(order_id)

@@ -33,7 +33,13 @@ from ledger.transactions import (
 from node import wiring
 from node.config import NodeConfig, load_config
 from node.genesis import ConsensusParameters, GenesisDocument, chain_id_of
-from node.genesis_defaults import default_instruments, default_ledger_genesis, make_genesis, reporters_of
+from node.genesis_defaults import (
+    default_instruments,
+    default_ledger_genesis,
+    default_staking,
+    make_genesis,
+    reporters_of,
+)
 from node.home import create_homes, entry_of
 from node.keystore import ValidatorKeys
 from node.ledger_service import LedgerService
@@ -68,6 +74,7 @@ def a_genesis(validators: int = 4) -> GenesisDocument:
         time_ns=TIME_NS,
         custodian_key=CUSTODIAN.public_key,
         reporters=reporters_of(entries),
+        staking=default_staking(entries),
         index_uusd=INDEX_UUSD,
         instruments=INSTRUMENTS,
         accounts=accounts,

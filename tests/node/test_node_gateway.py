@@ -29,7 +29,13 @@ from ledger.matching.orders import RestingOrder
 from ledger.state_keys import account_key, book_key, listing_key
 from ledger.transactions import transaction_id
 from node.config import NodeConfig, load_config
-from node.genesis_defaults import default_instruments, default_ledger_genesis, make_genesis, reporters_of
+from node.genesis_defaults import (
+    default_instruments,
+    default_ledger_genesis,
+    default_staking,
+    make_genesis,
+    reporters_of,
+)
 from node.home import create_homes, entry_of
 from node.keystore import ValidatorKeys
 from node.rpc.node_socket import NodeSocket
@@ -88,6 +94,7 @@ def a_home(path: Path, **gateway: Any) -> NodeConfig:
         time_ns=TIME_NS,
         custodian_key=SigningKey(b"\6" * 32).public_key,
         reporters=reporters_of(entries),
+        staking=default_staking(entries),
         index_uusd=INDEX_UUSD,
         instruments=default_instruments(TIME_NS, INDEX_UUSD),
         accounts=[GenesisAccount(OWNER, 0, 1_000 * USD)],

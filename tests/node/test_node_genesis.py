@@ -23,7 +23,13 @@ from node.genesis import (
     load_genesis,
     save_genesis,
 )
-from node.genesis_defaults import default_instruments, default_ledger_genesis, make_genesis, reporters_of
+from node.genesis_defaults import (
+    default_instruments,
+    default_ledger_genesis,
+    default_staking,
+    make_genesis,
+    reporters_of,
+)
 from primitives.amounts import USD
 from primitives.errors import OperatorError
 from primitives.signing import SigningKey
@@ -56,6 +62,7 @@ def a_genesis() -> GenesisDocument:
             time_ns=TIME_NS,
             custodian_key=public_key(99),
             reporters=reporters_of(validators),
+            staking=default_staking(validators),
             index_uusd=INDEX_UUSD,
             instruments=default_instruments(TIME_NS, INDEX_UUSD),
             accounts=[GenesisAccount(bytes([9]) * 20, 0, 50_000 * USD)],
