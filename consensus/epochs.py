@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from consensus.admission import other_epoch
 from consensus.core import Core
 from consensus.effects import (
     Effect,
@@ -27,7 +28,7 @@ from consensus.effects import (
 )
 from consensus.epoch import EVIDENCE_AGE_EPOCHS_MAX, Epoch, first_epoch
 from consensus.evidence_pool import EvidencePool
-from consensus.inputs import Input, NextSetDecided, OtherEpochHeard, Started, TimerKind
+from consensus.inputs import Input, MessageReceived, NextSetDecided, OtherEpochHeard, Started, TimerKind
 from consensus.leader import LeaderSchedule
 from consensus.messages import BlockResponse, ConsensusMessage, EpochRequest, Proposal, hash_of
 from consensus.state import ConsensusState, CoreConfig, FinalTip, Signer
@@ -116,6 +117,11 @@ class EpochManager:
         match event:
             case NextSetDecided(epoch=number, validators=validators):
                 return self._open(validators) if number == self.epoch.number else []
+            case MessageReceived(peer=peer, message=message) if (
+                other := other_epoch(message, self.epoch)
+            ) is not None:
+                # It was checked before our epoch changed.
+                return self._on_other_epoch(peer, other, message)
             case OtherEpochHeard(peer=peer, epoch=number, message=message):
                 return self._on_other_epoch(peer, number, message)
             case _:

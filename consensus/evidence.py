@@ -5,6 +5,7 @@ Kinds and reasons: consensus.md section 9. Extraction of culprits from a fork bu
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 from consensus.certificates import SignatureCheck, check_vote, is_justified, signature_of_vote
@@ -93,9 +94,9 @@ def offence_in(evidence: Evidence) -> Offence:
     return check_pair(evidence) if isinstance(evidence, PairEvidence) else Offence.UNJUSTIFIED
 
 
-def offences_of(block: Block) -> tuple[tuple[int, int, str, int], ...]:
+def offences_of(evidence: Iterable[Evidence]) -> tuple[tuple[int, int, str, int], ...]:
     """What a block's evidence proves, for the ledger: (offender, epoch, kind, view) in block order."""
-    votes = [(vote_of(one), offence_in(one)) for one in block.evidence]
+    votes = [(vote_of(one), offence_in(one)) for one in evidence]
     return tuple((vote.signer, vote.epoch, offence.value, vote.view) for vote, offence in votes)
 
 

@@ -15,7 +15,6 @@ import structlog
 import trio
 
 from consensus import admission
-from consensus.core import Core
 from consensus.effects import (
     Broadcast,
     BuildPayload,
@@ -23,28 +22,44 @@ from consensus.effects import (
     DeliverFinal,
     Effect,
     EnteredView,
+    EpochClosed,
+    EpochOpened,
     Halt,
     Persist,
+    Readmit,
     ReportEvidence,
     ReportNotarized,
     Send,
     ServeBlocks,
+    ServeEpochProof,
     SetTimer,
     ValidatePayload,
 )
+from consensus.epochs import EpochManager
 from consensus.evidence import evidence_of_refusal
-from consensus.inputs import Input, MessageReceived, PayloadBuilt, Started, TimerFired, TimerKind, Validated
+from consensus.inputs import (
+    Input,
+    MessageReceived,
+    OtherEpochHeard,
+    PayloadBuilt,
+    Started,
+    TimerFired,
+    TimerKind,
+    Validated,
+)
 from consensus.messages import (
     Block,
     BlockResponse,
     ConsensusMessage,
     EvidenceMessage,
+    Flag,
     Proposal,
     QuorumCertificate,
     hash_of,
 )
 from gossip.network import Lane, Network
 from ledger.transactions import SignedReport
+from node.epoch_service import EpochService
 from node.ledger_service import LedgerService
 from node.messages import lane_of
 from node.metrics import NodeMetrics
@@ -77,16 +92,17 @@ class FinalDelivery:
 
 
 class ConsensusService:
-    """The trio shell around `consensus.core.Core`."""
+    """The trio shell around `consensus.epochs.EpochManager`."""
 
     def __init__(
         self,
-        core: Core,
+        core: EpochManager,
         *,
         network: Network,
         journal: SafetyJournal,
         store: BlockStore,
         ledger: LedgerService,
+        epochs: EpochService,
         verifier: SignatureVerifier,
         metrics: NodeMetrics,
         reports: Callable[[], Sequence[SignedReport]],
@@ -99,6 +115,7 @@ class ConsensusService:
         self._journal = journal
         self._store = store
         self._ledger = ledger
+        self._epochs = epochs
         self._verifier = verifier
         self._metrics = metrics
         self._reports = reports
@@ -131,6 +148,10 @@ class ConsensusService:
             ProtocolViolation: the sender is to blame; the message has had no effect, except that an unjustified
             proposal is evidence against its signer.
         """
+        number = admission.other_epoch(message, self._core.epoch)
+        if number is not None:
+            await self._send.send(OtherEpochHeard(peer, number, message))
+            return
         try:
             await self._check(message)
         except ProtocolViolation:
@@ -141,6 +162,16 @@ class ConsensusService:
         if isinstance(message, Proposal):
             self._remember(self.seen_ns, hash_of(message.block.header), time.monotonic_ns())
         await self._send.send(MessageReceived(peer, message))
+
+    async def _readmit(self, effect: Readmit) -> None:
+        """A message that came before its epoch; its sender is not blamed, for it is long gone from the wire."""
+        try:
+            await self.receive(effect.peer, effect.message)
+        except ProtocolViolation as violation:
+            log.warning("message_refused", peer=effect.peer, reason=violation.reason.value)
+
+    async def _decide(self, effect: EpochClosed) -> None:
+        await self._send.send(await self._epochs.decide(effect, self._core.epoch.next_set))
 
     async def _check(self, message: ConsensusMessage) -> None:
         admission.check(message, self._core.epoch)
@@ -204,6 +235,24 @@ class ConsensusService:
                 delivery = FinalDelivery(blocks, proof, effect.is_fast, time.monotonic_ns())
                 self._ledger.announce_final(blocks[-1].header.height)
                 self._final_send.send_nowait(delivery)
+            case EpochClosed() | EpochOpened() | ServeEpochProof() | Readmit():
+                self._change_epoch(effect)
+            case ReportNotarized() | EnteredView() | ReportEvidence() | Halt():
+                self._report(effect)
+
+    def _change_epoch(self, effect: EpochClosed | EpochOpened | ServeEpochProof | Readmit) -> None:
+        match effect:
+            case EpochClosed():
+                self._nursery.start_soon(self._decide, effect)
+            case EpochOpened():
+                self._epochs.keep(effect)
+            case ServeEpochProof():
+                self._epochs.serve(effect)
+            case Readmit():
+                self._nursery.start_soon(self._readmit, effect)
+
+    def _report(self, effect: ReportNotarized | EnteredView | ReportEvidence | Halt) -> None:
+        match effect:
             case ReportNotarized():
                 self._metrics.on_notarized(effect)
                 self._on_notarized(effect)
@@ -222,7 +271,7 @@ class ConsensusService:
     def _on_own_proposal(self, block: Block) -> None:
         """Our own block comes without ValidatePayload: we built it on this state. A resent one is known already."""
         block_hash = hash_of(block.header)
-        if block_hash in self.proposed_ns:
+        if block_hash in self.proposed_ns or block.header.flags & Flag.SUFFIX:
             return
         self._remember(self.proposed_ns, block_hash, self._built_ns)
         self._remember(self.seen_ns, block_hash, self._built_ns)
@@ -240,13 +289,18 @@ class ConsensusService:
         if wait_ns > 0:
             await trio.sleep(wait_ns / 1e9)
         with self._metrics.time_build():
-            payload = await self._ledger.build(effect.parent, effect.height, self._reports())
+            payload = await self._ledger.build(effect.parent, effect.height, self._reports(), effect.evidence)
         if payload is None:
             return
         self._built_ns = time.monotonic_ns()
         await self._send.send(
             PayloadBuilt(
-                effect.parent, effect.view, payload.transactions, payload.time_ns, payload.parent_state_root
+                effect.parent,
+                effect.view,
+                payload.transactions,
+                payload.time_ns,
+                payload.parent_state_root,
+                payload.evidence,
             )
         )
 

@@ -14,14 +14,14 @@ from typing import TypeVar
 import structlog
 import trio
 
-from consensus.evidence import offences_of
-from consensus.messages import Block, QuorumCertificate, hash_of
+from consensus.messages import Block, Evidence, QuorumCertificate, hash_of
 from ledger.admission import signatures_of_block
-from ledger.apply import BlockContext, BlockResult, apply_block, validate_block
+from ledger.apply import BlockResult, apply_block, validate_block
 from ledger.oracle import build_oracle_update, compute_block_time
 from ledger.state import State
 from ledger.transactions import SignedReport, transaction_id
 from node.mempool import Mempool
+from node.observations import ValidatorsOf, context_of, wanted_evidence
 from node.storage.block_store import BlockStore, FinalBlock
 from node.verifier import SignatureVerifier
 from node.views import views_of
@@ -59,6 +59,7 @@ class Payload:
     transactions: tuple[bytes, ...]
     time_ns: int
     parent_state_root: bytes
+    evidence: tuple[Evidence, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ class LedgerService:
         self.final_root = state.root()
         self.final_time_ns = state.clock.time_ns
         self.mempool = Mempool()
+        self.validators_of: ValidatorsOf = lambda _: None
         self.find_block: Callable[[BlockHash], Block | None] = lambda _: None
         """Where to find a block that consensus kept over a restart; set by the wiring."""
 
@@ -178,21 +180,29 @@ class LedgerService:
                 with suppress(_Overtaken):
                     await self._in_thread(lambda: self._move_to(block_hash, block.header.height))
 
-    async def build(self, parent: BlockHash, height: int, reports: Sequence[SignedReport]) -> Payload | None:
+    async def build(
+        self,
+        parent: BlockHash,
+        height: int,
+        reports: Sequence[SignedReport],
+        evidence: Sequence[Evidence] = (),
+    ) -> Payload | None:
         """Fill a block on `parent`: the newest oracle reports and the oldest waiting transactions.
 
-        None when finality has meanwhile overtaken the parent.
+        Of `evidence` it takes what the chain does not hold yet. None when finality has meanwhile overtaken the parent.
         """
         await self._announced_are_final()
         async with self._lock:
             try:
-                update, time_ns, root = await self._in_thread(lambda: self._prepare(parent, height, reports))
+                update, time_ns, root, wanted = await self._in_thread(
+                    lambda: self._prepare(parent, height, reports, evidence)
+                )
             except _Overtaken:
                 return None
             # The mempool belongs to the event loop: clients add to it while the worker thread executes.
             excluded = {item for layer in self._layers for item in layer.transaction_ids}
             waiting = self.mempool.pick(PAYLOAD_TRANSACTIONS_MAX, PAYLOAD_BYTES_MAX, excluded)
-            return Payload((update, *waiting), time_ns, root)
+            return Payload((update, *waiting), time_ns, root, wanted)
 
     async def finalize(self, blocks: Sequence[Block], proof: QuorumCertificate) -> list[FinalResult]:
         """Execute (if need be), commit and store final blocks, in height order; known ones are skipped."""
@@ -212,6 +222,11 @@ class LedgerService:
         self.final_root = last.result.root
         self.final_time_ns = last.result.time_ns
         self._forget_old()
+
+    async def wait_final(self, height: int) -> None:
+        """Until the block of this height is executed and stored."""
+        while self.final_height < height:
+            await self._finalized.wait()
 
     async def read(self, question: Callable[[State], T]) -> T:
         """Answer a question about the state as executed now, between two blocks."""
@@ -238,18 +253,20 @@ class LedgerService:
         self._move_to(BlockHash(header.parent_hash), header.height - 1)
         validate_block(
             self._state,
-            _context_of(block),
+            context_of(block, self.validators_of),
             block.transactions,
             parent_state_root=header.parent_state_root,
         )
 
     def _prepare(
-        self, parent: BlockHash, height: int, reports: Sequence[SignedReport]
-    ) -> tuple[bytes, int, bytes]:
-        """(encoded oracle update, block time, parent's state root) of a block on `parent`."""
+        self, parent: BlockHash, height: int, reports: Sequence[SignedReport], evidence: Sequence[Evidence]
+    ) -> tuple[bytes, int, bytes, tuple[Evidence, ...]]:
+        """(encoded oracle update, block time, parent's state root, evidence to carry) of a block on `parent`."""
         self._move_to(parent, height - 1)
         update = build_oracle_update(self._state, reports)
-        return encode(update), compute_block_time(self._state, update), self._state.root()
+        time_ns = compute_block_time(self._state, update)
+        wanted = wanted_evidence(self._state, height, time_ns, evidence, self.validators_of)
+        return encode(update), time_ns, self._state.root(), wanted
 
     def _move_to(self, target: BlockHash, height: int) -> None:
         """Roll back and execute until the state is the one after `target`, a block of `height`.
@@ -280,7 +297,7 @@ class LedgerService:
 
     def _apply(self, block_hash: BlockHash, block: Block) -> Executed:
         self._state.begin_block()
-        context = _context_of(block)
+        context = context_of(block, self.validators_of)
         try:
             result = apply_block(self._state, context, block.transactions)
         except ProtocolViolation as violation:
@@ -347,7 +364,3 @@ class LedgerService:
             for block_hash, block in self._blocks.items()
             if block.header.height > self.final_height
         }
-
-
-def _context_of(block: Block) -> BlockContext:
-    return BlockContext(block.header.height, block.header.time_ns, offences_of(block))

@@ -16,6 +16,8 @@ from consensus.messages import (
     CertificateMessage,
     CertificateRequest,
     ConsensusMessage,
+    EpochClosing,
+    EpochRequest,
     EvidenceMessage,
     Proposal,
     QuorumCertificate,
@@ -63,13 +65,31 @@ NodeMessage = (
     | BlockResponse
     | CertificateRequest
     | EvidenceMessage
+    | EpochRequest
+    | EpochClosing
     | TransactionBundle
     | ReportMessage
 )
 
-_BULK = (Proposal, BlockRequest, BlockResponse, EvidenceMessage, TransactionBundle, ReportMessage)
-_VOTE_TYPES = Votes | CertificateMessage | Status | StatusRequest | CertificateRequest
-_BULK_TYPES = Proposal | BlockRequest | BlockResponse | EvidenceMessage | TransactionBundle | ReportMessage
+_BULK = (
+    Proposal,
+    BlockRequest,
+    BlockResponse,
+    EvidenceMessage,
+    EpochClosing,
+    TransactionBundle,
+    ReportMessage,
+)
+_VOTE_TYPES = Votes | CertificateMessage | Status | StatusRequest | CertificateRequest | EpochRequest
+_BULK_TYPES = (
+    Proposal
+    | BlockRequest
+    | BlockResponse
+    | EvidenceMessage
+    | EpochClosing
+    | TransactionBundle
+    | ReportMessage
+)
 
 
 def lane_of(message: ConsensusMessage | TransactionBundle | ReportMessage) -> Lane:

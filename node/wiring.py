@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from consensus.core import Core
 from consensus.effects import JournalRecord, ReportEvidence, ReportNotarized
 from consensus.epoch import genesis_block
+from consensus.epochs import EpochManager
 from consensus.evidence_pool import EvidencePool
 from consensus.messages import Block, EvidenceMessage, QuorumCertificate, hash_of
 from consensus.state import CoreConfig, FinalTip, Parameters
@@ -28,6 +28,7 @@ from ledger.state import State
 from node.clock import MarketClock
 from node.config import NodeConfig
 from node.consensus_service import ConsensusService
+from node.epoch_service import EpochService
 from node.final_blocks import FinalBlocks
 from node.genesis import GenesisDocument, chain_id_of
 from node.keystore import ValidatorKeys
@@ -43,6 +44,7 @@ from node.rpc.supervisor import GatewayProcess
 from node.safety_journal import SafetyJournal, recover
 from node.status import NodeAnswers
 from node.storage.block_store import BlockStore, FinalBlock
+from node.storage.epoch_files import EpochFiles
 from node.storage.evidence_files import EvidenceFiles
 from node.storage.home_lock import HomeLock
 from node.transaction_service import TransactionService
@@ -137,7 +139,9 @@ class Wiring:
             self.verifier,
         )
         self.evidence = EvidenceFiles(config.data_path / "evidence")
+        self.epochs = EpochFiles(config.data_path / "epochs")
         self.core = self._core()
+        self.ledger.validators_of = self._validators_of
         self.ledger.find_block = self._find_block
         oracle_keys = [entry.oracle_key for entry in genesis.validators]
         self.reports = ReportPool(oracle_keys, self.chain_id)
@@ -147,6 +151,7 @@ class Wiring:
             journal=SafetyJournal(self.journal, self.watermark, self.core.journal_records),
             store=self.store,
             ledger=self.ledger,
+            epochs=EpochService(self.epochs, self.ledger, self.network),
             verifier=self.verifier,
             metrics=self.metrics,
             reports=self.reports.newest,
@@ -218,7 +223,7 @@ class Wiring:
 
     # --- parts ---
 
-    def _core(self) -> Core:
+    def _core(self) -> EpochManager:
         parameters = self.genesis.consensus
         validators = self.genesis.validators
         config = CoreConfig(
@@ -237,7 +242,16 @@ class Wiring:
             ),
         )
         pool = EvidencePool(self.evidence.load())
-        return Core(config, self.keys.consensus, self.restored.tip, self.restored.records, pool)
+        staking = self.genesis.ledger.staking
+        return EpochManager(
+            config,
+            self.keys.consensus,
+            self.restored.tip,
+            self.restored.records,
+            pool,
+            epoch_blocks=staking.epoch_blocks if staking.validators else 0,
+            opened=self.epochs.load(),
+        )
 
     def _network_config(self) -> NetworkConfig:
         config = self.config
@@ -327,6 +341,10 @@ class Wiring:
         proof = decode_own(QuorumCertificate, raw_proof) if raw_proof else None
         final = FinalTip(block, proof) if tip.height else None
         return _Restored(state, final, BlockHash(tip.block_hash), tip.height, records)
+
+    def _validators_of(self, epoch: int) -> ValidatorSet | None:
+        found = self.core.epoch.at(epoch)
+        return None if found is None else found.validators
 
     def _find_block(self, block_hash: BlockHash) -> Block | None:
         node = self.core.state.tree.get(block_hash)

@@ -167,7 +167,7 @@ def test_evidence_of_an_epoch_is_verified_under_its_set_in_a_later_one() -> None
     until_epoch(cluster, 1, (0, 1, 2))
     cluster.send(3, 0, EvidenceMessage(offence))
     until_epoch(cluster, 3, (0, 1, 2))
-    named = [(b.header.epoch, o) for b, _ in cluster.processes[1].store for o in offences_of(b)]
+    named = [(b.header.epoch, o) for b, _ in cluster.processes[1].store for o in offences_of(b.evidence)]
     assert [one for _, one in named] == [(3, 0, "E1", 50)]
     assert named[0][0] > 0
 

@@ -128,7 +128,7 @@ def test_a_block_may_not_name_an_offender_twice_or_carry_what_proves_nothing() -
         assert caught.value.reason == reason
     good = with_evidence(block, a_double_vote(1), a_double_vote(3))
     admission.check_block(good, EPOCH)
-    assert offences_of(good) == ((1, 0, "E1", 5), (3, 0, "E1", 5))
+    assert offences_of(good.evidence) == ((1, 0, "E1", 5), (3, 0, "E1", 5))
 
 
 class Equivocator(Traitor):
@@ -151,7 +151,7 @@ def test_an_equivocator_is_named_in_a_final_block_once() -> None:
     cluster = Cluster(4, byzantine=frozenset({2}), tamper=Equivocator(2, 4, 1))
     cluster.run(2_000)
     assert cluster.live_height() > 20
-    named = [offence for block, _ in cluster.processes[0].store for offence in offences_of(block)]
+    named = [offence for block, _ in cluster.processes[0].store for offence in offences_of(block.evidence)]
     assert [(offender, kind) for offender, _, kind, _ in named] == [(2, "E1")]
 
 

@@ -30,7 +30,7 @@ def test_everybody_leads_by_its_weight_in_every_cycle() -> None:
     schedule = LeaderSchedule(b"s" * 32, 10, weights)
     for cycle in range(3):
         led = Counter(schedule.leader_of(view) for view in range(cycle * 55, cycle * 55 + 55))
-        assert led == {index: weight for index, weight in enumerate(weights)}
+        assert led == dict(enumerate(weights))
 
 
 def test_large_weights_are_rounded_to_the_length_of_the_list() -> None:

@@ -1,0 +1,61 @@
+"""What an epoch change needs beside consensus: the ledger's decision, and the epochs kept on disk. Trio, disk."""
+
+from __future__ import annotations
+
+import structlog
+
+from consensus.effects import EpochClosed, EpochOpened, ServeEpochProof
+from consensus.inputs import NextSetDecided
+from consensus.messages import EpochClosing
+from consensus.validator_set import ValidatorSet
+from gossip.network import Network
+from ledger.staking.epochs import next_validator_set
+from ledger.staking.state import is_staking
+from ledger.state import State
+from node.ledger_service import LedgerService
+from node.messages import lane_of
+from node.storage.epoch_files import EpochFiles
+from primitives.codec import encode
+
+log = structlog.get_logger()
+
+
+class EpochService:
+    """Performs the effects of epoch changes for the consensus service."""
+
+    def __init__(self, files: EpochFiles, ledger: LedgerService, network: Network) -> None:
+        self._files = files
+        self._ledger = ledger
+        self._network = network
+
+    async def decide(self, effect: EpochClosed, known: ValidatorSet) -> NextSetDecided:
+        """The set of the epoch after the next, once the ledger has executed the boundary.
+
+        `known` is the next epoch's set: a chain without staking keeps it for ever.
+        """
+        await self._ledger.wait_final(effect.boundary.header.height)
+        validators = await self._ledger.read(lambda state: decided_set(state, known))
+        log.info("epoch_closed", epoch=effect.epoch, height=effect.boundary.header.height)
+        return NextSetDecided(effect.epoch, validators)
+
+    def keep(self, effect: EpochOpened) -> None:
+        """Store an epoch that begins, before anything is sent in it."""
+        self._files.keep(effect)
+        opened = effect.opened
+        members = sum(weight > 0 for weight in opened.validators.weights)
+        log.info("epoch_opened", epoch=opened.number, height=opened.first_height, validators=members)
+
+    def serve(self, effect: ServeEpochProof) -> None:
+        """Answer a peer that is still in a closed epoch."""
+        proof = self._files.proof_of(effect.epoch)
+        if proof is not None:
+            message = EpochClosing(proof)
+            self._network.send(effect.to, lane_of(message), encode(message))
+
+
+def decided_set(state: State, known: ValidatorSet) -> ValidatorSet:
+    """The ledger's decision at an epoch's last block; members by place."""
+    if not is_staking(state):
+        return known
+    members = next_validator_set(state).members
+    return known.following((one.place, one.consensus_key, one.weight) for one in members)

@@ -1,0 +1,42 @@
+"""Epochs that have begun here, and why the ones before are closed: a small file each, in one directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from consensus.effects import EpochOpened, OpenedEpoch
+from consensus.messages import EpochProof
+from node.storage.files import write_durably
+from primitives.codec import Wire, decode_own, encode
+
+
+class _EpochFile(Wire):
+    opened: OpenedEpoch
+    proof: EpochProof
+    """That the epoch before is closed."""
+
+
+class EpochFiles:
+    """Kept for ever: a peer may be any number of epochs behind; about 10 KB each."""
+
+    def __init__(self, directory: Path) -> None:
+        """The directory is made with the first epoch change."""
+        self.directory = directory
+
+    def keep(self, effect: EpochOpened) -> None:
+        """Store durably."""
+        self.directory.mkdir(exist_ok=True)
+        write_durably(self._path(effect.opened.number), encode(_EpochFile(effect.opened, effect.proof)))
+
+    def load(self) -> list[OpenedEpoch]:
+        """Every epoch that began here, oldest first."""
+        paths = sorted(self.directory.glob("*.msgpack"))
+        return [decode_own(_EpochFile, path.read_bytes()).opened for path in paths]
+
+    def proof_of(self, epoch: int) -> EpochProof | None:
+        """Why `epoch` is closed, or None when it is not, as far as we know."""
+        path = self._path(epoch + 1)
+        return decode_own(_EpochFile, path.read_bytes()).proof if path.exists() else None
+
+    def _path(self, number: int) -> Path:
+        return self.directory / f"{number:010d}.msgpack"

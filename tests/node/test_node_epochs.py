@@ -1,0 +1,73 @@
+"""Whole nodes through epochs: boundaries, what is kept on disk, restarts, and evidence that reaches the ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+
+from consensus.messages import VoteKind, Votes
+from gossip.network import Lane
+from ledger.staking.state import get_punishment
+from node.genesis import GenesisDocument
+from node.genesis_defaults import default_staking
+from node.storage.epoch_files import EpochFiles
+from primitives.codec import encode
+from tests.node import network_of_nodes
+from tests.node.network_of_nodes import Nodes, a_genesis, running_nodes
+from tests.node.test_node_cluster import a_vote, inject
+
+EPOCH_BLOCKS = 6
+
+
+def a_staking_genesis(validators: int = 4) -> GenesisDocument:
+    """Epochs of six blocks."""
+    genesis = a_genesis(validators)
+    staking = msgspec.structs.replace(default_staking(genesis.validators), epoch_blocks=EPOCH_BLOCKS)
+    ledger = msgspec.structs.replace(genesis.ledger, staking=staking)
+    return msgspec.structs.replace(genesis, ledger=ledger)
+
+
+def epochs_of(nodes: Nodes) -> list[int]:
+    return [node.core.epoch.number for node, _, _ in nodes.running.values()]
+
+
+async def wait_epoch(nodes: Nodes, number: int, seconds: float = 20) -> None:
+    with trio.fail_after(seconds):
+        while min(epochs_of(nodes)) < number:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+
+
+async def test_nodes_change_epochs_and_a_restarted_one_goes_on(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(network_of_nodes, "a_genesis", a_staking_genesis)
+    async with running_nodes(tmp_path, monkeypatch) as (nodes, nursery):
+        await wait_epoch(nodes, 2)
+        await nodes.stop(3)
+        del nodes.running[3]
+        await wait_epoch(nodes, 4)
+        await nodes.start(nursery, 3)
+        await wait_epoch(nodes, 6)
+        assert not any(node.consensus.halted or node.observer for node, _, _ in nodes.running.values())
+        kept = EpochFiles(nodes.config(3).data_path / "epochs").load()
+        assert [opened.number for opened in kept] == list(range(1, len(kept) + 1))
+        assert [opened.first_height for opened in kept] == [one.number * EPOCH_BLOCKS for one in kept]
+        assert nodes.network(0).blamed == []
+
+
+async def test_a_double_vote_is_punished_by_the_ledger_in_a_later_epoch(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(network_of_nodes, "a_genesis", a_staking_genesis)
+    async with running_nodes(tmp_path, monkeypatch) as (nodes, _):
+        await nodes.wait_height(1)
+        view = nodes[0].consensus.view + 40
+        votes = [a_vote(nodes, view, bytes([n]) * 32, signer=3, key=3) for n in (1, 2)]
+        inject(nodes, 0, 3, Lane.VOTE, *(encode(Votes((vote,))) for vote in votes))
+        assert all(vote.kind == VoteKind.NOTARIZE for vote in votes)
+        await wait_epoch(nodes, 2)
+        for index in range(3):
+            punishment = await nodes[index].ledger.read(lambda state: get_punishment(state, 3))
+            assert punishment is not None
+            assert punishment.offences == ((0, "E1"),)
