@@ -37,9 +37,9 @@ def model(*, views: Views = 2, deep_views: Views = 3, plant: MutationName | None
     Parameters
     ----------
     views
-        Views of the exploration of every interleaving; 0 leaves it out. 3 takes hours.
+        Views of the exploration of every interleaving; 0 leaves it out. 3 needs more memory than most machines have.
     deep_views
-        Views of the exploration of one view after the other; 0 leaves it out. 4 takes hours.
+        Views of the exploration of one view after the other; 0 leaves it out.
     plant
         A mistake to make in the production rules first. Then only forks are looked for, in every interleaving.
     """
