@@ -15,6 +15,7 @@ from consensus.certificates import (
     certificates_of,
     check_certificate,
     check_justified,
+    check_vote,
     finality_proof,
     signature_of_vote,
     signatures_of_certificate,
@@ -22,11 +23,10 @@ from consensus.certificates import (
 )
 from consensus.epoch import Epoch
 from consensus.evidence import Offence, check_pair, offence_of, pair
-from consensus.messages import Block, Certificate, PairEvidence, QuorumCertificate, Vote, VoteKind, hash_of
+from consensus.messages import Block, Certificate, PairEvidence, QuorumCertificate, Vote, hash_of
 from consensus.reasons import ConsensusReason
 from primitives.codec import Wire
 from primitives.errors import ProtocolViolation
-from primitives.identifiers import BlockHash
 from primitives.signing import is_valid
 
 Verify = Callable[[SignatureCheck], bool]
@@ -39,20 +39,13 @@ class FinalChain(Wire):
     proof: QuorumCertificate
 
 
-class UnjustifiedVote(Wire):
-    """E6: a vote that vouches for a block, and the block, which is not justified by its own bytes."""
-
-    vote: Vote
-    block: Block
-
-
 @dataclass(frozen=True, slots=True)
 class Accusation:
     """One validator, what it did, and the proof."""
 
     offender: int
     offence: Offence
-    proof: PairEvidence | UnjustifiedVote
+    proof: Evidence
 
 
 def is_valid_check(check: SignatureCheck) -> bool:
@@ -80,7 +73,7 @@ def find_culprits(
         return []
     accusations = _unjustified(above, high.proof, epoch, verify)
     if not accusations:
-        accusations = _contradictions(low.proof, _witness_of(above, high.proof, view))
+        accusations = list(_contradictions(low.proof, _witness_of(above, high.proof, view)))
     first: dict[int, Accusation] = {}
     for accusation in accusations:
         first.setdefault(accusation.offender, accusation)
@@ -93,6 +86,10 @@ def _check_chain(chain: FinalChain, epoch: Epoch, verify: Verify) -> None:
     for lower, upper in zip(chain.blocks, chain.blocks[1:], strict=False):
         if upper.header.parent_hash != hash_of(lower.header):
             raise ProtocolViolation(ConsensusReason.NOT_LINKED, "a block is not the next one's parent")
+    for block in chain.blocks:
+        # Another justification than the header's would make an honest block look unjustified.
+        if block.header.justification_root != justification_root(block.justification):
+            raise ProtocolViolation(ConsensusReason.WRONG_ROOT, "a justification is not its header's")
     check_certificate(chain.proof, epoch)
     if finality_proof(chain.proof, epoch.validators) is None or not _is_signed(chain.proof, epoch, verify):
         raise ProtocolViolation(ConsensusReason.BELOW_QUORUM, "the proof does not make its block final")
@@ -107,7 +104,7 @@ def _unjustified(
         if not _is_justified(block, epoch, verify):
             named = hash_of(block.header)
             return [
-                Accusation(vote.signer, Offence.UNJUSTIFIED, UnjustifiedVote(vote, block))
+                Accusation(vote.signer, Offence.UNJUSTIFIED, _block_evidence(vote, block))
                 for vote in votes_of(certificate)
                 if vote.subject == named
             ]
@@ -137,7 +134,11 @@ def _contradictions(proof: QuorumCertificate, witness: Certificate) -> Iterator[
             yield Accusation(vote.signer, offence, pair(own, vote))
 
 
-def _is_justified(block: Block, epoch: Epoch, verify: Verify) -> bool:
+def _block_evidence(vote: Vote, block: Block) -> BlockEvidence:
+    return BlockEvidence(vote, block.header, block.justification)
+
+
+def _is_justified(block: Block | BlockEvidence, epoch: Epoch, verify: Verify) -> bool:
     try:
         check_justified(block, epoch)
     except ProtocolViolation:
@@ -158,28 +159,29 @@ def check_accusation(accusation: Accusation, epoch: Epoch, verify: Verify = is_v
     proof = accusation.proof
     votes = (proof.vote_a, proof.vote_b) if isinstance(proof, PairEvidence) else (proof.vote,)
     for vote in votes:
-        if vote.signer != accusation.offender or vote.signer >= epoch.validators.count:
+        check_vote(vote, epoch)
+        if vote.signer != accusation.offender:
             raise ProtocolViolation(ConsensusReason.UNKNOWN_SIGNER, f"a vote is signed by {vote.signer}")
-        if vote.epoch != epoch.number:
-            raise ProtocolViolation(ConsensusReason.WRONG_EPOCH, f"a vote of epoch {vote.epoch}")
         if not verify(signature_of_vote(vote, epoch)):
             raise ProtocolViolation(ConsensusReason.NOT_AN_OFFENCE, "a signature does not verify")
     if isinstance(proof, PairEvidence):
         offence = check_pair(proof)
     else:
-        offence = _check_unjustified(proof, epoch, verify)
+        _check_vouches(proof, epoch, verify)
+        offence = Offence.UNJUSTIFIED
     if offence is not accusation.offence:
         raise ProtocolViolation(ConsensusReason.NOT_AN_OFFENCE, f"the votes prove {offence.value}")
 
 
-def _check_unjustified(proof: UnjustifiedVote, epoch: Epoch, verify: Verify) -> Offence:
-    vote, block = proof.vote, proof.block
-    # A finalize vote vouches too: R5 asks for an acceptable block.
-    if vote.subject != BlockHash(hash_of(block.header)) or vote.kind not in tuple(VoteKind):
+def _check_vouches(proof: BlockEvidence, epoch: Epoch, verify: Verify) -> None:
+    """As evidence in blocks, but a finalize vote vouches too: R5 asks for a block that its signer accepted."""
+    vote, header = proof.vote, proof.header
+    if vote.subject != hash_of(header) or header.justification_root != justification_root(
+        proof.justification
+    ):
         raise ProtocolViolation(ConsensusReason.NOT_AN_OFFENCE, "the vote does not vouch for this block")
-    if block.header.view == vote.view and _is_justified(block, epoch, verify):
+    if header.view == vote.view and _is_justified(proof, epoch, verify):
         raise ProtocolViolation(ConsensusReason.NOT_AN_OFFENCE, "the block is justified")
-    return Offence.UNJUSTIFIED
 
 
 def weight_named(accusations: Sequence[Accusation], epoch: Epoch) -> int:

@@ -6,7 +6,7 @@ half skips, and goes on from there.
 
 from __future__ import annotations
 
-from consensus.effects import Broadcast, Effect
+from consensus.effects import Broadcast, Effect, Send
 from consensus.messages import ConsensusMessage, Proposal, Vote, VoteKind, Votes
 from primitives.identifiers import NO_BLOCK
 from testnet.byzantine.actor import Actor, Later
@@ -51,4 +51,4 @@ class Denier(Actor):
             )
         )
         no = Votes((self._denial(vote.view),))
-        return [effect for effect in self.to_each(lambda p: yes if self._is_told(p, vote.view) else no) if not isinstance(effect, Later)]
+        return [Send(peer, yes if self._is_told(peer, vote.view) else no) for peer in self.others]

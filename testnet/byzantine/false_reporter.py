@@ -25,5 +25,7 @@ class FalseReporter(Actor):
         return [effect]
 
     def _lie(self, vote: Vote) -> Vote:
-        report = NO_BLOCK if vote.kind != VoteKind.NULLIFY or self.rng.random() < 0.5 else self.rng.randbytes(32)
+        report = (
+            NO_BLOCK if vote.kind != VoteKind.NULLIFY or self.rng.random() < 0.5 else self.rng.randbytes(32)
+        )
         return self.vote(VoteKind.NULLIFY, vote.view, report)

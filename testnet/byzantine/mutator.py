@@ -6,7 +6,7 @@ own key, so that only meaning is wrong.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeVar
 
 import msgspec
 
@@ -20,7 +20,10 @@ from consensus.messages import (
     VoteKind,
     Votes,
 )
+from primitives.codec import Wire
 from testnet.byzantine.actor import Actor, Later
+
+W = TypeVar("W", bound=Wire)
 
 
 class Mutator(Actor):
@@ -60,7 +63,7 @@ class Mutator(Actor):
         subject = vote.subject if self.rng.random() < 0.7 else self.rng.randbytes(32)
         return self.vote(kind, view, subject)
 
-    def _changed(self, value: Any) -> Any:
+    def _changed(self, value: W) -> W:
         """One field that is a number or bytes, changed a little."""
         names = [name for name in value.__struct_fields__ if isinstance(getattr(value, name), int | bytes)]
         if not names:

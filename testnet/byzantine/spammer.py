@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from consensus.effects import Broadcast, Effect
-from consensus.messages import BlockRequest, CertificateRequest, StatusRequest, VoteKind, Votes
+from consensus.messages import (
+    BlockRequest,
+    CertificateRequest,
+    ConsensusMessage,
+    StatusRequest,
+    VoteKind,
+    Votes,
+)
 from testnet.byzantine.actor import Actor, Later
 
 
@@ -14,9 +21,11 @@ class Spammer(Actor):
         if not isinstance(effect, Broadcast):
             return [effect]
         far = self.rng.choice([70, 10_000, 2**61])
-        junk = [
+        junk: list[ConsensusMessage] = [
             Votes((self.vote(VoteKind.NULLIFY, far, self.rng.randbytes(32)),)),
-            Votes(tuple(self.vote(VoteKind.NOTARIZE, far + one, self.rng.randbytes(32)) for one in range(20))),
+            Votes(
+                tuple(self.vote(VoteKind.NOTARIZE, far + one, self.rng.randbytes(32)) for one in range(20))
+            ),
             CertificateRequest(1, 256),
             StatusRequest(0, 0),
             BlockRequest(self.rng.randbytes(32), 0, 64),

@@ -19,7 +19,9 @@ class SyncLiar(Actor):
             return [effect]
         match effect.message:
             case Status():
-                far = msgspec.structs.replace(effect.message, final_height=2**40, final_view=2**40, view=2**40)
+                far = msgspec.structs.replace(
+                    effect.message, final_height=2**40, final_view=2**40, view=2**40
+                )
                 return [Send(effect.to, far)]
             case BlockResponse(requested=requested, blocks=blocks) if blocks:
                 wrong = [

@@ -24,7 +24,9 @@ class OneChain:
         """An honest validator delivers blocks; `height_before` is its final height until now."""
         blocks = delivered.blocks
         if blocks[0].header.height > height_before + 1:
-            raise Violation("one chain", f"validator {node} skips from {height_before} to {blocks[0].header.height}")
+            raise Violation(
+                "one chain", f"validator {node} skips from {height_before} to {blocks[0].header.height}"
+            )
         previous: BlockHash | None = None
         for block in blocks:
             header = block.header
@@ -43,7 +45,9 @@ class OneChain:
             return
         if known is not None:
             if not self._forks_allowed:
-                detail = f"validator {node} has {name.hex()[:12]} at height {height}, others {known.hex()[:12]}"
+                detail = (
+                    f"validator {node} has {name.hex()[:12]} at height {height}, others {known.hex()[:12]}"
+                )
                 raise Violation("agreement", detail)
             self.forked_at = min(height, self.forked_at or height)
             return

@@ -22,5 +22,7 @@ def bound_ms(*, validators: int, healed: int, delta_ms: int, min_block_ms: int, 
 
 def _view_wait_ms(delta_ms: int, views: int) -> int:
     """T_view of a view that is `views` above the final tip, rounded up."""
-    factor = min(FACTOR_MAX * 2**64, 2**64 * 3 ** max(0, min(views, 20) - 3) // 2 ** max(0, min(views, 20) - 3))
-    return -(-32 * delta_ms * factor // (10 * 2**64)) + 1
+    factor_milli = 1_000
+    for _ in range(min(views, 20) - 3):
+        factor_milli = min(FACTOR_MAX * 1_000, factor_milli * 3 // 2 + 1)
+    return 32 * delta_ms * factor_milli // 10_000 + 1

@@ -65,7 +65,13 @@ class Rules:
 
     def signed_bytes(self, kind: int, epoch: int, view: int, subject: bytes) -> bytes:
         """Section 2."""
-        parts = (b"QUORATE-BFT-1", bytes([kind]), self.chain_id, epoch.to_bytes(8, "big"), view.to_bytes(8, "big"))
+        parts = (
+            b"QUORATE-BFT-1",
+            bytes([kind]),
+            self.chain_id,
+            epoch.to_bytes(8, "big"),
+            view.to_bytes(8, "big"),
+        )
         return b"".join((*parts, subject))
 
     def is_final(self, certificate: QuorumCertificate) -> bool:
@@ -80,7 +86,9 @@ class Rules:
             for signer in group.signers:
                 reported[group.report] = reported.get(group.report, 0) + self.weights[signer]
         total = sum(reported.values())
-        return next((b for b in sorted(reported) if b != NOTHING and reported[b] > total - reported[b]), NOTHING)
+        return next(
+            (b for b in sorted(reported) if b != NOTHING and reported[b] > total - reported[b]), NOTHING
+        )
 
     def certifies(self, certificate: Certificate) -> bytes:
         """The block for which it is a parent certificate, or nothing."""

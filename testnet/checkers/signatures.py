@@ -44,9 +44,13 @@ class HonestSignatures:
         if vote.signer != self._node:
             raise Violation("one signature", f"{who} repeats the vote of {vote.signer} as its own")
         if key not in self._journaled:
-            raise Violation("persist before send", f"{who} sent a vote of view {vote.view} before it was synced")
+            raise Violation(
+                "persist before send", f"{who} sent a vote of view {vote.view} before it was synced"
+            )
         if vote.kind in said:
-            raise Violation("one signature", f"{who} signed two votes of kind {vote.kind} in view {vote.view}")
+            raise Violation(
+                "one signature", f"{who} signed two votes of kind {vote.kind} in view {vote.view}"
+            )
         said[vote.kind] = vote.subject
         notarized, nullified, finalized = said.get(1), said.get(2), said.get(3)
         if nullified is not None and finalized is not None:

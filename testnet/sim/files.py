@@ -6,7 +6,6 @@ import errno
 from pathlib import Path
 from random import Random
 
-
 SECTOR_BYTES = 512
 """Disks write a sector as a whole or not at all."""
 
@@ -32,7 +31,9 @@ class SimulatedFile:
         """Overwrite or extend at an offset."""
         if self._disk.is_full:
             raw = raw[: len(raw) // 2] if offset == len(self.data) else b""
-        self.pending.append((len(self.data), offset, bytes(self.data[offset : offset + len(raw)]), bytes(raw)))
+        self.pending.append(
+            (len(self.data), offset, bytes(self.data[offset : offset + len(raw)]), bytes(raw))
+        )
         self.put(offset, raw)
         if self._disk.is_full:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -152,7 +153,8 @@ class SimulatedDisk:
     def _torn_length(self, offset: int, length: int) -> int:
         """A write ends at a sector's border, or whole."""
         first = SECTOR_BYTES - offset % SECTOR_BYTES
-        return self._rng.choice([0, *range(first, length, SECTOR_BYTES), length])
+        lengths: list[int] = [0, *range(first, length, SECTOR_BYTES), length]
+        return self._rng.choice(lengths)
 
     def wipe(self, what: int) -> None:
         """Lose everything (0), the journal (1) or the watermark (2), or a bit of the journal's first half flips (3).

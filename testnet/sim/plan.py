@@ -45,7 +45,7 @@ class FaultKind(StrEnum):
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that breaks at `at_ms` and is whole again at `until_ms`, unless the healing finds it outside the core."""
+    """Breaks at `at_ms` and is whole again at `until_ms`, unless the healing finds it outside the core."""
 
     kind: FaultKind
     at_ms: int

@@ -30,7 +30,9 @@ class KeyRing:
 
     def __init__(self, seed: int, count: int, kind: str) -> None:
         """`kind`: model or ed25519."""
-        seeds = [digest(b"sim-key", seed.to_bytes(8, "big") + index.to_bytes(2, "big")) for index in range(count)]
+        seeds = [
+            digest(b"sim-key", seed.to_bytes(8, "big") + index.to_bytes(2, "big")) for index in range(count)
+        ]
         self.signers: list[ModelSigner | SigningKey]
         self._verify: Callable[[bytes, bytes, bytes], bool]
         if kind == "ed25519":

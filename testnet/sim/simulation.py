@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import struct
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
@@ -18,7 +19,7 @@ from consensus.effects import DeliverFinal
 from consensus.epoch import first_epoch
 from consensus.evidence import check_pair
 from consensus.forensics import FinalChain, check_accusation, find_culprits
-from consensus.messages import ConsensusMessage, PairEvidence, TimeoutCertificate, hash_of
+from consensus.messages import BlockEvidence, ConsensusMessage, PairEvidence, TimeoutCertificate, hash_of
 from consensus.state import CoreConfig, Parameters
 from consensus.validator_set import ValidatorSet
 from primitives.codec import encode
@@ -86,7 +87,9 @@ class Simulation:
         actor = None
         if behaviour is not None:
             rng = stream(plan.seed, f"traitor {index}")
-            actor = BEHAVIOURS[behaviour](index, plan.validators, CHAIN_ID, self.ring.signers[index].sign, rng)
+            actor = BEHAVIOURS[behaviour](
+                index, plan.validators, CHAIN_ID, self.ring.signers[index].sign, rng
+            )
             actor.first_half = frozenset(plan.first_half) or actor.first_half
         return SimulatedValidator(self, index, config, self.ring.signers[index], disk, actor)
 
@@ -167,7 +170,9 @@ class Simulation:
                 continue
             replayed = self.new_executor(validator.index, validator.store).root()
             if validator.core is not None and validator.executor.root() != replayed:
-                raise Violation("replay", f"validator {validator.index} has another root than its blocks give")
+                raise Violation(
+                    "replay", f"validator {validator.index} has another root than its blocks give"
+                )
             if validator.must_stay_observer and validator.core is not None and not validator.is_observer:
                 raise Violation("lost disk", f"validator {validator.index} votes again without its memory")
 
@@ -234,14 +239,16 @@ class Simulation:
         if len(delivered.blocks) > 1:
             self.sometimes["final through a descendant"] += 1
 
-    def on_evidence(self, validator: SimulatedValidator, kind: str, offender: int, evidence: PairEvidence) -> None:
+    def on_evidence(
+        self, validator: SimulatedValidator, kind: str, offender: int, evidence: PairEvidence | BlockEvidence
+    ) -> None:
         """Somebody reports an offence; of an honest validator there can be none."""
         self.audit(b"evidence", validator.index, offender)
         self.happened(f"evidence {kind}")
         self.guilty.add(offender)
         if self.validators[offender].is_honest and validator.is_honest:
             raise Violation("no honest accused", f"validator {validator.index} accuses {offender} of {kind}")
-        if check_pair(evidence).value != kind:
+        if isinstance(evidence, PairEvidence) and check_pair(evidence).value != kind:
             raise Violation("no honest accused", f"evidence of {kind} proves something else")
 
     def on_halt(self, validator: SimulatedValidator, reason: str, detail: str) -> None:
@@ -270,7 +277,9 @@ class Simulation:
         self._hash.update(_EVENT.pack(self.now_ns, b"letter", receiver, letter.sender, letter.name))
         if self.trace is not None:
             kind = type(letter.message).__name__
-            self.trace(f"{self.now_ns // 1000:>12} us  {letter.sender} -> {receiver} {kind} {letter.where or ''}")
+            self.trace(
+                f"{self.now_ns // 1000:>12} us  {letter.sender} -> {receiver} {kind} {letter.where or ''}"
+            )
         self.validators[receiver].hear(letter)
 
     def admits(self, letter: Letter, receiver: SimulatedValidator) -> bool:
@@ -306,5 +315,7 @@ def verdict_of(plan: Plan, trace: Callable[[str], None] | None = None) -> tuple[
         return simulation, violation
     except InvariantViolation as broken:
         return simulation, Violation("invariant", str(broken))
+    except Exception as error:  # Whatever the product raises here would have ended a node.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return simulation, Violation("no exception", f"{error!r} in {place.name}, line {place.lineno}")
     return simulation, None
-

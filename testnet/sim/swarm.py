@@ -84,7 +84,11 @@ def _divided(seed: int, base: Plan, traitors: list[Traitor]) -> Plan:
     first, second = honest[: len(honest) // 2], honest[len(honest) // 2 :]
     until_ms = rng.choice([base.hostile_ms // 8, base.hostile_ms // 2, base.hostile_ms])
     cut = Fault(
-        kind=FaultKind.CUT, at_ms=0, until_ms=until_ms, nodes=tuple(sorted(first)), peers=tuple(sorted(second))
+        kind=FaultKind.CUT,
+        at_ms=0,
+        until_ms=until_ms,
+        nodes=tuple(sorted(first)),
+        peers=tuple(sorted(second)),
     )
     return Plan(
         **{name: getattr(base, name) for name in base.__struct_fields__ if name not in _REDRAWN},
@@ -105,7 +109,9 @@ def _traitors(seed: int, out: list[int], *, over: bool) -> list[Traitor]:
     names = [name for name in sorted(BEHAVIOURS) if not over or BEHAVIOURS[name].forks]
     if over:
         # Traitors who agree on one plan fork the chain; a crowd of different ones hardly ever does.
-        names = rng.choice([["colluder"], ["colluder"], ["denier"], ["denier"], ["colluder", "denier"], names])
+        names = rng.choice(
+            [["colluder"], ["colluder"], ["denier"], ["denier"], ["colluder", "denier"], names]
+        )
     return [Traitor(validator=index, behaviour=rng.choice(names)) for index in sorted(chosen)]
 
 

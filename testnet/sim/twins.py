@@ -70,7 +70,8 @@ class TwinScenario:
         self._instances: list[list[int]] = [
             [at for at, owner in enumerate(self._owner) if owner == index] for index in range(count)
         ]
-        self._sides: dict[tuple[int, int], int | None] = {}
+        self._cuts: dict[tuple[int, int], tuple[int, ...] | None] = {}
+        """By (view, kind): for each sender the instances that do not hear it, as bits; None: everybody hears all."""
         self._queue: deque[tuple[int, Input]] = deque()
         self._timers: list[dict[TimerKind, tuple[int, int]]] = [{} for _ in self._owner]
         self._now_ms = 0
@@ -158,20 +159,28 @@ class TwinScenario:
         if isinstance(message, EvidenceMessage | StatusRequest):
             return  # Everybody judges what it saw itself, and nobody restarts: these would be half of all steps.
         owner = self._owner[at]
-        sides = self._sides_of(message)
+        cuts = self._cuts_of(message)
+        deaf = 0 if cuts is None else cuts[at]
         received = MessageReceived(ValidatorIndex(owner), message)
         for to in receivers:
-            if self._owner[to] != owner and (sides is None or not (sides >> at ^ sides >> to) & 1):
+            if self._owner[to] != owner and not deaf >> to & 1:
                 self._queue.append((to, received))
 
-    def _sides_of(self, message: ConsensusMessage) -> int | None:
+    def _cuts_of(self, message: ConsensusMessage) -> tuple[int, ...] | None:
         where = view_and_kind(message)
         if where is None:
             return None
-        if where not in self._sides:
-            is_cut = self._rng.random() < CUT_SHARE
-            self._sides[where] = self._rng.getrandbits(len(self._owner)) if is_cut else None
-        return self._sides[where]
+        if where not in self._cuts:
+            self._cuts[where] = self._draw_cuts() if self._rng.random() < CUT_SHARE else None
+        return self._cuts[where]
+
+    def _draw_cuts(self) -> tuple[int, ...]:
+        """Two sides that do not hear each other, or links each on their own."""
+        size = len(self._owner)
+        if self._rng.random() < 0.5:
+            sides = self._rng.getrandbits(size)
+            return tuple(~sides if sides >> at & 1 else sides for at in range(size))
+        return tuple(self._rng.getrandbits(size) & self._rng.getrandbits(size) for _ in range(size))
 
 
 PARAMETERS = Parameters(delta_ms=100)

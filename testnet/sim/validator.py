@@ -39,7 +39,7 @@ from consensus.messages import (
     Vote,
     hash_of,
 )
-from consensus.state import CoreConfig, FinalTip
+from consensus.state import CoreConfig, FinalTip, Signer
 from node.consensus_service import INBOX_MAX
 from node.safety_journal import SafetyJournal, recover
 from node.storage.watermark import Watermark
@@ -50,7 +50,6 @@ from testnet.checkers.signatures import HonestSignatures
 from testnet.sim.executors import Executor
 from testnet.sim.files import PowerCut, SimulatedDisk
 from testnet.sim.network import MS, Letter
-from testnet.sim.signers import ModelSigner, SigningKey
 
 if TYPE_CHECKING:
     from testnet.sim.simulation import Simulation
@@ -133,7 +132,7 @@ class SimulatedValidator:
         world: Simulation,
         index: int,
         config: CoreConfig,
-        signer: ModelSigner | SigningKey,
+        signer: Signer,
         disk: SimulatedDisk,
         actor: Actor | None,
     ) -> None:
@@ -198,7 +197,9 @@ class SimulatedValidator:
         if self.is_observer:
             self.world.happened("observer after a lost disk")
         own_index = None if self.is_observer else self.index
-        config = CoreConfig(self.config.chain_id, self.config.validator_set, own_index, self.config.parameters)
+        config = CoreConfig(
+            self.config.chain_id, self.config.validator_set, own_index, self.config.parameters
+        )
         kind = Core if self.is_honest else FearlessCore
         core = self.core = kind(config, self.signer, self.store.tip(), memory.records)
         self._journal = SafetyJournal(memory.journal, memory.watermark, core.journal_records, COMPACT_BYTES)
@@ -427,5 +428,3 @@ class SimulatedValidator:
             for effect in self.actor.hear(letter.message):
                 self._perform_one(effect)
         self.take(MessageReceived(ValidatorIndex(letter.sender), letter.message))
-
-

@@ -1,0 +1,290 @@
+"""Deliberately broken builds: each forgets one rule, and a campaign must notice. Changes the program while it hunts.
+
+A canary that lives means that the simulator is blind in one eye.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from consensus import admission, certificate_store, certificates, retransmission, vote_keeper
+from consensus import state as state_module
+from consensus.effects import Admitted, Effect, Persist
+from consensus.messages import VoteKind
+from consensus.pacemaker import Pacemaker
+from consensus.safety import OwnVotes, restore
+from consensus.state import Outbox
+from consensus.validator_set import ValidatorSet
+from node import safety_journal
+from node.storage.watermark import START
+from primitives.errors import InvariantViolation
+from primitives.identifiers import NO_BLOCK, BlockHash
+from testnet.checkers import Violation
+from testnet.sim.files import SimulatedFile
+from testnet.sim.plan import Plan, Traitor
+from testnet.sim.simulation import verdict_of
+from testnet.sim.streams import stream
+from testnet.sim.swarm import Wishes, draw_plan
+from testnet.sim.twins import TwinScenario
+
+TWINS_PER_ATTEMPT = 40
+SECONDS_MAX = 60
+"""A canary that has not been noticed by then lives."""
+
+Patch = tuple[Any, str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """`patches` are (owner, name, replacement); `hunt` says where to look: twins, swarm, or the same run twice."""
+
+    name: str
+    patches: Callable[[], list[Patch]]
+    hunt: str = "swarm"
+
+
+@dataclass(frozen=True, slots=True)
+class Caught:
+    """How a canary fared."""
+
+    name: str
+    caught: bool
+    seconds: float
+    attempts: int
+    oracle: str
+
+
+@contextmanager
+def broken(canary: Canary) -> Iterator[None]:
+    """The broken build, for as long as the context lasts."""
+    with ExitStack() as stack:
+        for owner, name, replacement in canary.patches():
+            stack.callback(setattr, owner, name, owner.__dict__[name])
+            setattr(owner, name, replacement)
+        yield
+
+
+def hunt(canary: Canary, seconds_max: float = SECONDS_MAX) -> Caught:
+    """Look until it is caught or the time is up."""
+    start = time.monotonic()
+    with broken(canary):
+        for attempt in count(1):
+            oracle = _attempt(canary.hunt, attempt)
+            seconds = time.monotonic() - start
+            if oracle or seconds > seconds_max:
+                return Caught(canary.name, bool(oracle), round(seconds, 2), attempt, oracle)
+    raise AssertionError("a hunt ends")
+
+
+def _attempt(kind: str, attempt: int) -> str:
+    """The name of the oracle that noticed, or nothing."""
+    try:
+        if kind == "twins":
+            for seed in range(attempt * TWINS_PER_ATTEMPT, (attempt + 1) * TWINS_PER_ATTEMPT):
+                TwinScenario(seed).run()
+            return ""
+    except Violation as violation:
+        return violation.oracle
+    except InvariantViolation:
+        return "invariant"
+    plan = _focused(attempt)
+    simulation, violation_found = verdict_of(plan)
+    if violation_found is not None and violation_found.oracle != "no exception":
+        return violation_found.oracle
+    if kind == "twice":
+        again, _ = verdict_of(plan)
+        return "event hash" if again.event_hash() != simulation.event_hash() else ""
+    return ""
+
+
+def _focused(seed: int) -> Plan:
+    """A swarm plan of four, with one traitor more often than not."""
+    plan = draw_plan(seed, Wishes(validators=4, hostile_ms=8_000))
+    rng = stream(seed, "focus")
+    lost = {node for fault in plan.faults if fault.kind == "lost_disk" for node in fault.nodes}
+    if lost or rng.random() < 0.3:
+        return plan
+    who = plan.traitors[0].validator if plan.traitors else next(i for i in range(4))
+    behaviour = rng.choice(["liar", "mutator", "stale leader", "false reporter", "equivocating leader"])
+    fields = {name: getattr(plan, name) for name in plan.__struct_fields__}
+    fields["traitors"] = (Traitor(validator=who, behaviour=behaviour),)
+    fields["healed"] = tuple(index for index in range(4) if index != who)
+    return Plan(**fields)
+
+
+# --- the broken rules ---
+
+
+def _report_dropped() -> list[Patch]:
+    return [(OwnVotes, "nullify", lambda self, view: self._signed(VoteKind.NULLIFY, view, NO_BLOCK))]
+
+
+def _notarize_after_nullify() -> list[Patch]:
+    def may(self: OwnVotes, view: int, block: BlockHash) -> bool:
+        own = self.of(view)
+        return self._may_sign(view) and own.notarized is None and own.finalized in (None, block)
+
+    return [(OwnVotes, "may_notarize", may)]
+
+
+def _finalize_after_nullify() -> list[Patch]:
+    def may(self: OwnVotes, view: int, block: BlockHash) -> bool:
+        own = self.of(view)
+        return self._may_sign(view) and own.finalized is None and own.notarized in (None, block)
+
+    return [(OwnVotes, "may_finalize", may)]
+
+
+def _notarize_twice() -> list[Patch]:
+    def may(self: OwnVotes, view: int, block: BlockHash) -> bool:
+        return self._may_sign(view) and self.of(view).nullified is None
+
+    def record(self: OwnVotes, kind: int, view: int, subject: BlockHash) -> None:
+        self._views.setdefault(view, type(self.of(view))()).notarized = subject
+        self._signatures.pop((view, kind), None)
+
+    return [(OwnVotes, "may_notarize", may), (OwnVotes, "_record", record)]
+
+
+def _journal_forgotten() -> list[Patch]:
+    return [(OwnVotes, "restore", lambda self, record: None)]
+
+
+def _certificates_forgotten() -> list[Patch]:
+    def without(own: OwnVotes, records: Any) -> Any:
+        return restore(own, [one for one in records if not isinstance(one, Admitted)])
+
+    return [(state_module, "restore", without)]
+
+
+def _resolve_with(resolve: Callable[[Any, ValidatorSet], BlockHash]) -> list[Patch]:
+    return [(module, "resolve", resolve) for module in (certificates, certificate_store, vote_keeper)]
+
+
+def _everything_skips() -> list[Patch]:
+    return _resolve_with(lambda certificate, validators: NO_BLOCK)
+
+
+def _majority_of_the_quorum() -> list[Patch]:
+    """Counted over half a quorum's weight less one: a minority carries."""
+
+    def resolve(certificate: Any, validators: ValidatorSet) -> BlockHash:
+        for group in certificate.groups:
+            if group.report != NO_BLOCK and 2 * validators.weight_of(group.signers) >= validators.quorum - 1:
+                return BlockHash(group.report)
+        return NO_BLOCK
+
+    return _resolve_with(resolve)
+
+
+def _weights(change: Callable[[ValidatorSet], None]) -> list[Patch]:
+    original = ValidatorSet.__init__
+
+    def init(self: ValidatorSet, *arguments: Any, **named: Any) -> None:
+        original(self, *arguments, **named)
+        change(self)
+
+    return [(ValidatorSet, "__init__", init)]
+
+
+def _fast_quorum_too_low() -> list[Patch]:
+    return _weights(lambda validators: setattr(validators, "final_weight", validators.final_weight - 1))
+
+
+def _quorum_too_low() -> list[Patch]:
+    return _weights(lambda validators: setattr(validators, "quorum", validators.quorum - 1))
+
+
+def _skips_unchecked() -> list[Patch]:
+    return [(certificates, "_check_skips", lambda *_: None)]
+
+
+class _EqualsAll:
+    def __ne__(self, other: object) -> bool:
+        return False
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+
+def _justification_root_unchecked() -> list[Patch]:
+    return [(certificates, "justification_root", lambda justification: _EqualsAll())]
+
+
+def _body_unchecked() -> list[Patch]:
+    return [(admission, "check_body", lambda *_: None)]
+
+
+def _signatures_unchecked() -> list[Patch]:
+    return [(admission, "signatures_of", lambda message, epoch: [])]
+
+
+def _send_before_persist() -> list[Patch]:
+    original = Outbox.take
+
+    def take(self: Outbox) -> list[Effect]:
+        effects = original(self)
+        return [e for e in effects if not isinstance(e, Persist)] + [
+            e for e in effects if isinstance(e, Persist)
+        ]
+
+    return [(Outbox, "take", take)]
+
+
+def _no_fsync() -> list[Patch]:
+    return [(SimulatedFile, "sync", lambda self: None)]
+
+
+def _no_retransmission() -> list[Patch]:
+    def on_retry(state: Any) -> None:
+        return None
+
+    return [(retransmission, "on_retry", on_retry)]
+
+
+def _lost_disk_ignored() -> list[Patch]:
+    return [
+        (safety_journal, "observer_reason", lambda watermark, journaled: None),
+    ]
+
+
+def _torn_tail_silences() -> list[Patch]:
+    def floor(journal: Any, watermark: Any) -> Any:
+        return watermark.reserved if journal.dropped_bytes else START
+
+    return [(safety_journal, "floor_after", floor)]
+
+
+def _wall_clock_in_the_core() -> list[Patch]:
+    return [(Pacemaker, "forward_ms", lambda self: 1 + time.perf_counter_ns() % 25)]
+
+
+CANARIES = [
+    Canary("report dropped from nullify", _report_dropped),
+    Canary("notarize after nullify", _notarize_after_nullify),
+    Canary("finalize after nullify", _finalize_after_nullify),
+    Canary("notarize twice in a view", _notarize_twice),
+    Canary("journal forgotten at a restart", _journal_forgotten),
+    Canary("certificates forgotten at a restart", _certificates_forgotten),
+    Canary("every timeout certificate skips", _everything_skips),
+    Canary("majority counted over the quorum", _majority_of_the_quorum),
+    Canary("fast quorum one too low", _fast_quorum_too_low),
+    Canary("quorum one too low", _quorum_too_low),
+    Canary("skipped views unchecked", _skips_unchecked),
+    Canary("justification root unchecked", _justification_root_unchecked),
+    Canary("body unchecked", _body_unchecked),
+    Canary("signatures unchecked", _signatures_unchecked),
+    Canary("send before persist", _send_before_persist),
+    Canary("no fsync", _no_fsync),
+    Canary("no retransmission", _no_retransmission),
+    Canary("votes again after a lost disk", _lost_disk_ignored),
+    Canary("a torn tail silences", _torn_tail_silences),
+    Canary("wall clock in the core", _wall_clock_in_the_core, "twice"),
+]
