@@ -1,8 +1,6 @@
 /* The rules R1 to R6 of the consensus, written a second time and checked by Spin: agreement at n = 4 with one Byzantine
- * validator, all interleavings of VIEWS views. docs/spec/model.md compares it with the explorer over the production code.
- *
- *   spin -a consensus.pml && cc -O2 -DSAFETY -o pan pan.c && ./pan -m100000
- *   spin -DREPORT_DROPPED -DFORKS_ONLY -a consensus.pml && cc -O2 -DSAFETY -DBFS -o pan pan.c && ./pan; spin -t consensus.pml
+ * validator, all interleavings of VIEWS views. docs/spec/model.md says how to run it, what it found, and how it
+ * compares with the explorer over the production code. Each #ifdef of a long name plants a mistake.
  *
  * Abstractions, and why none hides a fork:
  *  - Messages are sets. What was signed is in the state for ever, and the adversary shows any part of it to anybody at
@@ -48,7 +46,7 @@ byte finalized[(VIEWS + 1) * HONEST];
 byte blocks[VIEWS + 1];                     /* how many blocks of the view have been voted for */
 byte parent[(VIEWS + 1) * (BLOCKS + 1)];
 
-/* What can be proved about each view with the Byzantine votes: functions of the votes, kept so that guards are short. */
+/* What can be proved about each view with the Byzantine votes: functions of the votes, kept to keep guards short. */
 byte nc[VIEWS + 1];      /* notarized blocks, as a set of bits */
 byte hc[VIEWS + 1];      /* blocks with a heavy notarization: weight F_FINAL */
 byte fc[VIEWS + 1];      /* blocks with a finalization */
@@ -138,7 +136,7 @@ inline check_agreement() {
                     fi;
                     n = (hc[u] | fc[u]) & ~(view_of(x) == u -> 1 << (x % (BLOCKS + 1)) : 0);
                     if
-                    :: n != 0 -> printf("=> FORK: block %d.%d is final, and so is one of view %d (set %d)\n", w, b, u, n)
+                    :: n != 0 -> printf("=> FORK: block %d.%d is final, and so is one of view %d\n", w, b, u)
                     :: else
                     fi;
                     assert(n == 0);
@@ -211,7 +209,8 @@ inline voted(v) {
 #define is_new(v, i) (blocks[v] < BLOCKS && (leader[v] == BYZANTINE || (leader[v] == i && blocks[v] == 0)))
 
 #define NOTARIZE_NEW(v, pv, pb) \
-    :: d_step { view[i] >= v && is_new(v, i) && R3_VOTES(v, i, blocks[v] + 1) && certified(pv, pb) && gap_skipped(pv, v) -> \
+    :: d_step { view[i] >= v && is_new(v, i) && R3_VOTES(v, i, blocks[v] + 1) && \
+                certified(pv, pb) && gap_skipped(pv, v) -> \
         blocks[v]++; \
         parent[block(v, blocks[v])] = block(pv, pb); \
         notarized[at(v, i)] = blocks[v]; \
