@@ -23,7 +23,17 @@ from consensus.certificates import (
 )
 from consensus.epoch import Epoch
 from consensus.evidence import Offence, check_pair, offence_of, pair
-from consensus.messages import Block, Certificate, PairEvidence, QuorumCertificate, Vote, hash_of
+from consensus.messages import (
+    Block,
+    BlockEvidence,
+    Certificate,
+    Evidence,
+    PairEvidence,
+    QuorumCertificate,
+    Vote,
+    hash_of,
+    justification_root,
+)
 from consensus.reasons import ConsensusReason
 from primitives.codec import Wire
 from primitives.errors import ProtocolViolation
