@@ -77,10 +77,6 @@ class ValidatorSet:
         """Whether this place exists and has weight."""
         return index < self.count and self.weights[index] > 0
 
-    def member_place(self, index: int) -> int:
-        """The place of a member among those that have weight: how the ledger's set of an epoch counts."""
-        return sum(weight > 0 for weight in self.weights[:index])
-
     def following(self, members: Iterable[tuple[int, bytes, int]]) -> ValidatorSet:
         """The set of a later epoch: (index, public key, weight) of its members, whose places never change.
 

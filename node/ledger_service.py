@@ -21,7 +21,7 @@ from ledger.oracle import build_oracle_update, compute_block_time
 from ledger.state import State
 from ledger.transactions import SignedReport, transaction_id
 from node.mempool import Mempool
-from node.observations import ValidatorsOf, context_of, wanted_evidence
+from node.observations import context_of, wanted_evidence
 from node.storage.block_store import BlockStore, FinalBlock
 from node.verifier import SignatureVerifier
 from node.views import views_of
@@ -102,7 +102,6 @@ class LedgerService:
         self.final_root = state.root()
         self.final_time_ns = state.clock.time_ns
         self.mempool = Mempool()
-        self.validators_of: ValidatorsOf = lambda _: None
         self.find_block: Callable[[BlockHash], Block | None] = lambda _: None
         """Where to find a block that consensus kept over a restart; set by the wiring."""
 
@@ -253,7 +252,7 @@ class LedgerService:
         self._move_to(BlockHash(header.parent_hash), header.height - 1)
         validate_block(
             self._state,
-            context_of(block, self.validators_of),
+            context_of(block),
             block.transactions,
             parent_state_root=header.parent_state_root,
         )
@@ -265,7 +264,7 @@ class LedgerService:
         self._move_to(parent, height - 1)
         update = build_oracle_update(self._state, reports)
         time_ns = compute_block_time(self._state, update)
-        wanted = wanted_evidence(self._state, height, time_ns, evidence, self.validators_of)
+        wanted = wanted_evidence(self._state, height, time_ns, evidence)
         return encode(update), time_ns, self._state.root(), wanted
 
     def _move_to(self, target: BlockHash, height: int) -> None:
@@ -297,7 +296,7 @@ class LedgerService:
 
     def _apply(self, block_hash: BlockHash, block: Block) -> Executed:
         self._state.begin_block()
-        context = context_of(block, self.validators_of)
+        context = context_of(block)
         try:
             result = apply_block(self._state, context, block.transactions)
         except ProtocolViolation as violation:

@@ -141,7 +141,6 @@ class Wiring:
         self.evidence = EvidenceFiles(config.data_path / "evidence")
         self.epochs = EpochFiles(config.data_path / "epochs")
         self.core = self._core()
-        self.ledger.validators_of = self._validators_of
         self.ledger.find_block = self._find_block
         oracle_keys = [entry.oracle_key for entry in genesis.validators]
         self.reports = ReportPool(oracle_keys, self.chain_id)
@@ -341,10 +340,6 @@ class Wiring:
         proof = decode_own(QuorumCertificate, raw_proof) if raw_proof else None
         final = FinalTip(block, proof) if tip.height else None
         return _Restored(state, final, BlockHash(tip.block_hash), tip.height, records)
-
-    def _validators_of(self, epoch: int) -> ValidatorSet | None:
-        found = self.core.epoch.at(epoch)
-        return None if found is None else found.validators
 
     def _find_block(self, block_hash: BlockHash) -> Block | None:
         node = self.core.state.tree.get(block_hash)
