@@ -15,10 +15,14 @@ from ledger.instruments import Instrument, Kind
 from ledger.matching.orders import AccountKey, Ticks, is_on_tick
 from ledger.oracle import decode_update
 from ledger.reasons import LedgerReason
+from ledger.trading.reasons import TradingReason
+from ledger.trading.sessions import check_scope
+from ledger.trading.state import Session, get_session
 from ledger.transactions import (
     PAYLOAD_BYTES_MAX,
     Deposit,
     PlaceOrder,
+    PlaceUntil,
     SignedTransaction,
     TimeInForce,
     Transaction,
@@ -113,7 +117,8 @@ def check_transaction(state: State, raw: bytes) -> ReadTransaction:
         ProtocolViolation: with the reason.
     """
     read = read_transaction(raw)
-    account = check_sender(state, read)
+    account, session = resolve_sender(state, read)
+    check_session_time(session, state.clock.time_ns)
     use_nonce(
         account.nonce_floor,
         nonce_bits_to_int(account.nonce_bits),
@@ -121,23 +126,47 @@ def check_transaction(state: State, raw: bytes) -> ReadTransaction:
         state.parameters.nonce_window,
     )
     for action in read.content.actions:
+        if session is not None:
+            check_scope(session, action)
         if isinstance(action, PlaceOrder):
             check_order_shape(state, action, state.clock.time_ns)
+        elif isinstance(action, PlaceUntil):
+            check_order_shape(state, action.order, state.clock.time_ns)
         elif isinstance(action, Deposit):
             check_custodian(state, read.public_key)
     return read
 
 
 def check_sender(state: State, read: ReadTransaction) -> Account:
-    """The account that acts. Raises ProtocolViolation: WRONG_CHAIN, UNKNOWN_ACCOUNT."""
+    """The account that acts. Raises ProtocolViolation as `resolve_sender`."""
+    return resolve_sender(state, read)[0]
+
+
+def resolve_sender(state: State, read: ReadTransaction) -> tuple[Account, Session | None]:
+    """The account that acts, and what its key may do if it is a session key.
+
+    Raises:
+        ProtocolViolation: WRONG_CHAIN, UNKNOWN_ACCOUNT.
+    """
     if read.content.chain_id != state.chain_id:
         raise ProtocolViolation(LedgerReason.WRONG_CHAIN, "signed for another chain")
     account = state.account(read.account)
+    if account is not None:
+        return account, None
+    session = get_session(state, read.owner)
+    if session is not None and session.subaccount == read.content.subaccount:
+        account = state.account((session.owner, session.subaccount))
     if account is None:
         raise ProtocolViolation(
             LedgerReason.UNKNOWN_ACCOUNT, f"{read.owner.hex()} has no sub-account {read.content.subaccount}"
         )
-    return account
+    return account, session
+
+
+def check_session_time(session: Session | None, time_ns: int) -> None:
+    """Raises ProtocolViolation(SESSION_EXPIRED)."""
+    if session is not None and session.expires_ns <= time_ns:
+        raise ProtocolViolation(TradingReason.SESSION_EXPIRED, "the session key's time is over")
 
 
 def check_custodian(state: State, public_key: bytes) -> None:

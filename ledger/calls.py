@@ -10,7 +10,8 @@ from ledger.instruments import Instrument, Kind
 from ledger.matching.call import CallResult, Match, run_call
 from ledger.matching.orders import AccountKey, RestingOrder
 from ledger.reasons import CancelReason
-from ledger.transactions import Side
+from ledger.trading.protection import count_fill, trip
+from ledger.transactions import Side, TimeInForce
 from primitives.amounts import PPM, ceil_div
 
 if TYPE_CHECKING:
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
 def run_calls(workspace: Workspace, valuation: Valuation) -> None:
     """One uniform-price call for each instrument that got an order in this block, by instrument id."""
     for instrument_id in sorted(workspace.incoming):
+        incoming = workspace.incoming.pop(instrument_id)
         instrument = workspace.state.instruments[instrument_id]
         mark_uusd = valuation.mark_uusd(instrument_id)
         ticks = ticks_of(workspace.state, instrument)
-        result = run_call(workspace.book(instrument_id), workspace.incoming[instrument_id], mark_uusd, ticks)
+        result = run_call(workspace.book(instrument_id), incoming, mark_uusd, ticks)
         workspace.books[instrument_id] = result.book
         _settle_call(workspace, valuation, instrument, result)
 
@@ -46,9 +48,13 @@ def _settle_call(
         else:
             workspace.shrink_order(order, size_lots)
     for order in result.unfilled:
-        workspace.forget(instrument.id, order, CancelReason.IMMEDIATE_OR_CANCEL)
-    for key in sorted({order.account for order, _ in result.fills}):
+        is_kill = order.time_in_force == TimeInForce.FOK
+        reason = CancelReason.FILL_OR_KILL if is_kill else CancelReason.IMMEDIATE_OR_CANCEL
+        workspace.forget(instrument.id, order, reason)
+    accounts = sorted({order.account for order, _ in result.fills})
+    for key in accounts:
         trim_reduce_only(workspace, key, instrument.id)
+    trip(workspace, instrument.underlying, accounts)
 
 
 def _apply_match(
@@ -59,6 +65,7 @@ def _apply_match(
     for order, lots in ((match.buy, match.size_lots), (match.sell, -match.size_lots)):
         account = workspace.existing(order.account)
         workspace.trade(account, instrument, lots, price_uusd)
+        count_fill(workspace, valuation, instrument, order, lots)
         parameters = workspace.state.parameters
         is_maker = order.placed_height < workspace.height
         rate_ppm = parameters.maker_fee_ppm if is_maker else parameters.taker_fee_ppm

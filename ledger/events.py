@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ledger.staking.events import StakingEvent
+from ledger.trading.events import TradingEvent
 from primitives.codec import I64, U8, U32, U63, Bytes20, Bytes32, Wire
 
 
@@ -125,5 +126,6 @@ Event = (
     | HealthChanged
     | LiquidationStep
     | ExpirySettled
+    | TradingEvent
     | StakingEvent
 )

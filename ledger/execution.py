@@ -1,28 +1,41 @@
-"""The transactions of one block: nonces, cancels, cash, stake, then orders into the call. Pure.
+"""The transactions of one block: nonces, cancels, cash, stake, settings, then orders into the call. Pure.
 
 A batch is not all-or-nothing: each action is refused on its own with its reason. Inside a block all cancels
-come before all cash, all cash before all staking, and all staking before all orders, whatever their place in a
-batch; a cancel sees what rested when the block began.
+come before all cash, then staking, settings, triggers that fire, and orders, whatever their place in a batch;
+a cancel sees what rested when the block began.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, get_args
 
 from ledger.accounts import use_nonce
-from ledger.admission import ReadTransaction, check_custodian, check_sender
+from ledger.admission import ReadTransaction, check_custodian, check_session_time, resolve_sender
 from ledger.events import ActionRejected, CashMoved, TransactionApplied, TransactionRejected
 from ledger.genesis import ACCOUNTS_MAX, DEPOSITED_UUSD_MAX
 from ledger.placement import OrderDesk
-from ledger.reasons import CancelReason, LedgerReason
+from ledger.reasons import LedgerReason
 from ledger.staking.actions import STAKING_ACTIONS, StakingDesk
+from ledger.trading.cancels import Cancels, cancel_due
+from ledger.trading.sessions import check_scope
+from ledger.trading.settings import change_setting
+from ledger.trading.state import Session
+from ledger.trading.triggers import TriggerDesk
 from ledger.transactions import (
+    Action,
     CancelAll,
     CancelLabel,
     CancelOrder,
     Deposit,
+    MassQuote,
+    PlaceMarket,
     PlaceOrder,
+    PlaceTrigger,
+    PlaceUntil,
+    ReplaceOrder,
+    SettingAction,
     TransferCash,
     Withdraw,
 )
@@ -30,12 +43,20 @@ from ledger.valuation import Valuation
 from ledger.workspace import OpenAccount, Workspace
 from primitives.errors import ProtocolViolation
 
+CANCELS = (CancelOrder, CancelLabel, CancelAll, ReplaceOrder, MassQuote)
+ORDERS = (PlaceOrder, PlaceUntil, PlaceMarket, ReplaceOrder, MassQuote)
+SETTINGS: tuple[type, ...] = get_args(SettingAction)
 
-class _Batch(NamedTuple):
-    """A transaction whose sender and nonce are good."""
+
+class Batch(NamedTuple):
+    """A transaction whose sender and nonce are good, and those of its actions that its key may sign."""
 
     read: ReadTransaction
     account: OpenAccount
+    session: Session | None
+    """What its key may do, None for the owner's own."""
+    actions: list[tuple[int, Action]]
+    """With their places in the transaction."""
 
 
 def execute_transactions(
@@ -47,9 +68,10 @@ def execute_transactions(
         for read in sorted(transactions, key=lambda item: item.order)
         if (batch := _open_batch(workspace, read)) is not None
     ]
-    cancels = _Cancels(workspace)
+    cancel_due(workspace)
+    cancels = Cancels(workspace)
     for batch in batches:
-        _each_action(workspace, batch, (CancelOrder, CancelLabel, CancelAll), cancels.add)
+        _each_action(workspace, batch, CANCELS, lambda item, action: cancels.add(item.account, action))
     cancels.apply()
     desk = OrderDesk(workspace, valuation)
     cashier = _Cashier(workspace, desk, valuation.account_count)
@@ -63,19 +85,27 @@ def execute_transactions(
             workspace, batch, STAKING_ACTIONS, lambda item, action: staking.perform(item.account, action)
         )
     for batch in batches:
-        orders = [
-            (index, action)
-            for index, action in enumerate(batch.read.content.actions)
-            if isinstance(action, PlaceOrder)
-        ]
+        _each_action(
+            workspace, batch, SETTINGS, lambda item, action: change_setting(workspace, item.account, action)
+        )
+    triggers = TriggerDesk(workspace, valuation, desk)
+    triggers.fire()
+    for batch in batches:
+        limit_uusd = None if batch.session is None else batch.session.notional_uusd_max
+        for index, action in batch.actions:
+            if isinstance(action, PlaceTrigger):
+                add = partial(triggers.add, batch.read.id, index, batch.account, action, limit_uusd)
+                _attempt(workspace, batch, index, add)
+        orders = [item for item in batch.actions if isinstance(item[1], ORDERS)]
         if orders:
-            desk.place(batch.read.id, batch.account, orders)
+            desk.place(batch.read.id, batch.account, orders, limit_uusd)
 
 
-def _open_batch(workspace: Workspace, read: ReadTransaction) -> _Batch | None:
+def _open_batch(workspace: Workspace, read: ReadTransaction) -> Batch | None:
     try:
-        check_sender(workspace.state, read)
-        account = workspace.existing(read.account)
+        stored, session = resolve_sender(workspace.state, read)
+        check_session_time(session, workspace.time_ns)
+        account = workspace.existing(stored.key)
         account.nonce_floor, account.nonce_used = use_nonce(
             account.nonce_floor,
             account.nonce_used,
@@ -86,59 +116,35 @@ def _open_batch(workspace: Workspace, read: ReadTransaction) -> _Batch | None:
         workspace.events.append(TransactionRejected(read.id, violation.reason.value, violation.detail))
         return None
     workspace.events.append(TransactionApplied(read.id, *account.key, read.content.nonce))
-    return _Batch(read, account)
+    actions: list[tuple[int, Action]] = []
+    batch = Batch(read, account, session, actions)
+    for index, action in enumerate(read.content.actions):
+        if session is None or _attempt(workspace, batch, index, partial(check_scope, session, action)):
+            actions.append((index, action))
+    return batch
 
 
 def _each_action(
     workspace: Workspace,
-    batch: _Batch,
+    batch: Batch,
     kinds: tuple[type, ...],
-    perform: Callable[[_Batch, object], None],
+    perform: Callable[[Batch, object], None],
 ) -> None:
-    for index, action in enumerate(batch.read.content.actions):
-        if not isinstance(action, kinds):
-            continue
-        try:
-            perform(batch, action)
-        except ProtocolViolation as violation:
-            workspace.events.append(
-                ActionRejected(batch.read.id, index, violation.reason.value, violation.detail)
-            )
+    for index, action in batch.actions:
+        if isinstance(action, kinds):
+            _attempt(workspace, batch, index, partial(perform, batch, action))
 
 
-class _Cancels:
-    """Gathers the block's cancels, so that each book is rewritten once."""
-
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
-        self._first_new_id = workspace.state.clock.next_order_id
-        self._chosen: dict[int, int] = {}
-
-    def add(self, batch: _Batch, action: object) -> None:
-        """Choose what one cancel names. Raises UNKNOWN_ORDER; that cancel-all finds nothing is fine."""
-        resting = {
-            order_id: instrument
-            for order_id, instrument in batch.account.orders.items()
-            if order_id < self._first_new_id and order_id not in self._chosen
-        }
-        if isinstance(action, CancelAll):
-            named = [key for key, value in resting.items() if action.instrument in (None, value)]
-        elif isinstance(action, CancelOrder):
-            named = [action.order_id] if action.order_id in resting else []
-        else:
-            assert isinstance(action, CancelLabel)
-            named = [key for key in resting if self._workspace.order(key).label == action.label != 0]
-        if not named and not isinstance(action, CancelAll):
-            raise ProtocolViolation(LedgerReason.UNKNOWN_ORDER, "no such open order when the block began")
-        self._chosen.update((order_id, resting[order_id]) for order_id in named)
-
-    def apply(self) -> None:
-        """Take them off their books, by instrument and id."""
-        by_instrument: dict[int, list[int]] = {}
-        for order_id in sorted(self._chosen):
-            by_instrument.setdefault(self._chosen[order_id], []).append(order_id)
-        for instrument in sorted(by_instrument):
-            self._workspace.cancel_resting(instrument, by_instrument[instrument], CancelReason.REQUESTED)
+def _attempt(workspace: Workspace, batch: Batch, index: int, perform: Callable[[], None]) -> bool:
+    """Whether it was done; a refusal becomes an event."""
+    try:
+        perform()
+    except ProtocolViolation as violation:
+        workspace.events.append(
+            ActionRejected(batch.read.id, index, violation.reason.value, violation.detail)
+        )
+        return False
+    return True
 
 
 class _Cashier:
@@ -149,7 +155,7 @@ class _Cashier:
         self._accounts = accounts
         self._desk = desk
 
-    def deposit(self, batch: _Batch, action: object) -> None:
+    def deposit(self, batch: Batch, action: object) -> None:
         """Credit an account; its first deposit opens it. Raises NOT_CUSTODIAN, DEPOSIT_LIMIT."""
         assert isinstance(action, Deposit)
         workspace = self._workspace
@@ -160,7 +166,7 @@ class _Cashier:
         workspace.supply["deposited_uusd"] += action.amount_uusd
         self._credit(account, action.amount_uusd, "deposit")
 
-    def move_out(self, batch: _Batch, action: object) -> None:
+    def move_out(self, batch: Batch, action: object) -> None:
         """Withdraw or transfer. Raises INSUFFICIENT_MARGIN, ACCOUNT_IN_LIQUIDATION, SAME_ACCOUNT."""
         assert isinstance(action, Withdraw | TransferCash)
         workspace, account, amount_uusd = self._workspace, batch.account, action.amount_uusd

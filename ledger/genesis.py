@@ -16,6 +16,7 @@ from ledger.margin.parameters import MarginParameters
 from ledger.margin.scenarios import LOT_VALUE_E8_MAX, VALUE_SCALE
 from ledger.reasons import LedgerReason
 from ledger.staking.parameters import StakingParameters, staking_rules
+from ledger.trading.parameters import TradingParameters, trading_rules
 from primitives.amounts import NS, PPM, SECONDS_PER_YEAR
 from primitives.codec import U8, U32, U63, Bytes20, Bytes32, Wire
 from primitives.errors import ProtocolViolation
@@ -93,6 +94,7 @@ class LedgerGenesis(Wire):
     accounts: Annotated[tuple[GenesisAccount, ...], msgspec.Meta(max_length=ACCOUNTS_MAX)]
     parameters: LedgerParameters
     staking: StakingParameters
+    trading: TradingParameters
 
 
 def check_genesis(genesis: LedgerGenesis) -> None:
@@ -122,6 +124,7 @@ def _rules(genesis: LedgerGenesis) -> Iterator[tuple[bool, str]]:
         "cash and fund, with the stake, can be counted exactly",
     )
     yield from staking_rules(genesis.staking)
+    yield from trading_rules(genesis.trading)
     oracle_keys = tuple(item.oracle_key for item in genesis.staking.validators)
     yield (
         not oracle_keys or oracle_keys == tuple(item.oracle_key for item in genesis.reporters),

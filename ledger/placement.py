@@ -18,22 +18,27 @@ from ledger.margin.health import Health
 from ledger.margin.portfolio import ACCOUNT_LOTS_MAX
 from ledger.margin.requirements import OpenOrder
 from ledger.matching.orders import RestingOrder
-from ledger.reasons import LedgerReason
-from ledger.transactions import PlaceOrder, Side
+from ledger.reasons import CancelReason, LedgerReason
+from ledger.trading.cancels import unknown_order
+from ledger.trading.protection import check_not_frozen, reserve_uusd
+from ledger.trading.reasons import TradingReason
+from ledger.trading.state import Protection
+from ledger.trading.wanted import Wanted, wanted_of
+from ledger.transactions import Action, PlaceOrder, Side
 from ledger.valuation import Valuation
 from ledger.workspace import OpenAccount, Workspace
+from primitives.amounts import ceil_div
 from primitives.errors import ProtocolViolation
 
 POST_ONLY_CONFIDENCE_PPM = 200_000
 """At or below this confidence only post-only and reduce-only orders are taken (market.md section 2)."""
 
 
-class _Candidate(NamedTuple):
-    """An order that only margin can still refuse."""
+class Margined(NamedTuple):
+    """What margin sees of an open order, and whether market-maker protection bounds it."""
 
-    place: int
-    """In the transaction's actions, from 0."""
-    action: PlaceOrder
+    order: OpenOrder
+    is_quote: bool
 
 
 class _Open:
@@ -41,6 +46,8 @@ class _Open:
 
     def __init__(self, workspace: Workspace, account: OpenAccount) -> None:
         orders = [(account.orders[key], workspace.order(key)) for key in sorted(account.orders)]
+        trading = workspace.find_trading(account.key)
+        quotes = trading.quotes if trading is not None else set()
         self.labels = {order.label for _, order in orders} - {0}
         self.count = len(orders)
         self.lots = sum(order.left_lots for _, order in orders)
@@ -53,11 +60,25 @@ class _Open:
             if order.reduce_only:
                 key = instrument, order.side
                 self.reducing[key] = self.reducing.get(key, 0) + order.left_lots
-        self.margined = [
-            OpenOrder(instrument, _signed(order.side, order.left_lots), order.price_uusd)
+        self.margined = {
+            order.order_id: Margined(
+                OpenOrder(instrument, _signed(order.side, order.left_lots), order.price_uusd),
+                order.order_id in quotes,
+            )
             for instrument, order in orders
             if not order.reduce_only
-        ]
+        }
+        self.replaced: set[int] = set()
+
+    def exchange(self, order: RestingOrder, instrument: int, sign: int) -> None:
+        """Count an open order out (sign -1), because a new one is to replace it, or in again (+1)."""
+        self.count += sign
+        self.lots += sign * order.left_lots
+        if order.label:
+            (self.labels.add if sign > 0 else self.labels.discard)(order.label)
+        if order.reduce_only:
+            self.reducing[instrument, order.side] += sign * order.left_lots
+        (self.replaced.discard if sign > 0 else self.replaced.add)(order.order_id)
 
     def add(self, action: PlaceOrder) -> None:
         """Count one more order."""
@@ -85,25 +106,49 @@ class OrderDesk:
         self._parameters = workspace.state.parameters
 
     def place(
-        self, transaction_id: bytes, account: OpenAccount, orders: Sequence[tuple[int, PlaceOrder]]
+        self,
+        transaction_id: bytes,
+        account: OpenAccount,
+        actions: Sequence[tuple[int, Action]],
+        notional_uusd_max: int | None = None,
     ) -> None:
-        """Enter a batch's orders, in its order, into this block's call; refusals become events."""
-        opened = _Open(self._workspace, account)
-        margined = list(opened.margined)
-        candidates: list[_Candidate] = []
-        for index, action in orders:
+        """Enter a batch's orders, in its order, into this block's call; refusals become events.
+
+        `notional_uusd_max`: what a session key may build, None for the owner.
+        """
+        wanted: list[Wanted] = []
+        for index, action in actions:
             try:
-                self._check(account, opened, action)
+                wanted += wanted_of(self._workspace, self._valuation, account, index, action)
             except ProtocolViolation as violation:
                 self._refuse(transaction_id, index, violation)
+        self.enter(transaction_id, account, wanted, notional_uusd_max)
+
+    def enter(
+        self,
+        transaction_id: bytes,
+        account: OpenAccount,
+        wanted: Sequence[Wanted],
+        notional_uusd_max: int | None = None,
+    ) -> None:
+        """Enter limit orders of one account; refusals become events."""
+        opened = _Open(self._workspace, account)
+        candidates: list[Wanted] = []
+        room_uusd = None if notional_uusd_max is None else notional_uusd_max - self._notional(account)
+        for item in wanted:
+            try:
+                self._check_exchange(account, opened, item)
+                if room_uusd is not None and not item.action.reduce_only:
+                    room_uusd = self._use_notional(room_uusd, item.action.instrument, item.action.size_lots)
+            except ProtocolViolation as violation:
+                self._refuse(transaction_id, item.place, violation)
                 continue
-            opened.add(action)
-            candidates.append(_Candidate(index, action))
-        carried = self._carried(
-            account, margined, [item for item in candidates if not item.action.reduce_only]
-        )
+            opened.add(item.action)
+            candidates.append(item)
+        left = self._carried(account, opened, [item for item in candidates if not item.action.reduce_only])
         for item in candidates:
-            if item.action.reduce_only or item.place in carried:
+            left -= not item.action.reduce_only
+            if item.action.reduce_only or left >= 0:
                 self._enter(transaction_id, account, item)
             else:
                 self._refuse(transaction_id, item.place, _INSUFFICIENT)
@@ -112,18 +157,65 @@ class OrderDesk:
         """Raises ProtocolViolation: ACCOUNT_IN_LIQUIDATION, INSUFFICIENT_MARGIN."""
         if account.health == Health.LIQUIDATION:
             raise _IN_LIQUIDATION
-        orders = _Open(self._workspace, account).margined
-        excess = self._valuation.excess_with_orders_uusd(account, orders, account.cash_uusd - amount_uusd)
+        excess = self.excess_uusd(account, cash_uusd=account.cash_uusd - amount_uusd)
         if excess < 0 or account.cash_uusd < amount_uusd:
             raise ProtocolViolation(
                 LedgerReason.INSUFFICIENT_MARGIN, "the initial requirement would not hold after it"
             )
 
+    # --- what a session key may build ---
+
+    def check_notional(self, account: OpenAccount, instrument: int, lots: int, max_uusd: int) -> None:
+        """Raises ProtocolViolation(SESSION_NOTIONAL) if so many lots more are above what a key may build."""
+        self._use_notional(max_uusd - self._notional(account), instrument, lots)
+
+    def _use_notional(self, room_uusd: int, instrument: int, lots: int) -> int:
+        left_uusd = room_uusd - self._notional_of(instrument, lots)
+        if left_uusd < 0:
+            raise ProtocolViolation(
+                TradingReason.SESSION_NOTIONAL, "positions and orders would exceed the session key's notional"
+            )
+        return left_uusd
+
+    def _notional(self, account: OpenAccount) -> int:
+        """Positions, open orders and triggers, gross at the index."""
+        held = [(instrument, abs(lots)) for instrument, (lots, _) in account.positions.items()]
+        held += [(value, self._workspace.order(key).left_lots) for key, value in account.orders.items()]
+        trading = self._workspace.find_trading(account.key)
+        waiting = trading.triggers.values() if trading is not None else ()
+        held += [(item.order.instrument, item.order.size_lots) for item in waiting]
+        return sum(self._notional_of(instrument, lots) for instrument, lots in held)
+
+    def _notional_of(self, instrument_id: int, lots: int) -> int:
+        instrument = self._workspace.state.instruments[instrument_id]
+        index_uusd = self._valuation.index_uusd(instrument.underlying)
+        return ceil_div(lots * index_uusd, instrument.lots_per_contract)
+
     # --- order by order ---
+
+    def check_shape(self, order: PlaceOrder) -> Instrument:
+        """What is wrong with an order whatever the account and the book. Raises as `check_order_shape`."""
+        return check_order_shape(self._workspace.state, order, self._workspace.time_ns)
+
+    def _check_exchange(self, account: OpenAccount, opened: _Open, item: Wanted) -> None:
+        """`_check`, without the order that this one replaces. Raises as it does."""
+        if item.is_quote and (listed := self._workspace.state.instruments.get(item.action.instrument)):
+            check_not_frozen(self._workspace, account.key, listed.underlying)
+        if not item.replaces:
+            return self._check(account, opened, item.action)
+        if item.replaces in opened.replaced:
+            raise unknown_order()
+        old = self._workspace.order(item.replaces)
+        opened.exchange(old, item.action.instrument, -1)
+        try:
+            self._check(account, opened, item.action)
+        except ProtocolViolation:
+            opened.exchange(old, item.action.instrument, 1)
+            raise
 
     def _check(self, account: OpenAccount, opened: _Open, action: PlaceOrder) -> None:
         """Everything but margin. Raises ProtocolViolation with the reason."""
-        instrument = check_order_shape(self._workspace.state, action, self._workspace.time_ns)
+        instrument = self.check_shape(action)
         self._check_standing(account, instrument, action)
         self._check_price(instrument, action)
         self._check_limits(opened, action)
@@ -189,34 +281,67 @@ class OrderDesk:
 
     # --- margin ---
 
-    def _carried(
-        self, account: OpenAccount, margined: list[OpenOrder], candidates: Sequence[_Candidate]
-    ) -> set[int]:
-        """Indices of the longest prefix (by bisection) with which the initial requirement holds."""
+    def excess_uusd(self, account: OpenAccount, *, cash_uusd: int) -> int:
+        """IM excess with all open orders filled the worse way, and so much cash."""
+        orders = list(_Open(self._workspace, account).margined.values())
+        return self._excess(account, orders, cash_uusd)
+
+    def _excess(self, account: OpenAccount, orders: list[Margined], cash_uusd: int) -> int:
+        every = [item.order for item in orders]
+        full = self._valuation.excess_with_orders_uusd(account, every, cash_uusd)
+        trading = self._workspace.find_trading(account.key)
+        if full >= 0 or trading is None or not any(item.lots_max for item in trading.protections.values()):
+            return full
+        rest, reserved_uusd = self._with_protection(trading.protections, orders)
+        bounded = self._valuation.excess_with_orders_uusd(account, rest, cash_uusd) - reserved_uusd
+        return max(full, bounded)
+
+    def _with_protection(
+        self, protections: dict[int, Protection], orders: list[Margined]
+    ) -> tuple[list[OpenOrder], int]:
+        """Orders that protection does not bound, and what the others reserve."""
+        listed = self._workspace.state.instruments
+        bounded: dict[int, list[OpenOrder]] = {key: [] for key, item in protections.items() if item.lots_max}
+        rest: list[OpenOrder] = []
+        for order, is_quote in orders:
+            underlying = listed[order.instrument_id].underlying
+            (bounded[underlying] if is_quote and underlying in bounded else rest).append(order)
+        return rest, sum(
+            reserve_uusd(self._valuation, protections[key], quotes) for key, quotes in bounded.items()
+        )
+
+    def _carried(self, account: OpenAccount, opened: _Open, candidates: Sequence[Wanted]) -> int:
+        """Length of the longest prefix (by bisection) with which the initial requirement holds."""
         new = [
-            OpenOrder(
-                item.action.instrument,
-                _signed(item.action.side, item.action.size_lots),
-                item.action.price_uusd,
+            Margined(
+                OpenOrder(
+                    item.action.instrument,
+                    _signed(item.action.side, item.action.size_lots),
+                    item.action.price_uusd,
+                ),
+                item.is_quote,
             )
             for item in candidates
         ]
 
         def holds(count: int) -> bool:
-            orders = margined + new[:count]
-            return self._valuation.excess_with_orders_uusd(account, orders, account.cash_uusd) >= 0
+            gone = {item.replaces for item in candidates[:count]}
+            kept = [order for order_id, order in opened.margined.items() if order_id not in gone]
+            return self._excess(account, kept + new[:count], account.cash_uusd) >= 0
 
         good, bad = 0, len(new) + 1
         probe = len(new)
         while good + 1 < bad:
             good, bad = (probe, bad) if holds(probe) else (good, probe)
             probe = (good + bad) // 2
-        return {item.place for item in candidates[:good]}
+        return good
 
     # --- the outcome ---
 
-    def _enter(self, transaction_id: bytes, account: OpenAccount, item: _Candidate) -> None:
+    def _enter(self, transaction_id: bytes, account: OpenAccount, item: Wanted) -> None:
         workspace, action = self._workspace, item.action
+        if item.replaces:
+            workspace.cancel_resting(action.instrument, [item.replaces], CancelReason.REPLACED)
         order = RestingOrder(
             workspace.next_order_id,
             *account.key,
@@ -230,6 +355,10 @@ class OrderDesk:
             action.reduce_only,
         )
         workspace.add_order(account, action.instrument, order)
+        if item.expires_ns:
+            workspace.trading(account.key).deadlines[order.order_id] = item.expires_ns
+        if item.is_quote:
+            workspace.trading(account.key).quotes.add(order.order_id)
         workspace.events.append(
             OrderAccepted(
                 transaction_id,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ledger.instruments import Instrument, Kind, Underlying
+from ledger.margin.portfolio import PortfolioTable, Position
+from ledger.margin.requirements import compute_margins
 from ledger.margin.scenarios import SETTLEMENT_BUCKETS, RiskArrays, SettlementWindow, build_risk_arrays
 from ledger.market import UnderlyingMarket
 from ledger.oracle import SILENT_BLOCKS_PER_EPOCH, current_market
@@ -94,6 +97,10 @@ class Prices:
         """An instrument's row in the risk arrays."""
         return self._row[instrument]
 
+    def is_marked(self, instrument: int) -> bool:
+        """Whether it is listed and not settled."""
+        return instrument in self._row
+
     def mark_uusd(self, instrument: int) -> int:
         """Mark per contract."""
         return self._mark[self._row[instrument]]
@@ -101,6 +108,21 @@ class Prices:
     def delta_ppm(self, instrument: int) -> int:
         """Delta per contract."""
         return self._delta[self._row[instrument]]
+
+    def vega_uusd(self, instrument: int) -> int:
+        """Vega per contract and volatility point."""
+        return self._vega[self._row[instrument]]
+
+    @cached_property
+    def unit_margins(self) -> dict[tuple[int, int], int]:
+        """What one lot bought (0) or sold (1) at the mark requires initially, rounded up, by instrument, side."""
+        table: PortfolioTable[tuple[int, int]] = PortfolioTable()
+        for instrument in self._row:
+            for side, lots in enumerate((1, -1)):
+                table.replace((instrument, side), 0, [Position(instrument, lots)])
+        margins = compute_margins(self.risk, table)
+        required = (margins.mtm_uusd - margins.im_excess_uusd).tolist()
+        return dict(zip(table.accounts, required, strict=True))
 
     def index_uusd(self, underlying: int) -> int:
         """The index."""

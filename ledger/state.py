@@ -36,6 +36,8 @@ from ledger.state_keys import (
     window_key,
 )
 from ledger.state_tree import Proof, StateTree
+from ledger.trading.state import KEY_TRADING, AccountTrading, trading_key
+from ledger.trading.state import LEAF_KINDS as TRADING_KINDS
 from primitives.codec import I64, U32, U63, Bytes32, Wire, decode_own, encode
 from primitives.errors import ensure
 from primitives.signing import address_of
@@ -94,7 +96,9 @@ _KINDS: dict[int, type[Wire]] = {
 
 
 def _kind_of(key: bytes) -> type[Wire]:
-    return STAKING_KINDS[key[1]] if key[0] == ord("k") else _KINDS[key[0]]
+    if key[0] == ord("k"):
+        return STAKING_KINDS[key[1]]
+    return TRADING_KINDS[key[1]] if key[0] == ord("q") else _KINDS[key[0]]
 
 
 K = TypeVar("K")
@@ -158,6 +162,8 @@ class State:
         self.leaves: Table[bytes, Any] = Table()
         self.orders: Table[int, RestingOrder] = Table()
         """Every resting order by id: derived from the books, never a leaf itself."""
+        self.watched: Table[AccountKey, bool] = Table()
+        """Accounts whose triggers or times every block must look at: derived from their trading leaves."""
         self.dirty_accounts: set[AccountKey] = set()
         """Accounts written since the portfolio table last looked."""
         self._tree = StateTree()
@@ -181,6 +187,7 @@ class State:
         state.put(KEY_SUPPLY, Supply(deposited + staked + fund, 0, fund, 0, 0))
         state.put(KEY_TOTALS, Totals(deposited, 0))
         state.put(KEY_PARAMETERS, genesis.parameters)
+        state.put(KEY_TRADING, genesis.trading)
         for item in genesis.underlyings:
             state.put(underlying_key(item.underlying), item)
             own = [entry for entry in genesis.instruments if entry.underlying == item.underlying]
@@ -212,6 +219,8 @@ class State:
             elif isinstance(value, Book):
                 for order in (*value.bids, *value.asks):
                     state.orders.put(order.order_id, order)
+            elif isinstance(value, AccountTrading) and value.is_watched:
+                state.watched.put((value.owner, value.subaccount), True)
         return state
 
     # --- blocks that may be undone ---
@@ -223,6 +232,7 @@ class State:
         self._trees.append(self._tree)
         self.leaves.begin()
         self.orders.begin()
+        self.watched.begin()
 
     def rollback_block(self) -> None:
         """Undo the newest applied block; the root is again the one before it."""
@@ -232,12 +242,14 @@ class State:
             if key[0] == ord("a"):
                 self.dirty_accounts.add((key[1:21], key[21]))
         self.orders.rollback()
+        self.watched.rollback()
 
     def commit_oldest(self) -> None:
         """The oldest applied block is final: it can no longer be undone."""
         self._trees.pop(0)
         self.leaves.commit_oldest()
         self.orders.commit_oldest()
+        self.watched.commit_oldest()
 
     @property
     def open_blocks(self) -> int:
@@ -285,6 +297,13 @@ class State:
         """Write one account."""
         self.put(account_key(account.key), account)
         self.dirty_accounts.add(account.key)
+
+    def put_trading(self, key: AccountKey, leaf: AccountTrading | None) -> None:
+        """Write one account's trading leaf (None deletes)."""
+        self.put(trading_key(key), leaf)
+        is_watched = leaf is not None and leaf.is_watched
+        if is_watched != (self.watched.get(key) is not None):
+            self.watched.put(key, True if is_watched else None)
 
     def account(self, key: AccountKey) -> Account | None:
         """One sub-account, or None."""

@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 
 from ledger.market import Slice
-from primitives.codec import U8, U16, U32, U63, Bytes20, Bytes32, Bytes64, Wire
+from primitives.codec import U8, U16, U32, U63, Bytes20, Bytes32, Bytes64, Wire, encode
 from primitives.hashing import digest
 
 ACTIONS_MAX = 256
@@ -25,10 +25,19 @@ PRICE_UUSD_MAX = 10_000_000_000_000
 SLICES_MAX = 32
 """Expiries per underlying in one report."""
 SUBACCOUNT_MAX = 255
+QUOTES_MAX = 128
+"""Instruments in one mass quote."""
+LEGS_MAX = 16
+"""Legs of one package; policy may allow fewer."""
+PACKAGE_UUSD_MAX = 2**53
+"""Nine billion dollars: no package costs more."""
 
 Price = Annotated[int, msgspec.Meta(ge=1, le=PRICE_UUSD_MAX)]
 Size = Annotated[int, msgspec.Meta(ge=1, le=SIZE_LOTS_MAX)]
 Amount = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+SideCode = Annotated[int, msgspec.Meta(ge=0, le=1)]
+QuoteSize = Annotated[int, msgspec.Meta(ge=0, le=SIZE_LOTS_MAX)]
+NetPrice = Annotated[int, msgspec.Meta(ge=-PACKAGE_UUSD_MAX, le=PACKAGE_UUSD_MAX)]
 
 
 class Side(IntEnum):
@@ -37,10 +46,27 @@ class Side(IntEnum):
 
 
 class TimeInForce(IntEnum):
-    """GTC rests until cancelled; IOC takes part in one call and is then cancelled."""
+    """GTC rests until cancelled; IOC takes part in one call and is then cancelled; FOK fills whole or not at all."""
 
     GTC = 0
     IOC = 1
+    FOK = 2
+
+
+class MarginModel(IntEnum):
+    """PORTFOLIO shocks everything together; STANDARD margins each position by a formula."""
+
+    PORTFOLIO = 0
+    STANDARD = 1
+
+
+class SessionScope(IntEnum):
+    """What a session key may sign, as bits. Withdrawals, stake, keys and the margin model: never."""
+
+    TRADE = 1
+    CANCEL = 2
+    TRANSFER = 4
+    NEGOTIATE = 8
 
 
 class PlaceOrder(Wire, tag=1):
@@ -50,7 +76,7 @@ class PlaceOrder(Wire, tag=1):
     side: Annotated[int, msgspec.Meta(ge=0, le=1)]
     price_uusd: Price
     size_lots: Size
-    time_in_force: Annotated[int, msgspec.Meta(ge=0, le=1)]
+    time_in_force: Annotated[int, msgspec.Meta(ge=0, le=2)]
     post_only: bool
     reduce_only: bool
     label: U63
@@ -93,6 +119,191 @@ class TransferCash(Wire, tag=7):
 
     to_subaccount: U8
     amount_uusd: Amount
+
+
+class PlaceUntil(Wire, tag=8):
+    """A resting order that goes at a block time, if it is still there."""
+
+    order: PlaceOrder
+    expires_ns: U63
+
+
+class PlaceMarket(Wire, tag=9):
+    """Trade at any price within the band: a limit order at the band's edge, immediate (IOC or FOK)."""
+
+    instrument: U32
+    side: SideCode
+    size_lots: Size
+    time_in_force: Annotated[int, msgspec.Meta(ge=1, le=2)]
+    reduce_only: bool
+    label: U63
+
+
+class PlaceTrigger(Wire, tag=10):
+    """An order that waits until mark (or index) is at or beyond a price; armed from the next block on.
+
+    `is_above`: fires at or above `trigger_uusd`, else at or below. `price_uusd` None makes it a market order.
+    It needs no margin before it fires, and is judged like any order when it does.
+    """
+
+    instrument: U32
+    side: SideCode
+    by_index: bool
+    is_above: bool
+    trigger_uusd: Price
+    price_uusd: Price | None
+    size_lots: Size
+    time_in_force: Annotated[int, msgspec.Meta(ge=0, le=2)]
+    reduce_only: bool
+    label: U63
+
+
+class ReplaceOrder(Wire, tag=11):
+    """Change price and what is left of an open order. Fewer lots at the same price keep its age and id;
+    anything else is a new order under a new id, and the old one stays if the new one is refused."""
+
+    order_id: U63
+    price_uusd: Price
+    size_lots: Size
+
+
+class Quote(Wire):
+    """Both sides of one instrument; a size of 0 leaves that side out (its price is then ignored, send 1)."""
+
+    instrument: U32
+    bid_uusd: Price
+    bid_lots: QuoteSize
+    ask_uusd: Price
+    ask_lots: QuoteSize
+
+
+class MassQuote(Wire, tag=12):
+    """Post-only quotes in many instruments at once; they replace all quotes the account has. Empty: none."""
+
+    quotes: Annotated[tuple[Quote, ...], msgspec.Meta(max_length=QUOTES_MAX)]
+
+
+class SetCancelTime(Wire, tag=13):
+    """The dead-man switch: at this block time all orders and triggers go, unless renewed; 0 switches it off."""
+
+    cancel_at_ns: U63
+
+
+class SetProtection(Wire, tag=14):
+    """Market-maker protection on one underlying: when quotes traded a limit within the interval, all go.
+
+    A limit of 0 does not count; all three 0 removes the protection. `delta_ppm_max` in ppm of a contract,
+    `vega_uusd_max` in micro-USD per volatility point, both net. Frozen for `frozen_ns`, or until reset if 0.
+    """
+
+    underlying: U8
+    interval_ns: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+    frozen_ns: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+    lots_max: QuoteSize
+    delta_ppm_max: U63
+    vega_uusd_max: U63
+
+
+class ResetProtection(Wire, tag=15):
+    """Take quotes again and count from nothing."""
+
+    underlying: U8
+
+
+class RegisterSessionKey(Wire, tag=16):
+    """Let another key act for this sub-account; it signs session_proof_bytes to show that it is willing.
+
+    `scope`: SessionScope bits. `notional_uusd_max`: positions and open orders, gross at index, under which it
+    may place orders that do not only reduce.
+    """
+
+    public_key: Bytes32
+    scope: Annotated[int, msgspec.Meta(ge=1, le=15)]
+    expires_ns: U63
+    notional_uusd_max: U63
+    proof: Bytes64
+
+
+class RevokeSessionKey(Wire, tag=17):
+    """End a session key's right to act."""
+
+    public_key: Bytes32
+
+
+class SetMarginModel(Wire, tag=18):
+    """Choose how the sub-account is margined; its initial requirement must hold under the new model."""
+
+    model: Annotated[int, msgspec.Meta(ge=0, le=1)]
+
+
+class Leg(Wire):
+    """Signed lots of one instrument in a package, as its buyer gets them."""
+
+    instrument: U32
+    lots: Annotated[int, msgspec.Meta(ge=-SIZE_LOTS_MAX, le=SIZE_LOTS_MAX)]
+
+
+Legs = Annotated[tuple[Leg, ...], msgspec.Meta(min_length=1, max_length=LEGS_MAX)]
+
+
+class RequestQuotes(Wire, tag=19):
+    """Ask makers for a price of a whole package; legs in order of instrument."""
+
+    legs: Legs
+    expires_ns: U63
+
+
+class QuotePackage(Wire, tag=20):
+    """A maker's firm prices for a request: what a buyer of the package pays (below 0: gets); None: no side.
+
+    A later one replaces an earlier one; both None withdraws it.
+    """
+
+    request_id: U63
+    bid_uusd: NetPrice | None
+    ask_uusd: NetPrice | None
+    expires_ns: U63
+
+
+class AcceptQuote(Wire, tag=21):
+    """Trade the whole package with one maker at exactly this price; the taker's side."""
+
+    request_id: U63
+    maker: Bytes20
+    maker_subaccount: U8
+    side: SideCode
+    price_uusd: NetPrice
+
+
+class WithdrawRequest(Wire, tag=22):
+    """Close one's request for quote."""
+
+    request_id: U63
+
+
+class BlockTerms(Wire):
+    """What the maker of a block trade signs: the sender buys (BUY) or sells the legs for the price.
+
+    `nonce` is one of the maker's sub-account.
+    """
+
+    chain_id: Bytes32
+    taker: Bytes20
+    taker_subaccount: U8
+    maker_subaccount: U8
+    legs: Legs
+    side: SideCode
+    price_uusd: NetPrice
+    expires_ns: U63
+    nonce: U63
+
+
+class BlockTrade(Wire, tag=23):
+    """A package agreed elsewhere, settled atomically under both signatures."""
+
+    terms: BlockTerms
+    maker_key: Bytes32
+    maker_signature: Bytes64
 
 
 class RegisterValidator(Wire, tag=50):
@@ -170,8 +381,19 @@ StakingAction = (
     | RotateConsensusKey
     | Unjail
 )
+OrderAction = PlaceOrder | PlaceUntil | PlaceMarket | PlaceTrigger | ReplaceOrder | MassQuote
+SettingAction = SetCancelTime | SetProtection | ResetProtection | RegisterSessionKey | RevokeSessionKey
+PackageAction = RequestQuotes | QuotePackage | AcceptQuote | WithdrawRequest | BlockTrade
 Action = (
-    PlaceOrder | CancelOrder | CancelLabel | CancelAll | Deposit | Withdraw | TransferCash | StakingAction
+    OrderAction
+    | CancelOrder
+    | CancelLabel
+    | CancelAll
+    | Deposit
+    | Withdraw
+    | TransferCash
+    | SettingAction
+    | StakingAction
 )
 
 
@@ -233,6 +455,16 @@ class OracleUpdate(Wire):
 def transaction_sign_bytes(payload: bytes) -> bytes:
     """What a client's signature covers."""
     return b"QUORATE-TX-1" + payload
+
+
+def session_proof_bytes(chain_id: bytes, owner: bytes, subaccount: int) -> bytes:
+    """What a session key signs to be registered."""
+    return b"QUORATE-SESSION-1" + chain_id + owner + bytes((subaccount,))
+
+
+def block_terms_sign_bytes(terms: BlockTerms) -> bytes:
+    """What the maker of a block trade signs."""
+    return b"QUORATE-BLOCK-TRADE-1" + encode(terms)
 
 
 def report_sign_bytes(payload: bytes) -> bytes:

@@ -22,6 +22,8 @@ from ledger.matching.orders import AccountKey, RestingOrder
 from ledger.reasons import CancelReason
 from ledger.state import State, Supply, Totals
 from ledger.state_keys import KEY_SUPPLY, KEY_TOTALS
+from ledger.trading.events import OrderReduced
+from ledger.trading.state import OpenTrading, get_trading
 from primitives.errors import ensure
 
 
@@ -76,6 +78,7 @@ class Workspace:
         self.incoming: dict[int, list[RestingOrder]] = {}
         """This block's new orders by instrument; state.orders and their accounts know them already."""
         self._accounts: dict[AccountKey, OpenAccount] = {}
+        self._trading: dict[AccountKey, OpenTrading | None] = {}
 
     # --- accounts ---
 
@@ -94,6 +97,20 @@ class Workspace:
         found = self.account(key)
         ensure(found is not None, "an order's account exists")
         assert found is not None
+        return found
+
+    def find_trading(self, key: AccountKey) -> OpenTrading | None:
+        """The working copy of an account's trading leaf, None when it has none."""
+        if key not in self._trading:
+            stored = get_trading(self.state, key)
+            self._trading[key] = None if stored is None else OpenTrading(key, stored)
+        return self._trading[key]
+
+    def trading(self, key: AccountKey) -> OpenTrading:
+        """The working copy of an account's trading leaf, with nothing in it when there was none."""
+        found = self.find_trading(key)
+        if found is None:
+            found = self._trading[key] = OpenTrading(key, None)
         return found
 
     def opened_count(self) -> int:
@@ -158,6 +175,33 @@ class Workspace:
         for order in orders:
             self.forget(instrument, order, reason)
 
+    def cancel_open(self, order_ids: Iterable[int], reason: CancelReason) -> None:
+        """Cancel open orders wherever they are: resting, or waiting for this block's call."""
+        by_instrument: dict[int, list[int]] = {}
+        for order_id in sorted(order_ids):
+            order = self.order(order_id)
+            instrument = self.existing(order.account).orders[order_id]
+            waiting = self.incoming.get(instrument, [])
+            if order.placed_height == self.height and order in waiting:
+                waiting.remove(order)
+                self.forget(instrument, order, reason)
+            else:
+                by_instrument.setdefault(instrument, []).append(order_id)
+        for instrument in sorted(by_instrument):
+            self.cancel_resting(instrument, by_instrument[instrument], reason)
+
+    def reduce_resting(self, instrument: int, order: RestingOrder, left_lots: int) -> None:
+        """Leave fewer lots of a resting order, at its price and age."""
+        reduced = replace(order, left_lots=left_lots)
+        self.books[instrument] = self.book(instrument).replaced(reduced)
+        self.state.orders.put(order.order_id, reduced)
+        self.events.append(OrderReduced(order.order_id, *order.account, instrument, left_lots))
+
+    def take_id(self) -> int:
+        """A number from the sequence of order ids, for something that waits."""
+        self.next_order_id += 1
+        return self.next_order_id - 1
+
     def order(self, order_id: int) -> RestingOrder:
         """An open order by id."""
         found = self.state.orders.get(order_id)
@@ -178,6 +222,9 @@ class Workspace:
         """Take an order from the index and from its account."""
         self.state.orders.put(order.order_id, None)
         self.existing(order.account).orders.pop(order.order_id, None)
+        trading = self.find_trading(order.account)
+        if trading is not None:
+            trading.forget_order(order.order_id)
 
     def shrink_order(self, order: RestingOrder, by_lots: int) -> None:
         """The index follows a book in which an order was partly filled."""
@@ -196,6 +243,10 @@ class Workspace:
             leaf = account.closed()
             if leaf != state.account(account.key):
                 state.put_account(leaf)
+        for key in sorted(self._trading):
+            trading = self._trading[key]
+            if trading is not None and (stored := trading.closed()) != get_trading(state, key):
+                state.put_trading(key, stored)
         for instrument in sorted(self.books):
             if self.books[instrument] != state.book(instrument):
                 state.put_book(instrument, self.books[instrument])

@@ -14,6 +14,7 @@ from ledger.genesis import (
 from ledger.instruments import LOTS_PER_CONTRACT, Instrument, Kind, Underlying
 from ledger.margin.parameters import default_margin_parameters
 from ledger.staking.parameters import GenesisStake, StakingParameters
+from ledger.trading.parameters import TradingParameters
 from node.genesis import GENESIS_VERSION, ConsensusParameters, GenesisDocument, ValidatorEntry
 from primitives.amounts import NS, USD
 from primitives.signing import address_of
@@ -61,6 +62,7 @@ def default_ledger_genesis(
         accounts=tuple(accounts),
         parameters=default_ledger_parameters(speed),
         staking=default_staking((), speed=speed) if staking is None else staking,
+        trading=default_trading(),
     )
 
 
@@ -86,6 +88,21 @@ def default_ledger_parameters(speed: int = 1) -> LedgerParameters:
         liquidation_delta_uusd=100_000 * USD,
         price_band_ppm=250_000,
         insurance_fund_uusd=1_000_000 * USD,
+    )
+
+
+def default_trading() -> TradingParameters:
+    """Limits of order types and packages; fees are the general rates of every underlying."""
+    return TradingParameters(
+        triggers_max=20,
+        session_keys_max=8,
+        requests_max=4,
+        requests_total_max=10_000,
+        request_quotes_max=16,
+        request_legs_max=8,
+        request_lots_max=100_000,
+        request_lifetime_ns_max=3_600 * NS,
+        fees=(),
     )
 
 

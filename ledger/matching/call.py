@@ -6,6 +6,7 @@ margin: price, then older block, then pro rata within the block by largest remai
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,8 @@ class CallResult:
         fills: buys, then sells, each in priority order; size_lots at least 1.
         matches: the same lots as trades, buyers and sellers paired in priority order.
         self_crossed: newer orders removed because their account would have traded with itself; as they were.
-        unfilled: what is left of immediate-or-cancel orders (left_lots after the fills); they do not rest.
+        unfilled: what is left of immediate-or-cancel orders (left_lots after the fills), and fill-or-kill orders
+            that could not be filled whole; they do not rest.
         book: resting orders afterwards, uncrossed.
     """
 
@@ -63,11 +65,16 @@ class CallResult:
     book: Book
 
 
+KILL_PASSES_MAX = 3
+"""Calls tried with fill-or-kill orders; if one would still be left partial, the last call is without any."""
+
+
 def run_call(book: Book, incoming: Iterable[RestingOrder], mark_uusd: int, ticks: Ticks) -> CallResult:
     """Match an uncrossed book and a block's incoming orders at one price.
 
     The result depends on the set of orders only, not on their sequence. Without a crossing the cost is that
-    of adding `incoming` to the book.
+    of adding `incoming` to the book. Fill-or-kill orders that get nothing, and the newest of those that would
+    be left partial, are dropped and the call is run again, at most KILL_PASSES_MAX times.
 
     Args:
         book: resting orders; left as it is.
@@ -75,7 +82,38 @@ def run_call(book: Book, incoming: Iterable[RestingOrder], mark_uusd: int, ticks
         mark_uusd: breaks ties among prices.
         ticks: the instrument's price grid.
     """
-    incoming = tuple(incoming)
+    orders = tuple(incoming)
+    result = _run_once(book, orders, mark_uusd, ticks)
+    killed: list[RestingOrder] = []
+    for tried in range(1, KILL_PASSES_MAX + 1):
+        dropped = _to_kill(orders, result, is_last=tried == KILL_PASSES_MAX)
+        if not dropped:
+            break
+        killed += dropped
+        orders = tuple(order for order in orders if order not in dropped)
+        result = _run_once(book, orders, mark_uusd, ticks)
+    if not killed:
+        return result
+    unfilled = sorted((*result.unfilled, *killed), key=lambda order: order.order_id)
+    return dataclasses.replace(result, unfilled=tuple(unfilled))
+
+
+def _to_kill(orders: Sequence[RestingOrder], result: CallResult, *, is_last: bool) -> list[RestingOrder]:
+    """Fill-or-kill orders to drop before the next pass; none when all that are left were filled whole."""
+    kills = [order for order in orders if order.time_in_force == TimeInForce.FOK]
+    if not kills:
+        return []
+    filled = {order.order_id: size for order, size in result.fills}
+    gone = {order.order_id for order in result.self_crossed}
+    kills = [order for order in kills if order.order_id not in gone]
+    partial = [order for order in kills if filled.get(order.order_id, 0) < order.left_lots]
+    if is_last:
+        return kills if partial else []
+    newest = max((order.order_id for order in partial if order.order_id in filled), default=0)
+    return [order for order in partial if order.order_id not in filled or order.order_id == newest]
+
+
+def _run_once(book: Book, incoming: tuple[RestingOrder, ...], mark_uusd: int, ticks: Ticks) -> CallResult:
     crossing = book.with_orders(incoming) if incoming else book
     bids, asks, self_crossed = _without_self_crossing(*_crossing_zone(crossing))
     clearing = compute_clearing(bids, asks, mark_uusd, ticks)
@@ -255,7 +293,7 @@ def _leftovers(
     left |= {order.order_id: 0 for order in removed}
     unfilled: list[RestingOrder] = []
     for order in sorted(incoming, key=lambda order: order.order_id):
-        if order.time_in_force == TimeInForce.IOC:
+        if order.time_in_force != TimeInForce.GTC:
             lots = left.get(order.order_id, order.left_lots)
             left[order.order_id] = 0
             if lots:

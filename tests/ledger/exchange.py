@@ -35,7 +35,7 @@ from ledger.transactions import (
     report_sign_bytes,
     transaction_sign_bytes,
 )
-from node.genesis_defaults import default_staking
+from node.genesis_defaults import default_staking, default_trading
 from primitives.amounts import NS, SECONDS_PER_YEAR, USD
 from primitives.codec import encode
 from primitives.signing import SigningKey, address_of
@@ -115,6 +115,7 @@ def a_genesis(
         ),
         parameters=LedgerParameters(**{**PARAMETERS, **parameters}),
         staking=default_staking(()),
+        trading=default_trading(),
     )
 
 

@@ -1,0 +1,1 @@
+"""What an account may ask beyond limit orders: triggers, deadlines, quotes, protection, sessions, requests. Pure."""
