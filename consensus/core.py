@@ -167,6 +167,8 @@ class Core:
             case BlockResponse():
                 self._on_blocks(peer, message)
             case Status(epoch=epoch, view=view):
+                if state.watch is not None:
+                    state.watch.on_status(peer, message, state.epoch.number, state.validators)
                 if epoch == state.epoch.number:
                     state.note_progress(peer, view)
                 elif epoch > state.epoch.number:
@@ -349,7 +351,7 @@ class Core:
         state.note_progress(signer, vote.view + (1 if vote.kind == VoteKind.FINALIZE else 0))
         for evidence in counted.evidence:
             self._on_evidence(evidence, is_own_finding=True)
-        if signer == state.own_index:
+        if signer == state.place:
             self._check_own(vote)
         if counted.certificate is not None:
             self._on_certificate(counted.certificate, None, own=True)
@@ -359,10 +361,15 @@ class Core:
     def _check_own(self, vote: Vote) -> None:
         """A vote under our key that our journal does not know: another process has the key, or the journal is old."""
         state = self.state
+        if state.own_index is None:
+            if state.watch is not None and state.watch.is_elsewhere(vote):
+                detail = f"a vote of epoch {vote.epoch}, view {vote.view} carries our key while we are silent"
+                state.halt(Conflict("own_key_elsewhere", None, None, None), detail)
+            return
         known = any(
             own.subject == vote.subject for own in state.own.votes_in(vote.view) if own.kind == vote.kind
         )
-        if not known and vote.view > state.own.floor and not state.own.halted:
+        if not known and vote.view > state.own.floor and not (state.own.halted or state.own.closed):
             detail = f"a vote of view {vote.view} carries our key, but our journal does not hold it"
             state.halt(Conflict("own_key_elsewhere", None, None, None), detail)
 

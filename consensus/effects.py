@@ -247,6 +247,13 @@ class ServeEpochProof:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchEnded:
+    """We watched long enough and sign again, from this epoch on."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class Readmit:
     """A message that came before its epoch had begun here: check it now as if it had just arrived."""
 
@@ -279,5 +286,6 @@ Effect = (
     | EpochOpened
     | ServeEpochProof
     | Readmit
+    | WatchEnded
     | Halt
 )

@@ -25,12 +25,14 @@ from consensus.effects import (
     Readmit,
     Send,
     SetTimer,
+    WatchEnded,
 )
 from consensus.epoch import EVIDENCE_AGE_EPOCHS_MAX, Epoch, first_epoch
 from consensus.evidence_pool import EvidencePool
 from consensus.inputs import Input, MessageReceived, NextSetDecided, OtherEpochHeard, Started, TimerKind
 from consensus.leader import LeaderSchedule
 from consensus.messages import BlockResponse, ConsensusMessage, EpochRequest, Proposal, hash_of
+from consensus.safety import epoch_of_record
 from consensus.state import ConsensusState, CoreConfig, FinalTip, Signer
 from consensus.validator_set import ValidatorSet
 from primitives.errors import ensure
@@ -69,14 +71,24 @@ class EpochManager:
         for one in opened:
             if one.first_height <= height:
                 epoch = restored_epoch(config.chain_id, one, epoch)
-        self._core = self._core_of(epoch, tip, records)
+        self._records = tuple(records)
+        self._conflicts = tuple(one for one in self._records if epoch_of_record(one) is None)
+        """The journal of earlier lives: an epoch of it may lie ahead, when the store is older than the journal."""
+        self._core = self._core_of(epoch, tip)
         self._early: dict[ValidatorIndex, deque[ConsensusMessage]] = {}
         self._asked: set[ValidatorIndex] = set()
 
-    def _core_of(self, epoch: Epoch, tip: FinalTip | None, records: Iterable[JournalRecord]) -> Core:
+    def _core_of(self, epoch: Epoch, tip: FinalTip | None) -> Core:
         self._pool.expire(epoch.number)
+        self._records = records = tuple(one for one in self._records if self._may_matter(one, epoch.number))
         config = replace(self._config, validator_set=epoch.validators, epoch=epoch)
-        return Core(config, self._signer, tip, records, self._pool)
+        return Core(config, self._signer, tip, (*records, *self._conflicts), self._pool)
+
+    @staticmethod
+    def _may_matter(record: JournalRecord, epoch: int) -> bool:
+        """Whether a record belongs to this epoch or one to come."""
+        number = epoch_of_record(record)
+        return number is not None and number >= epoch
 
     @property
     def core(self) -> Core:
@@ -110,7 +122,15 @@ class EpochManager:
 
     def journal_records(self) -> list[JournalRecord]:
         """What a rewritten journal must hold."""
-        return self._core.journal_records()
+        records = self._core.journal_records()
+        records += [one for one in self._records if self._may_matter(one, self.epoch.number + 1)]
+        return [one for one in records if not (self.is_watching and isinstance(one, RaisedFloor))]
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether we sign nothing because we do not know what we signed before."""
+        watch = self._config.watch
+        return watch is not None and not watch.may_sign(self.epoch.number)
 
     def step(self, event: Input) -> list[Effect]:
         """Take one input; the effects are to be performed in order."""
@@ -156,11 +176,17 @@ class EpochManager:
         if proof is None or state.conflict is not None:
             return []
         epoch = self.epoch.following(hash_of(boundary.header), decided)
-        self._core = self._core_of(epoch, FinalTip(boundary, None), ())
+        watched = self.is_watching
+        self._core = self._core_of(epoch, FinalTip(boundary, None))
         early, self._early = self._early, {}
         self._asked.clear()
-        # The floor moves the signer's watermark into the new epoch before anything is signed in it.
-        effects: list[Effect] = [Persist((RaisedFloor(epoch.number, 0),)), EpochOpened(opened(epoch), proof)]
+        effects: list[Effect] = []
+        if not self.is_watching:
+            # The signer's watermark moves into the new epoch before anything is signed in it.
+            effects.append(Persist((RaisedFloor(epoch.number, 0),)))
+        effects.append(EpochOpened(opened(epoch), proof))
+        if watched and not self.is_watching:
+            effects.append(WatchEnded(epoch.number))
         effects += self._core.step(Started())
         effects += [Readmit(peer, one) for peer, kept in sorted(early.items()) for one in kept]
         return effects

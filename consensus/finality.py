@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from consensus.block_tree import Node, Standing
-from consensus.certificates import VIEW_MAX
 from consensus.effects import CancelTimer, ClosedEpoch, Conflict, DeliverFinal, EpochClosed, Send
 from consensus.inputs import TimerKind
 from consensus.messages import Block, EpochClosing, EpochProof, QuorumCertificate, hash_of
@@ -44,7 +43,7 @@ def close_if_proved(state: ConsensusState) -> None:
         _alarm(state, "conflicting_finality", proof.certificate, None)
         return
     state.closed = proof
-    state.own.raise_floor(VIEW_MAX)
+    state.own.closed = True
     state.out.records.append(ClosedEpoch(proof))
     behind = [peer for peer in state.others() if state.peer_view[peer] <= proof.certificate.view]
     state.out.effects += [Send(peer, EpochClosing(proof)) for peer in behind]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from consensus.certificates import VIEW_MAX
 from consensus.effects import (
     Admitted,
     ClosedEpoch,
@@ -52,14 +51,16 @@ class OwnVotes:
         self._signatures: dict[tuple[int, int], Vote] = {}
         self.floor = 0
         self.halted = False
+        self.closed = False
+        """The epoch is over: nothing is signed in it any more."""
 
     def of(self, view: int) -> OwnView:
         """What we signed in `view`."""
         return self._views.get(view, _UNSIGNED)
 
     def _may_sign(self, view: int) -> bool:
-        """R0, and R9: an observer and a halted validator sign nothing."""
-        return self._index is not None and not self.halted and view > self.floor
+        """R0, R9 and the end of the epoch; an observer signs nothing."""
+        return self._index is not None and not self.halted and not self.closed and view > self.floor
 
     def may_notarize(self, view: int, block: BlockHash) -> bool:
         """R3, the part about our own votes."""
@@ -195,13 +196,13 @@ def restore(own: OwnVotes, records: Iterable[JournalRecord]) -> Restored:
     for record in records:
         epoch = epoch_of_record(record)
         if epoch is not None and epoch > own.epoch:
-            own.raise_floor(VIEW_MAX)
+            own.closed = True
         if epoch is not None and epoch != own.epoch:
             continue
         match record:
             case ClosedEpoch(proof=proof):
                 restored.closed = proof
-                own.raise_floor(VIEW_MAX)
+                own.closed = True
             case OwnVote():
                 own.restore(record)
                 passed = record.view + (1 if record.kind == VoteKind.FINALIZE else 0)

@@ -42,6 +42,7 @@ from consensus.pacemaker import Pacemaker
 from consensus.safety import OwnVotes, restore
 from consensus.validator_set import ValidatorSet
 from consensus.vote_keeper import VoteKeeper
+from consensus.watch import Watch
 from primitives.identifiers import BlockHash, ValidatorIndex
 
 
@@ -75,6 +76,8 @@ class CoreConfig:
     validator_set: ValidatorSet
     own_index: int | None
     parameters: Parameters = Parameters()
+    watch: Watch | None = None
+    """Set when the journal cannot be trusted: sign nothing until it says that we may."""
     epoch: Epoch | None = None
     """None: one endless epoch of `validator_set`; EpochManager gives each core its epoch, whose set counts."""
 
@@ -127,9 +130,11 @@ class ConsensusState:
         self.parameters = parameters
         self.epoch: Epoch = config.epoch or first_epoch(config.chain_id, config.validator_set)
         validators = self.validators = self.epoch.validators
-        votes = config.own_index is not None and validators.is_member(config.own_index)
+        self.watch = config.watch
+        silent = self.watch is not None and not self.watch.may_sign(self.epoch.number)
+        votes = config.own_index is not None and validators.is_member(config.own_index) and not silent
         self.own_index = ValidatorIndex(config.own_index or 0) if votes else None
-        """Our place, if we have weight in this epoch; None for an observer."""
+        """Our place, if we have weight in this epoch and may sign; None for an observer."""
         self.pacemaker = Pacemaker(parameters.delta_ms, parameters.min_block_ms)
         self.own = OwnVotes(config.chain_id, self.epoch.number, self.own_index, signer.sign)
         tip_hash = hash_of(tip.block.header)

@@ -34,6 +34,7 @@ from consensus.effects import (
     ServeEpochProof,
     SetTimer,
     ValidatePayload,
+    WatchEnded,
 )
 from consensus.epochs import EpochManager
 from consensus.evidence import offence_of
@@ -142,6 +143,8 @@ class Observed:
     votes: dict[tuple[int, int, int], list[Vote]] = field(default_factory=dict)
     evidence: list[tuple[str, int]] = field(default_factory=list)
     halts: list[tuple[int, str]] = field(default_factory=list)
+    watched: list[tuple[int, int]] = field(default_factory=list)
+    """(validator, epoch from which it signs again)."""
     steps: int = 0
     log: list[str] = field(default_factory=list)
 
@@ -292,6 +295,8 @@ class Cluster:
                 process.opened.append((opened, proof))
             case ServeEpochProof(to=to, epoch=epoch):
                 self.send(process.index, to, EpochClosing(process.opened[epoch][1]))
+            case WatchEnded(epoch=epoch):
+                self.observed.watched.append((process.index, epoch))
             case Readmit(peer=peer, message=message):
                 self._arrive(peer, process.index, message)
             case ReportEvidence(kind=kind, offender=offender, evidence=evidence):
