@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from ledger.margin.reasons import MarginReason
 from ledger.margin.scenarios import RiskArrays
 from ledger.pricing.kernel import Bools, Ints
-from primitives.errors import ProtocolViolation, ensure
+from primitives.errors import ProtocolViolation
 
 ACCOUNT_LOTS_MAX = 1_000_000
 """Gross lots of one account. More is refused: with LOT_VALUE_E8_MAX it keeps every sum below 2^62."""
@@ -95,18 +96,21 @@ def _run_ends(labels: Ints, is_account_end: Bools) -> Ints:
     return ends
 
 
-def sorted_positions(risk: RiskArrays, positions: Iterable[Position]) -> Ints:
-    """(3, n) columns (id, lots, cost) of one account's positions in rank order."""
-    columns = np.array([tuple(position) for position in positions], dtype=np.int64).reshape(-1, 3).T
-    order = np.argsort(risk.rank[risk.rows_of(columns[0])])
+def sorted_positions(risk: RiskArrays, portfolios: Sequence[Sequence[Position]]) -> tuple[Ints, Ints]:
+    """(3, n) columns (id, lots, cost), each portfolio's in rank order after the one before; their lengths."""
+    lengths = np.fromiter(map(len, portfolios), dtype=np.int64, count=len(portfolios))
+    numbers = chain.from_iterable(chain.from_iterable(portfolios))
+    columns = np.fromiter(numbers, dtype=np.int64, count=3 * int(lengths.sum())).reshape(-1, 3).T
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    order = np.lexsort((risk.rank[risk.rows_of(columns[0])], owner))
     arranged: Ints = columns[:, order]
-    return arranged
+    return arranged, lengths
 
 
 def single_portfolio(risk: RiskArrays, cash_uusd: int, positions: Sequence[Position]) -> Portfolios:
     """One account's portfolio; raises as `PortfolioTable.replace`."""
     check_portfolio(cash_uusd, positions)
-    ids, lots, cost = sorted_positions(risk, positions)
+    (ids, lots, cost), _ = sorted_positions(risk, [positions])
     offsets = np.array([0, len(ids)], dtype=np.int64)
     return Portfolios(offsets, ids, lots, cost, np.array([cash_uusd], dtype=np.int64))
 
@@ -185,21 +189,17 @@ class PortfolioTable(Generic[Key]):
         return portfolios, self._layout
 
     def _splice(self, risk: RiskArrays) -> None:
+        """Take every account's positions from where they are now: the old columns or the replacements."""
         known = len(self._offsets) - 1
-        lengths = np.zeros(len(self.accounts), dtype=np.int64)
-        lengths[:known] = np.diff(self._offsets)
-        pieces = []
-        done = 0
-        for place in sorted(self._pending):
-            start, end = (int(self._offsets[min(edge, known)]) for edge in (place, place + 1))
-            pieces.append(self._columns[:, done:start])
-            arranged = sorted_positions(risk, self._pending[place])
-            pieces.append(arranged)
-            lengths[place] = arranged.shape[1]
-            done = end
-        pieces.append(self._columns[:, done:])
-        self._columns = np.concatenate(pieces, axis=1)
-        self._offsets = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(lengths)))
-        ensure(int(self._offsets[-1]) == self._columns.shape[1], "the splice keeps every position")
+        places = np.array(sorted(self._pending), dtype=np.int64)
+        arranged, replaced = sorted_positions(risk, [self._pending[place] for place in places.tolist()])
+        starts, lengths = np.zeros((2, len(self.accounts)), dtype=np.int64)
+        starts[:known], lengths[:known] = self._offsets[:-1], np.diff(self._offsets)
+        starts[places] = self._columns.shape[1] + np.cumsum(replaced) - replaced
+        lengths[places] = replaced
+        ends = np.cumsum(lengths)
+        source = np.arange(int(ends[-1])) + np.repeat(starts - (ends - lengths), lengths)
+        self._columns = np.take(np.concatenate((self._columns, arranged), axis=1), source, axis=1)
+        self._offsets = np.concatenate((np.zeros(1, dtype=np.int64), ends))
         self._pending.clear()
         self._layout = None

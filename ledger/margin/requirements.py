@@ -10,7 +10,8 @@ accounts may wrap, the difference is exact because one account's own sum is belo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,10 +91,23 @@ class Losses(NamedTuple):
     forward_uusd: Ints
 
 
-def compute_margins(risk: RiskArrays, table: PortfolioTable[Any]) -> MarginArrays:
+class Stretch(NamedTuple):
+    """Consecutive whole parts whose losses are computed together: ranges of parts, groups and positions."""
+
+    parts: slice
+    groups: slice
+    positions: slice
+
+
+Spread = Callable[[Callable[[Stretch], None], Iterable[Stretch]], Iterable[None]]
+"""How work on stretches is done: `map`, or the map of an executor of threads. Stretches share no result and
+all sums are of integers, so neither the order nor the number of threads changes a unit."""
+
+
+def compute_margins(risk: RiskArrays, table: PortfolioTable[Any], spread: Spread = map) -> MarginArrays:
     """Margins of all accounts of the table."""
     portfolios, layout = table.portfolios(risk)
-    return _compute(risk, portfolios, layout)
+    return _compute(risk, portfolios, layout, spread)
 
 
 def compute_margin(risk: RiskArrays, cash_uusd: int, positions: Sequence[Position]) -> Margin:
@@ -162,9 +176,9 @@ def _with_orders(
     return extended, sum(min(sides) for sides in slippage.values())
 
 
-def _compute(risk: RiskArrays, portfolios: Portfolios, layout: Layout) -> MarginArrays:
+def _compute(risk: RiskArrays, portfolios: Portfolios, layout: Layout, spread: Spread = map) -> MarginArrays:
     lots = portfolios.lots
-    losses = _part_losses(risk, lots, layout)
+    losses = _part_losses(risk, lots, layout, spread)
     strike_lots = contingent_lots(risk, lots, layout)
     return _combine(
         risk,
@@ -249,28 +263,42 @@ class Work:
         self.products, self.sums, self.rest = np.empty((3, positions, width), dtype=np.int64)
 
 
-def _part_losses(risk: RiskArrays, lots: Ints, layout: Layout) -> Losses:
+def _stretches(layout: Layout, part_ends: Ints) -> list[Stretch]:
+    """Stretches of at least CHUNK_POSITIONS positions, but for the last; `part_ends` counts positions."""
+    stretches: list[Stretch] = []
+    start = start_part = start_group = 0
+    while start_part < len(part_ends):
+        end_part = int(np.searchsorted(part_ends, start + CHUNK_POSITIONS, side="left")) + 1
+        end_part = min(end_part, len(part_ends))
+        end_group, end = int(layout.part_group_ends[end_part - 1]), int(part_ends[end_part - 1])
+        stretches.append(
+            Stretch(slice(start_part, end_part), slice(start_group, end_group), slice(start, end))
+        )
+        start, start_part, start_group = end, end_part, end_group
+    return stretches
+
+
+def _part_losses(risk: RiskArrays, lots: Ints, layout: Layout, spread: Spread) -> Losses:
     """Losses of every part, some thousand positions at a time; an account's part is never split."""
-    parts = len(layout.part_account)
-    losses = Losses(*np.zeros((3, parts), dtype=np.int64))
+    losses = Losses(*np.zeros((3, len(layout.part_account)), dtype=np.int64))
     part_ends = layout.group_ends[layout.part_group_ends - 1]
     longest = int(np.diff(part_ends, prepend=0).max(initial=0))
-    work = Work(risk, min(len(lots), CHUNK_POSITIONS + longest))
-    start = start_part = start_group = 0
-    while start_part < parts:
-        end_part = int(np.searchsorted(part_ends, start + CHUNK_POSITIONS, side="left")) + 1
-        end_part = min(end_part, parts)
-        end_group, end = int(layout.part_group_ends[end_part - 1]), int(part_ends[end_part - 1])
-        at, groups = slice(start_part, end_part), slice(start_group, end_group)
+    idle: list[Work] = []
+
+    def compute(stretch: Stretch) -> None:
+        parts, groups, positions = stretch
+        work = idle.pop() if idle else Work(risk, min(len(lots), CHUNK_POSITIONS + longest))
         runs = GroupRuns(
-            layout.rows[start:end], layout.group_ends[groups] - start, layout.group_index[groups]
+            layout.rows[positions], layout.group_ends[groups] - positions.start, layout.group_index[groups]
         )
-        pnl, forward = group_pnl(risk, runs, lots[start:end], work)
-        ends = layout.part_group_ends[at] - start_group
-        chunk = part_losses(risk, pnl, forward, ends, layout.part_underlying[at])
+        pnl, forward = group_pnl(risk, runs, lots[positions], work)
+        ends = layout.part_group_ends[parts] - groups.start
+        chunk = part_losses(risk, pnl, forward, ends, layout.part_underlying[parts])
+        idle.append(work)
         for total, part in zip(losses, chunk, strict=True):
-            total[at] = part
-        start, start_part, start_group = end, end_part, end_group
+            total[parts] = part
+
+    deque(spread(compute, _stretches(layout, part_ends)), maxlen=0)
     return losses
 
 
@@ -297,8 +325,8 @@ def group_pnl(risk: RiskArrays, runs: GroupRuns, lots: Ints, work: Work) -> tupl
     factors = risk.group_positive_e15[runs.group], risk.group_negative_e15[runs.group]
     kernel_margin.discount_by_sign(totals, *factors, (running_at_ends[:groups], rest[:groups]))
     np.subtract(totals, mark[:, None], out=totals)
-    skew = totals[:, risk.scenario_count - 2 : risk.scenario_count]
-    np.negative(np.abs(skew), out=skew)
+    for skew in (totals[:, risk.scenario_count - 2], totals[:, risk.scenario_count - 1]):
+        np.negative(np.abs(skew), out=skew)
     return totals, forward
 
 

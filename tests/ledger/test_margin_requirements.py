@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import numpy as np
@@ -15,6 +17,7 @@ from ledger.margin.reasons import MarginReason
 from ledger.margin.requirements import (
     Margin,
     OpenOrder,
+    Stretch,
     compute_margin,
     compute_margins,
     compute_order_margin,
@@ -90,6 +93,22 @@ def test_all_accounts_together_are_as_each_alone(monkeypatch: pytest.MonkeyPatch
     arrays = compute_margins(risk, table)
     together = [margin_at(arrays, table.place_of(account)) for account in plain]
     assert together == [compute_margin(risk, *portfolio) for portfolio in plain.values()]
+
+
+@pytest.mark.parametrize("stretches", [reversed, sorted])
+def test_neither_order_nor_threads_change_a_margin(
+    monkeypatch: pytest.MonkeyPatch, stretches: Callable[[list[Stretch]], Iterable[Stretch]]
+) -> None:
+    monkeypatch.setattr("ledger.margin.requirements.CHUNK_POSITIONS", 37)
+    risk = two_markets(980_000)
+    table, _ = filled_table(60)
+
+    def spread(compute: Callable[[Stretch], None], work: Iterable[Stretch]) -> Iterable[None]:
+        with ThreadPoolExecutor(3) as threads:
+            return threads.map(compute, stretches(list(work)))
+
+    alone, together = compute_margins(risk, table), compute_margins(risk, table, spread)
+    assert all(np.array_equal(one, other) for one, other in zip(alone, together, strict=True))
 
 
 def test_replacing_accounts_leaves_the_others_and_moves_only_those() -> None:
