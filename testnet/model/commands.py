@@ -39,7 +39,7 @@ def model(*, views: Views = 2, deep_views: Views = 3, plant: MutationName | None
     views
         Views of the exploration of every interleaving; 0 leaves it out. 3 needs more memory than most machines have.
     deep_views
-        Views of the exploration of one view after the other; 0 leaves it out.
+        Views of the exploration of one view after the other; 0 leaves it out. 4 takes more than 15 minutes.
     plant
         A mistake to make in the production rules first. Then only forks are looked for, in every interleaving.
     """
