@@ -351,7 +351,7 @@ class Core:
         state.note_progress(signer, vote.view + (1 if vote.kind == VoteKind.FINALIZE else 0))
         for evidence in counted.evidence:
             self._on_evidence(evidence, is_own_finding=True)
-        if signer == state.place:
+        if signer == state.place and state.holds_place:
             self._check_own(vote)
         if counted.certificate is not None:
             self._on_certificate(counted.certificate, None, own=True)

@@ -76,6 +76,8 @@ class CoreConfig:
     validator_set: ValidatorSet
     own_index: int | None
     parameters: Parameters = Parameters()
+    own_key: bytes | None = None
+    """Our public key, where sets change: when our place belongs to another key, we are an observer."""
     watch: Watch | None = None
     """Set when the journal cannot be trusted: sign nothing until it says that we may."""
     epoch: Epoch | None = None
@@ -132,7 +134,13 @@ class ConsensusState:
         validators = self.validators = self.epoch.validators
         self.watch = config.watch
         silent = self.watch is not None and not self.watch.may_sign(self.epoch.number)
-        votes = config.own_index is not None and validators.is_member(config.own_index) and not silent
+        self.holds_place = (
+            config.own_index is not None
+            and validators.is_member(config.own_index)
+            and config.own_key in (None, validators.public_keys[config.own_index])
+        )
+        """Whether votes under our place are votes under our key."""
+        votes = self.holds_place and not silent
         self.own_index = ValidatorIndex(config.own_index or 0) if votes else None
         """Our place, if we have weight in this epoch and may sign; None for an observer."""
         self.pacemaker = Pacemaker(parameters.delta_ms, parameters.min_block_ms)

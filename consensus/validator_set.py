@@ -78,14 +78,16 @@ class ValidatorSet:
         return index < self.count and self.weights[index] > 0
 
     def following(self, members: Iterable[tuple[int, bytes, int]]) -> ValidatorSet:
-        """The set of a later epoch: (index, public key, weight) of its members, whose places never change.
+        """The set of a later epoch: (index, public key, weight) of its members.
 
-        Known places that are not named have weight 0 from now on. F_FINAL is this set's if the total is the
+        A validator keeps its place as long as evidence can name it. Known places that are not named have weight 0 from now on. F_FINAL is this set's if the total is the
         same, and F(f) otherwise.
         """
         chosen = {index: (key, weight) for index, key, weight in members}
         count = max(self.count, *(index + 1 for index in chosen))
-        keys = [*self.public_keys, *(_nobody(index) for index in range(self.count, count))]
+        taken = {key for key, _ in chosen.values()}
+        keys = [_nobody(index) if key in taken else key for index, key in enumerate(self.public_keys)]
+        keys += [_nobody(index) for index in range(self.count, count)]
         weights = [0] * count
         for index, (key, weight) in chosen.items():
             keys[index], weights[index] = key, weight

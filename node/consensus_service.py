@@ -34,6 +34,7 @@ from consensus.effects import (
     ServeEpochProof,
     SetTimer,
     ValidatePayload,
+    WatchEnded,
 )
 from consensus.epochs import EpochManager
 from consensus.evidence import evidence_of_refusal
@@ -109,6 +110,7 @@ class ConsensusService:
         min_block_ms: int,
         on_evidence: Callable[[ReportEvidence], None],
         on_notarized: Callable[[ReportNotarized], None],
+        on_watch_ended: Callable[[], None],
     ) -> None:
         self._core = core
         self._network = network
@@ -122,6 +124,7 @@ class ConsensusService:
         self._min_block_ns = min_block_ms * 1_000_000
         self._on_evidence = on_evidence
         self._on_notarized = on_notarized
+        self._on_watch_ended = on_watch_ended
         self._send, self._inbox = trio.open_memory_channel[Input](INBOX_MAX)
         self._final_send, self.final_blocks = trio.open_memory_channel[FinalDelivery](math.inf)
         self._deadlines: dict[TimerKind, tuple[float, int]] = {}
@@ -235,12 +238,14 @@ class ConsensusService:
                 delivery = FinalDelivery(blocks, proof, effect.is_fast, time.monotonic_ns())
                 self._ledger.announce_final(blocks[-1].header.height)
                 self._final_send.send_nowait(delivery)
-            case EpochClosed() | EpochOpened() | ServeEpochProof() | Readmit():
+            case EpochClosed() | EpochOpened() | ServeEpochProof() | WatchEnded() | Readmit():
                 self._change_epoch(effect)
             case ReportNotarized() | EnteredView() | ReportEvidence() | Halt():
                 self._report(effect)
 
-    def _change_epoch(self, effect: EpochClosed | EpochOpened | ServeEpochProof | Readmit) -> None:
+    def _change_epoch(
+        self, effect: EpochClosed | EpochOpened | ServeEpochProof | WatchEnded | Readmit
+    ) -> None:
         match effect:
             case EpochClosed():
                 self._nursery.start_soon(self._decide, effect)
@@ -248,6 +253,9 @@ class ConsensusService:
                 self._epochs.keep(effect)
             case ServeEpochProof():
                 self._epochs.serve(effect)
+            case WatchEnded(epoch):
+                log.warning("watch_ended", epoch=epoch)
+                self._on_watch_ended()
             case Readmit():
                 self._nursery.start_soon(self._readmit, effect)
 

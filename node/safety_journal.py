@@ -91,6 +91,10 @@ class SafetyJournal:
         else:
             self._journal.append(raws)
 
+    def use(self, watermark: Watermark) -> None:
+        """Begin to note positions in a new watermark. Only between two appends."""
+        self._watermark = watermark
+
     def compact_if_grown(self) -> bool:
         """Rewrite with what a restart needs, if need be; whether it was. Only between steps of the core."""
         if self._journal.size_bytes < self._compact_at:

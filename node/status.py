@@ -42,7 +42,8 @@ class NodeAnswers:
         self._index = index
         self._chain_id = chain_id
         self._validators = validators
-        self._observer = observer
+        self.observer = observer
+        """Why this node signs nothing; empty when it does, also after it has watched long enough."""
         self._consensus = consensus
         self._ledger = ledger
         self._transactions = transactions
@@ -87,7 +88,7 @@ class NodeAnswers:
             block_time_ns=self._ledger.final_time_ns,
             market_time_ns=self._clock.now_ns(),
             halted=self._consensus.halted,
-            observer=self._observer,
+            observer=self.observer,
             peers=tuple(
                 PeerStatus(
                     peer.index, peer.connected, -1 if peer.rtt_ms is None else int(peer.rtt_ms * 1_000)

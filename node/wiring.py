@@ -22,6 +22,7 @@ from consensus.evidence_pool import EvidencePool
 from consensus.messages import Block, EvidenceMessage, QuorumCertificate, hash_of
 from consensus.state import CoreConfig, FinalTip, Parameters
 from consensus.validator_set import ValidatorSet
+from consensus.watch import Watch
 from gossip.network import NetworkConfig, PeerConfig, Topic
 from gossip.service import Libp2pNetwork
 from ledger.state import State
@@ -47,6 +48,7 @@ from node.storage.block_store import BlockStore, FinalBlock
 from node.storage.epoch_files import EpochFiles
 from node.storage.evidence_files import EvidenceFiles
 from node.storage.home_lock import HomeLock
+from node.storage.watermark import Watermark
 from node.transaction_service import TransactionService
 from node.verifier import SignatureVerifier
 from primitives.codec import decode_own, encode
@@ -114,6 +116,7 @@ class Wiring:
         self.config = config
         self.genesis = genesis
         self.keys = keys
+        self.stack = stack
         self.chain_id = chain_id_of(genesis)
         self.clock = _clock_of(config)
         self.store = BlockStore.open(
@@ -144,10 +147,11 @@ class Wiring:
         self.ledger.find_block = self._find_block
         oracle_keys = [entry.oracle_key for entry in genesis.validators]
         self.reports = ReportPool(oracle_keys, self.chain_id)
+        self.safety = SafetyJournal(self.journal, self.watermark, self.core.journal_records)
         self.consensus = ConsensusService(
             self.core,
             network=self.network,
-            journal=SafetyJournal(self.journal, self.watermark, self.core.journal_records),
+            journal=self.safety,
             store=self.store,
             ledger=self.ledger,
             epochs=EpochService(self.epochs, self.ledger, self.network),
@@ -157,10 +161,12 @@ class Wiring:
             min_block_ms=genesis.consensus.min_block_ms,
             on_evidence=self._on_evidence,
             on_notarized=self._on_notarized,
+            on_watch_ended=self._on_watch_ended,
         )
         self.oracle = self._oracle(self.own_index) if self.own_index is not None and config.venues else None
         self.transactions = TransactionService(self.ledger, self.network, self.verifier, self.metrics)
-        self.socket = NodeSocket(config.socket_path, self._answers())
+        self.answers = self._answers()
+        self.socket = NodeSocket(config.socket_path, self.answers)
 
     async def run(self) -> None:
         """Start every part; return when a signal asks for the end."""
@@ -232,7 +238,9 @@ class Wiring:
                 tuple(entry.weight for entry in validators),
                 parameters.final_weight or None,
             ),
-            own_index=self.own_index,
+            own_index=self.config.index,
+            own_key=self.keys.consensus.public_key,
+            watch=Watch(self.config.index) if self.observer and self.config.index is not None else None,
             parameters=Parameters(
                 delta_ms=parameters.delta_ms,
                 min_block_ms=parameters.min_block_ms,
@@ -350,6 +358,21 @@ class Wiring:
         ids = self.ledger.transactions_of(effect.block_hash)
         if ids:
             self.socket.publish(TransactionStatus(TransactionStage.NOTARIZED.value, effect.height, ids))
+
+    def _on_watch_ended(self) -> None:
+        """We sign again, and from the next start on report prices again.
+
+        There is a new watermark where the old one was unreadable: it knows of what is signed from now on.
+        """
+        self.observer = self.answers.observer = ""
+        if self.watermark is None:
+            self.config.watermark_path.unlink(missing_ok=True)
+            Watermark.create(self.config.watermark_path)
+            self.watermark = Watermark.open(self.config.watermark_path)
+            ensure(self.watermark is not None, "a new watermark can be read")
+            if self.watermark is not None:
+                self.stack.callback(self.watermark.close)
+                self.safety.use(self.watermark)
 
     def _on_evidence(self, effect: ReportEvidence) -> None:
         """Keep the first proof of each kind of offence by a validator in an epoch, and tell followers."""

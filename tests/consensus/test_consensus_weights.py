@@ -64,3 +64,11 @@ def test_places_never_change_when_a_set_is_followed_by_another() -> None:
     assert after.public_keys[:3] == known.public_keys
     again = after.following([(1, known.public_keys[1], 1), (5, new, 1)])
     assert (again.public_keys, again.weights) == (after.public_keys, (0, 1, 0, 0, 0, 1))
+
+
+def test_a_validator_that_comes_back_at_another_place_leaves_the_old_one_to_nobody() -> None:
+    known = a_validator_set(3)
+    key = known.public_keys[1]
+    after = known.following([(0, known.public_keys[0], 1), (3, key, 1)])
+    assert (after.public_keys[3], after.weights) == (key, (1, 0, 0, 1))
+    assert key not in after.public_keys[:3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +72,26 @@ async def test_a_double_vote_is_punished_by_the_ledger_in_a_later_epoch(
             punishment = await nodes[index].ledger.read(lambda state: get_punishment(state, 3))
             assert punishment is not None
             assert punishment.offences == ((0, "E1"),)
+
+
+async def test_a_node_without_journal_and_watermark_watches_and_then_signs_again(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(network_of_nodes, "a_genesis", a_staking_genesis)
+    async with running_nodes(tmp_path, monkeypatch) as (nodes, nursery):
+        await wait_epoch(nodes, 1)
+        await nodes.stop(3)
+        shutil.rmtree(nodes.config(3).journal_path)
+        nodes.config(3).watermark_path.unlink()
+        await nodes.start(nursery, 3)
+        assert nodes[3].observer
+        begun = nodes[3].core.epoch.number
+        await wait_epoch(nodes, begun + 4)
+        assert not nodes[3].observer
+        assert not nodes[3].core.is_watching
+        with trio.fail_after(5):
+            while not nodes[3].core.state.own.views_above(0):  # noqa: ASYNC110
+                await trio.sleep(0.005)
+        await nodes.stop(3)
+        await nodes.start(nursery, 3)
+        assert not nodes[3].observer
