@@ -1,7 +1,7 @@
 """How a wire value looks to a client: JSON (or msgpack) objects with stable types. Pure.
 
 Bytes are lower-case hex. A field whose numbers may pass 2^53 is always a decimal string, whatever its value:
-money (`_uusd`), times (`_ns`), variances (`_e12`), order ids, nonces and labels. Everything else is a plain
+money (`_uusd`), times (`_ns`), variances (`_e12`), order ids, nonces, labels and shares. Everything else is a plain
 number.
 """
 
@@ -15,7 +15,7 @@ import msgspec
 
 from primitives.codec import Wire
 
-_STRING_SUFFIXES = ("_uusd", "_ns", "_e12", "order_id", "nonce", "nonce_floor", "label")
+_STRING_SUFFIXES = ("_uusd", "_ns", "_e12", "order_id", "nonce", "nonce_floor", "label", "shares")
 
 
 def client_form(value: Any, name: str = "") -> Any:

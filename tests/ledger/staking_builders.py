@@ -123,7 +123,7 @@ class StakedExchange(Exchange):
         """Alice and Bob trade perpetuals; the fees that the block took."""
         self.does("alice", buy(BTC_PERP, 100_000.5, 97))
         self.does("bob", sell(BTC_PERP, 100_000.5, 97))
-        fees = sum(item.buyer_fee_uusd + item.seller_fee_uusd for item in events_of(self.block(), Trade))
+        fees: int = sum(item.buyer_fee_uusd + item.seller_fee_uusd for item in events_of(self.block(), Trade))
         assert fees > 0
         return fees
 

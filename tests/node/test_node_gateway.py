@@ -26,9 +26,11 @@ from ledger.instruments import Underlying
 from ledger.listing import Listing
 from ledger.matching.book import Book
 from ledger.matching.orders import RestingOrder
+from ledger.state import State
 from ledger.state_keys import account_key, book_key, listing_key
 from ledger.transactions import transaction_id
 from node.config import NodeConfig, load_config
+from node.genesis import load_genesis
 from node.genesis_defaults import (
     default_instruments,
     default_ledger_genesis,
@@ -122,12 +124,16 @@ EVENTS = (
 )
 
 
-def commit_first_block(store: BlockStore) -> None:
+def commit_first_block(store: BlockStore, config: NodeConfig) -> None:
     bids = (an_order(1, 0, 99_000, 5), an_order(2, 0, 99_000, 7), an_order(3, 0, 98_000, 1))
     listing = default_instruments(TIME_NS, INDEX_UUSD)
+    genesis = load_genesis(config.genesis_path).ledger
+    state = State.from_genesis(genesis, bytes(32))
+    stake_leaves = [(key, raw) for key, raw in state.all_leaves() if key.startswith(b"k")]
     leaves = [
         (account_key((OWNER, 0)), encode(new_account(OWNER, 0, 2**60))),
         (book_key(0), encode(Book(bids, (an_order(4, 1, 101_000, 2),)))),
+        *stake_leaves,
         *((listing_key(item.id), encode(Listing(item, item.id == 1, 7 * USD))) for item in listing),
     ]
     views = {
@@ -142,7 +148,7 @@ def commit_first_block(store: BlockStore) -> None:
 async def running(home: Path, **gateway: Any) -> AsyncIterator[Running]:
     config = a_home(home, **gateway)
     store = BlockStore.open(config.store_path)
-    commit_first_block(store)
+    commit_first_block(store, config)
     node, process = NodeSocket(config.socket_path, Node()), GatewayProcess(config)
     async with trio.open_nursery() as nursery, httpx.AsyncClient() as http:
         http.base_url = httpx.URL(f"http://127.0.0.1:{process.port}")
@@ -192,6 +198,25 @@ async def test_queries_answer_from_the_final_state(tmp_path: Path) -> None:
         found = await body_of(it, f"/v1/transactions/{transaction_id(RAW).hex()}")
         assert (found["status"], found["height"], len(found["events"])) == ("final", 1, 2)
         assert (await it.http.get("/metrics")).text.startswith("quorate_view 9\n")
+
+
+async def test_validators_and_stake_are_told_from_the_final_state(tmp_path: Path) -> None:
+    async with running(tmp_path / "h") as it:
+        answer = await body_of(it, "/v1/validators")
+        [validator] = answer["validators"]
+        assert (answer["epoch"], answer["set"]["epoch"], answer["next_set"]["epoch"]) == (0, 0, 1)
+        assert (validator["place"], validator["weight"], validator["stake_uusd"]) == (0, 1, str(10**12))
+        assert (validator["is_ready"], validator["missed_blocks"], validator["shares"]) == (
+            True,
+            0,
+            str(10**12),
+        )
+        stake = await body_of(it, f"/v1/accounts/{validator['operator']}/0/stake")
+        assert stake == {
+            "bonded": [{"validator": 0, "shares": str(10**12), "value_uusd": str(10**12)}],
+            "unbonding": [],
+        }
+        assert await body_of(it, f"/v1/accounts/{OWNER.hex()}/0/stake") == {"bonded": [], "unbonding": []}
 
 
 async def test_each_refusal_has_a_status_and_a_stable_reason(tmp_path: Path) -> None:

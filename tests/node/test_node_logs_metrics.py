@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 import structlog
 
+from ledger.staking.queries import get_validators
+from ledger.transactions import LeaveValidatorSet
 from node.logs import configure_logs
 from node.metrics import NodeMetrics
 from primitives.errors import OperatorError
+from tests.ledger.staking_builders import OPERATORS, StakedExchange
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +70,17 @@ def test_two_nodes_in_one_process_count_apart() -> None:
     one.on_view(3, "notarization")
     assert 'quorate_views_total{by="notarization"} 1.0' in one.text().decode()
     assert "notarization" not in two.text().decode()
+
+
+def test_members_of_the_running_set_are_shown_by_place() -> None:
+    exchange, metrics = StakedExchange(), NodeMetrics()
+    exchange.does(OPERATORS[1], LeaveValidatorSet(1))
+    exchange.passes_epochs(2)
+    exchange.sees(signers=(0, 1, 3), delays=((3, 16),)).block()
+    metrics.set_validators(get_validators(exchange.state))
+    text = metrics.text().decode()
+    assert 'quorate_validator_power{validator="2"} 1.0' in text
+    assert 'quorate_validator_missed_blocks{validator="2"} 1.0' in text
+    assert 'quorate_validator_leader_delay_ppm{validator="3"} 1.0' in text
+    assert 'quorate_validator_jailed{validator="0"} 0.0' in text
+    assert 'validator="1"' not in text
