@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from ledger.admission import ticks_of
 from ledger.events import Trade
-from ledger.instruments import Instrument, Kind
+from ledger.instruments import Instrument
 from ledger.matching.call import CallResult, Match, run_call
 from ledger.matching.orders import AccountKey, RestingOrder
 from ledger.reasons import CancelReason
+from ledger.trading.fees import CallFees
 from ledger.trading.protection import count_fill, trip
 from ledger.transactions import Side, TimeInForce
-from primitives.amounts import PPM, ceil_div
 
 if TYPE_CHECKING:
     from ledger.valuation import Valuation
@@ -37,8 +37,9 @@ def _settle_call(
     for order in result.self_crossed:
         workspace.forget(instrument.id, order, CancelReason.SELF_TRADE)
     if result.clearing is not None:
+        fees = CallFees(workspace, valuation, instrument.underlying)
         for match in result.matches:
-            _apply_match(workspace, valuation, instrument, match, result.clearing.price_uusd)
+            _apply_match(workspace, valuation, fees, instrument, match, result.clearing.price_uusd)
     partly_cancelled = {order.order_id for order in result.unfilled}
     for order, size_lots in result.fills:
         if order.order_id in partly_cancelled:
@@ -58,25 +59,19 @@ def _settle_call(
 
 
 def _apply_match(
-    workspace: Workspace, valuation: Valuation, instrument: Instrument, match: Match, price_uusd: int
+    workspace: Workspace,
+    valuation: Valuation,
+    schedule: CallFees,
+    instrument: Instrument,
+    match: Match,
+    price_uusd: int,
 ) -> None:
     fees = []
-    index_uusd = valuation.index_uusd(instrument.underlying)
     for order, lots in ((match.buy, match.size_lots), (match.sell, -match.size_lots)):
         account = workspace.existing(order.account)
         workspace.trade(account, instrument, lots, price_uusd)
         count_fill(workspace, valuation, instrument, order, lots)
-        parameters = workspace.state.parameters
-        is_maker = order.placed_height < workspace.height
-        rate_ppm = parameters.maker_fee_ppm if is_maker else parameters.taker_fee_ppm
-        fee = fee_uusd(
-            instrument,
-            price_uusd,
-            match.size_lots,
-            index_uusd=index_uusd,
-            rate_ppm=rate_ppm,
-            cap_ppm=parameters.option_fee_cap_ppm,
-        )
+        fee = schedule.fee_of(instrument, order, price_uusd, match.size_lots)
         workspace.add_cash(account, -fee)
         workspace.supply["fees_uusd"] += fee
         fees.append(fee)
@@ -95,16 +90,6 @@ def _apply_match(
             *fees,
         )
     )
-
-
-def fee_uusd(
-    instrument: Instrument, price_uusd: int, lots: int, *, index_uusd: int, rate_ppm: int, cap_ppm: int
-) -> int:
-    """One side's fee, rounded up: a rate on the notional; for options at most a share of the premium."""
-    if instrument.kind == Kind.PERPETUAL:
-        return ceil_div(price_uusd * lots * rate_ppm, instrument.lots_per_contract * PPM)
-    on_notional = ceil_div(index_uusd * lots * rate_ppm, instrument.lots_per_contract * PPM)
-    return min(on_notional, ceil_div(price_uusd * lots * cap_ppm, instrument.lots_per_contract * PPM))
 
 
 def reducible_lots(held_lots: int, side: int) -> int:

@@ -18,7 +18,7 @@ from ledger.genesis import ACCOUNTS_MAX, DEPOSITED_UUSD_MAX
 from ledger.placement import OrderDesk
 from ledger.reasons import LedgerReason
 from ledger.staking.actions import STAKING_ACTIONS, StakingDesk
-from ledger.trading.cancels import Cancels, cancel_due
+from ledger.trading.cancels import Cancels, cancel_due, cancel_silent
 from ledger.trading.sessions import check_scope
 from ledger.trading.settings import change_setting
 from ledger.trading.state import Session
@@ -88,6 +88,7 @@ def execute_transactions(
         _each_action(
             workspace, batch, SETTINGS, lambda item, action: change_setting(workspace, item.account, action)
         )
+    cancel_silent(workspace)
     triggers = TriggerDesk(workspace, valuation, desk)
     triggers.fire()
     for batch in batches:

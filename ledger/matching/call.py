@@ -105,8 +105,11 @@ def _to_kill(orders: Sequence[RestingOrder], result: CallResult, *, is_last: boo
         return []
     filled = {order.order_id: size for order, size in result.fills}
     gone = {order.order_id for order in result.self_crossed}
-    kills = [order for order in kills if order.order_id not in gone]
-    partial = [order for order in kills if filled.get(order.order_id, 0) < order.left_lots]
+    partial = [
+        order
+        for order in kills
+        if order.order_id not in gone and filled.get(order.order_id, 0) < order.left_lots
+    ]
     if is_last:
         return kills if partial else []
     newest = max((order.order_id for order in partial if order.order_id in filled), default=0)

@@ -20,19 +20,25 @@ if TYPE_CHECKING:
 
 
 def cancel_due(workspace: Workspace) -> None:
-    """Cancel orders past their time, and everything of accounts whose dead-man switch was not renewed."""
+    """Cancel orders past their time, and protected quotes of accounts below their initial requirement."""
     time_ns = workspace.time_ns
     for key in sorted(workspace.state.watched.values):
         trading = workspace.trading(key)
-        if 0 < trading.cancel_at_ns <= time_ns:
-            trading.cancel_at_ns = 0
-            workspace.cancel_open(list(workspace.existing(key).orders), CancelReason.DEAD_MAN_SWITCH)
-            cancel_triggers(workspace, trading, list(trading.triggers), CancelReason.DEAD_MAN_SWITCH)
         due = [order_id for order_id, expires_ns in trading.deadlines.items() if expires_ns <= time_ns]
         workspace.cancel_open(due, CancelReason.GOOD_TILL_TIME)
         account = workspace.existing(key)
         if account.health != Health.HEALTHY and trading.protections:
             workspace.cancel_open(list(trading.quotes), CancelReason.PROTECTION)
+
+
+def cancel_silent(workspace: Workspace) -> None:
+    """Cancel everything of accounts whose dead-man switch was not renewed, up to and with this block."""
+    for key in sorted(workspace.state.watched.values):
+        trading = workspace.trading(key)
+        if 0 < trading.cancel_at_ns <= workspace.time_ns:
+            trading.cancel_at_ns = 0
+            workspace.cancel_open(list(workspace.existing(key).orders), CancelReason.DEAD_MAN_SWITCH)
+            cancel_triggers(workspace, trading, list(trading.triggers), CancelReason.DEAD_MAN_SWITCH)
 
 
 def cancel_triggers(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from ledger.apply import BlockContext, apply_block, validate_block
-from ledger.calls import fee_uusd
 from ledger.events import (
     ActionRejected,
     CashMoved,
@@ -33,7 +32,6 @@ from tests.ledger.exchange import (
     CALL_110,
     CHAIN,
     ETH_PERP,
-    INSTRUMENTS,
     PUT_90,
     Exchange,
     a_genesis,
@@ -75,19 +73,6 @@ def test_makers_rested_from_an_earlier_block_and_pay_the_maker_fee() -> None:
     assert (trade.buyer_fee_uusd, trade.seller_fee_uusd) == (990_000, 2_970_000)
     assert exchange.state.supply.fees_uusd == 3_960_000
     assert exchange.cash("alice") == 100_000 * USD - 990_000
-
-
-@pytest.mark.parametrize(
-    ("price_uusd", "lots", "expected_uusd"),
-    [(2_000 * USD, 100, 30 * USD), (8 * USD, 100, 1 * USD), (100_000, 1, 125)],
-)
-def test_an_option_fee_is_a_rate_on_the_notional_but_at_most_an_eighth_of_the_premium(
-    price_uusd: int, lots: int, expected_uusd: int
-) -> None:
-    fee = fee_uusd(
-        INSTRUMENTS[CALL_110], price_uusd, lots, index_uusd=100_000 * USD, rate_ppm=300, cap_ppm=125_000
-    )
-    assert fee == expected_uusd
 
 
 def test_an_option_buyer_pays_the_premium_and_the_writer_gets_it() -> None:

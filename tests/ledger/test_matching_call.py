@@ -215,7 +215,15 @@ def markets(draw: st.DrawFn) -> tuple[Book, list[RestingOrder], int, tuple[tuple
 def test_the_call_equals_its_obvious_version(market: tuple) -> None:
     book, incoming, mark, ticks = market
     result = run_call(book, incoming, mark, ticks)
-    clearing, fills, removed = naive_call([*book.bids, *book.asks, *incoming], mark, grid_of(ticks))
+    is_kill = {order.order_id for order in incoming if order.time_in_force == TimeInForce.FOK}
+    killed = {order.order_id for order in result.unfilled} & is_kill
+    taking = [order for order in incoming if order.order_id not in killed]
+    clearing, fills, removed = naive_call([*book.bids, *book.asks, *taking], mark, grid_of(ticks))
+    assert all(
+        fills.get(order.order_id, 0) == order.left_lots
+        for order in taking
+        if order.order_id in is_kill - removed
+    )
     seen = (result.clearing, filled(result), {order.order_id for order in result.self_crossed})
     assert seen == (clearing, fills, removed)
 
