@@ -61,6 +61,7 @@ from consensus.messages import (
 from gossip.network import Lane, Network
 from ledger.transactions import SignedReport
 from node.epoch_service import EpochService
+from node.leader_delays import LeaderDelays
 from node.ledger_service import LedgerService
 from node.messages import lane_of
 from node.metrics import NodeMetrics
@@ -120,6 +121,7 @@ class ConsensusService:
         self._epochs = epochs
         self._verifier = verifier
         self._metrics = metrics
+        self.delays = LeaderDelays(metrics.registry)
         self._reports = reports
         self._min_block_ns = min_block_ms * 1_000_000
         self._on_evidence = on_evidence
@@ -163,7 +165,9 @@ class ConsensusService:
                 await self._send.send(MessageReceived(peer, EvidenceMessage(proved)))
             raise
         if isinstance(message, Proposal):
-            self._remember(self.seen_ns, hash_of(message.block.header), time.monotonic_ns())
+            header, now_ns = message.block.header, time.monotonic_ns()
+            self._remember(self.seen_ns, hash_of(header), now_ns)
+            self.delays.on_proposal(header.epoch, header.view, header.proposer, now_ns)
         await self._send.send(MessageReceived(peer, message))
 
     async def _readmit(self, effect: Readmit) -> None:
@@ -225,6 +229,8 @@ class ConsensusService:
                 if isinstance(message, Proposal):
                     self._on_own_proposal(message.block)
             case SetTimer(kind, view, delay_ms):
+                if kind is TimerKind.PROPOSAL:
+                    self.delays.on_allowed(delay_ms)
                 self._deadlines[kind] = (trio.current_time() + delay_ms / 1000, view)
             case CancelTimer(kind):
                 self._deadlines.pop(kind, None)
@@ -266,6 +272,7 @@ class ConsensusService:
                 self._on_notarized(effect)
             case EnteredView(view, leader, admitted_by):
                 self.view = view
+                self.delays.on_entered(self._core.epoch.number, view, leader, time.monotonic_ns())
                 self._metrics.on_view(view, admitted_by)
                 log.debug("view_entered", view=view, leader=leader, admitted_by=admitted_by)
             case ReportEvidence():
