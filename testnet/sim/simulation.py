@@ -19,18 +19,27 @@ from consensus.effects import DeliverFinal
 from consensus.epoch import first_epoch
 from consensus.evidence import check_pair
 from consensus.forensics import FinalChain, check_accusation, find_culprits
-from consensus.messages import BlockEvidence, ConsensusMessage, PairEvidence, TimeoutCertificate, hash_of
+from consensus.messages import (
+    Block,
+    BlockEvidence,
+    ConsensusMessage,
+    PairEvidence,
+    TimeoutCertificate,
+    hash_of,
+)
 from consensus.state import CoreConfig, Parameters
 from consensus.validator_set import ValidatorSet
 from primitives.codec import encode
 from primitives.errors import InvariantViolation, ProtocolViolation
 from primitives.hashing import digest
+from primitives.identifiers import BlockHash
 from testnet.byzantine import BEHAVIOURS
 from testnet.checkers import Violation
 from testnet.checkers.chain import OneChain
 from testnet.checkers.limits import check_limits
 from testnet.checkers.liveness import bound_ms
 from testnet.checkers.rules import Rules
+from testnet.sim.exchange import ORDER_EVERY_NS, ExchangeExecutor, Market
 from testnet.sim.executors import EmptyExecutor, Executor, Roots
 from testnet.sim.faults import FaultPlayer
 from testnet.sim.files import SimulatedDisk
@@ -72,6 +81,10 @@ class Simulation:
         self.chain = OneChain(self.rules, forks_allowed=not plan.must_live)
         self.network = SimulatedNetwork(plan)
         self.roots = Roots()
+        self.market: Market | None = None
+        if plan.application == "exchange":
+            self.market = Market(plan.seed, plan.validators, CHAIN_ID, lambda i: self.validators[i].wall_ns())
+        self._gossip = stream(plan.seed, "gossip")
         self.others = [tuple(j for j in range(plan.validators) if j != i) for i in range(plan.validators)]
         self.validators = [self._new_validator(index) for index in range(plan.validators)]
         self.faults = FaultPlayer(self)
@@ -95,10 +108,30 @@ class Simulation:
 
     def new_executor(self, index: int, store: FinalStore) -> Executor:
         """The application as a restart finds it."""
+        if self.market is not None:
+            tip = hash_of(store.blocks[-1].header) if store.blocks else self.epoch.genesis
+            exchange = ExchangeExecutor(self.market, store.leaves, tip, len(store.blocks))
+            exchange.find_block = lambda block: self._held(index, block)
+            return exchange
         executor = EmptyExecutor(self.roots)
         if store.proof is not None:
             executor.finalize(tuple(store.blocks), store.proof)
         return executor
+
+    def _held(self, index: int, block: BlockHash) -> Block | None:
+        core = self.validators[index].core
+        node = core.state.tree.get(block) if core is not None else None
+        return node.block if node is not None else None
+
+    def _submit_order(self) -> None:
+        """A client tells each validator, but for those who happen not to hear of it."""
+        if self.market is not None:
+            sender, raw = self.market.next_order()
+            for validator in self.validators:
+                executor = validator.executor
+                if isinstance(executor, ExchangeExecutor) and self._gossip.random() < 0.8:
+                    executor.submit(sender, raw)
+            self.after(ORDER_EVERY_NS, self._submit_order)
 
     # --- time ---
 
@@ -125,6 +158,7 @@ class Simulation:
             self.after(0, validator.boot)
         self.faults.schedule()
         self.after(HOUSEKEEPING_NS, self._housekeeping)
+        self.after(0, self._submit_order)
         self.run_until(self.plan.hostile_ms * MS)
         if self.plan.must_live:
             self._heal_and_wait()
@@ -168,8 +202,7 @@ class Simulation:
         for validator in self.validators:
             if not validator.is_honest or not validator.store.blocks or self.chain.forked_at is not None:
                 continue
-            replayed = self.new_executor(validator.index, validator.store).root()
-            if validator.core is not None and validator.executor.root() != replayed:
+            if validator.core is not None and validator.executor.root() not in self._replayed(validator):
                 raise Violation(
                     "replay", f"validator {validator.index} has another root than its blocks give"
                 )
@@ -200,6 +233,15 @@ class Simulation:
         if sum(self.weights[one] for one in guilty) <= sum(self.weights) - self.rules.quorum:
             raise Violation("culprits", f"{where} names only {sorted(guilty)}")
         return guilty
+
+    def _replayed(self, validator: SimulatedValidator) -> set[bytes]:
+        """The root as a restart finds it, and as all blocks from genesis give it: one, if all is well."""
+        restarted = self.new_executor(validator.index, validator.store).root()
+        fresh = FinalStore()
+        replay = self.new_executor(validator.index, fresh)
+        if validator.store.proof is not None:
+            replay.finalize(tuple(validator.store.blocks), validator.store.proof)
+        return {restarted} & {replay.root()}
 
     # --- what the checkers see ---
 

@@ -86,6 +86,8 @@ class FinalStore:
         self.blocks: list[Block] = []
         self.proof: QuorumCertificate | None = None
         self.heights: dict[bytes, int] = {}
+        self.leaves: dict[bytes, bytes] = {}
+        """The ledger's leaves at the tip, in exchange runs; written in the same transaction as the block."""
         self.proved: tuple[int, QuorumCertificate] | None = None
         """The highest block with a proof of its own, and that."""
 
@@ -104,6 +106,7 @@ class FinalStore:
     def wipe(self) -> None:
         """The disk is gone."""
         self.blocks, self.proof, self.heights, self.proved = [], None, {}, None
+        self.leaves = {}
 
     def tip(self) -> FinalTip | None:
         """Where a restart begins."""
