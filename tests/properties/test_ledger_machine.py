@@ -17,10 +17,23 @@ from ledger.transactions import (
     CancelAll,
     CancelLabel,
     Deposit,
+    MassQuote,
+    PlaceMarket,
     PlaceOrder,
+    PlaceTrigger,
+    PlaceUntil,
+    Quote,
+    RegisterSessionKey,
+    ReplaceOrder,
+    ResetProtection,
+    RevokeSessionKey,
+    SetCancelTime,
+    SetProtection,
     Side,
+    Transaction,
     TransferCash,
     Withdraw,
+    session_proof_bytes,
 )
 from primitives.amounts import NS, USD
 from tests.ledger.exchange import (
@@ -32,6 +45,8 @@ from tests.ledger.exchange import (
     NEAR_NS,
     NEAR_PUT,
     Exchange,
+    a_key,
+    sign,
 )
 
 NAMES = st.sampled_from(["alice", "bob", "carol"])
@@ -68,6 +83,79 @@ class LedgerMachine(RuleBasedStateMachine):
         price = self.price(instrument, offset_ppm)
         gentle = (how == "post", how == "reduce")
         self.exchange.does(name, PlaceOrder(instrument, side, price, lots, int(how == "now"), *gentle, label))
+
+    @rule(
+        name=NAMES,
+        instrument=INSTRUMENTS,
+        side=st.sampled_from(Side),
+        offset_ppm=st.integers(-40_000, 40_000),
+        lots=SIZES,
+        what=st.sampled_from(["market", "kill", "until", "trigger", "replace", "silence"]),
+    )
+    def special_order(
+        self, name: str, instrument: int, side: Side, offset_ppm: int, lots: int, what: str
+    ) -> None:
+        """Every order type beyond the limit order, and the dead-man switch."""
+        exchange = self.exchange
+        price = self.price(instrument, offset_ppm)
+        account = exchange.state.account(exchange.key(name))
+        first = account.orders[0].order_id if account is not None and account.orders else 1
+        limit = PlaceOrder(instrument, side, price, lots, 0, False, False, 0)
+        soon_ns = exchange.now_ns + lots * NS // 10
+        by_index = instrument == BTC_PERP and bool(lots % 2)
+        actions: dict[str, Action] = {
+            "market": PlaceMarket(instrument, side, lots, 1, False, 0),
+            "kill": PlaceOrder(instrument, side, price, lots, 2, False, False, 0),
+            "until": PlaceUntil(limit, soon_ns),
+            "trigger": PlaceTrigger(
+                instrument,
+                side,
+                by_index,
+                offset_ppm > 0,
+                price,
+                price if lots % 3 else None,
+                lots,
+                0,
+                False,
+                0,
+            ),
+            "replace": ReplaceOrder(first, price, max(1, lots // 3)),
+            "silence": SetCancelTime(soon_ns),
+        }
+        exchange.does(name, actions[what])
+
+    @rule(
+        name=NAMES,
+        half_ppm=st.integers(500, 20_000),
+        lots=SIZES,
+        limits=st.tuples(st.integers(0, 60), st.integers(0, 500_000), st.integers(0, 100)),
+    )
+    def quote(self, name: str, half_ppm: int, lots: int, limits: tuple[int, int, int]) -> None:
+        """Mass quotes under protection that a block may trip."""
+        lots_max, delta_ppm_max, vega_usd = limits
+        protection = SetProtection(0, 3 * NS, 2 * NS, lots_max, delta_ppm_max, vega_usd * USD)
+        quotes = tuple(
+            Quote(item, self.price(item, -half_ppm), lots, self.price(item, half_ppm), lots)
+            for item in (BTC_PERP, CALL_110)
+        )
+        self.exchange.does(name, protection, MassQuote(quotes), ResetProtection(0))
+
+    @rule(name=NAMES, scope=st.integers(1, 15), usd=st.integers(1, 200_000), is_end=st.booleans())
+    def session(self, name: str, scope: int, usd: int, is_end: bool) -> None:
+        """A session key comes, trades and withdraws what it may not, and goes."""
+        exchange, key = self.exchange, a_key(f"bot of {name}")
+        proof = key.sign(session_proof_bytes(CHAIN, *exchange.key(name)))
+        expires_ns = exchange.now_ns + usd * NS
+        registration = RegisterSessionKey(key.public_key, scope, expires_ns, usd * USD, proof)
+        exchange.does(name, RevokeSessionKey(key.public_key) if is_end else registration)
+        exchange.block()
+        account = exchange.state.account(exchange.key(name))
+        nonce = 0 if account is None else account.next_nonce + 50
+        price = self.price(BTC_PERP, -1_000)
+        actions = (PlaceOrder(BTC_PERP, 0, price, 1 + usd % 90, 0, False, False, 0), Withdraw(USD))
+        exchange.waiting.append(sign(key, Transaction(CHAIN, 0, nonce, actions)))
+        exchange.nonces[name, 0] = nonce
+        exchange.block()
 
     @rule(pair=st.permutations(["alice", "bob", "carol"]), instrument=INSTRUMENTS, lots=SIZES)
     def deal(self, pair: list[str], instrument: int, lots: int) -> None:
@@ -125,6 +213,8 @@ class LedgerMachine(RuleBasedStateMachine):
         leaves = self.exchange.state.all_leaves()
         restored = State.from_leaves(CHAIN, self.exchange.genesis, leaves)
         assert restored.root() == self.exchange.state.root()
+        assert restored.orders.values == self.exchange.state.orders.values
+        assert restored.watched.values == self.exchange.state.watched.values
         self.exchange.state = restored
 
 
