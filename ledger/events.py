@@ -115,6 +115,59 @@ class ExpirySettled(Wire, tag=10):
     paid_uusd: U63
 
 
+class AuctionStarted(Wire, tag=70):
+    """An account's portfolio is for sale; equity is cash and mark-to-market value."""
+
+    owner: Bytes20
+    subaccount: U8
+    is_insolvent: bool
+    equity_uusd: I64
+    mm_excess_uusd: I64
+
+
+class AuctionBid(Wire, tag=71):
+    """A bidder took a part of it (1e-12) for a payment; below 0 the fund paid. The fee goes to the fund."""
+
+    owner: Bytes20
+    subaccount: U8
+    bidder: Bytes20
+    bidder_subaccount: U8
+    fraction_e12: U63
+    payment_uusd: I64
+    fee_uusd: U63
+
+
+class AuctionEnded(Wire, tag=72):
+    """The account is above maintenance again, or holds nothing any more."""
+
+    owner: Bytes20
+    subaccount: U8
+
+
+class VaultTook(Wire, tag=73):
+    """The backstop vault took all positions and the debt of an account with this equity."""
+
+    owner: Bytes20
+    subaccount: U8
+    equity_uusd: I64
+
+
+class Deleveraged(Wire, tag=74):
+    """A part of an insolvent account's portfolio went to one on the other side, which bears so much of it."""
+
+    owner: Bytes20
+    subaccount: U8
+    winner: Bytes20
+    winner_subaccount: U8
+    loss_uusd: U63
+
+
+class DebtChanged(Wire, tag=75):
+    """What nobody has paid yet; while it is above 0, withdrawals pay their part of it."""
+
+    debt_uusd: U63
+
+
 Event = (
     TransactionApplied
     | TransactionRejected
@@ -127,5 +180,11 @@ Event = (
     | LiquidationStep
     | ExpirySettled
     | TradingEvent
+    | AuctionStarted
+    | AuctionBid
+    | AuctionEnded
+    | VaultTook
+    | Deleveraged
+    | DebtChanged
     | StakingEvent
 )

@@ -17,6 +17,8 @@ from ledger.events import ActionRejected, CashMoved, TransactionApplied, Transac
 from ledger.genesis import ACCOUNTS_MAX, DEPOSITED_UUSD_MAX
 from ledger.placement import OrderDesk
 from ledger.reasons import LedgerReason
+from ledger.settlement.auction import AuctionDesk, check_no_auction
+from ledger.settlement.insurance_fund import take_haircut
 from ledger.staking.actions import STAKING_ACTIONS, StakingDesk
 from ledger.trading.cancels import Cancels, cancel_due, cancel_silent
 from ledger.trading.sessions import check_scope
@@ -25,6 +27,7 @@ from ledger.trading.state import Session
 from ledger.trading.triggers import TriggerDesk
 from ledger.transactions import (
     Action,
+    BidAuction,
     CancelAll,
     CancelLabel,
     CancelOrder,
@@ -79,6 +82,9 @@ def execute_transactions(
         _each_action(workspace, batch, (Deposit,), cashier.deposit)
     for batch in batches:
         _each_action(workspace, batch, (Withdraw, TransferCash), cashier.move_out)
+    auctions = AuctionDesk(workspace, valuation)
+    for batch in batches:
+        _each_action(workspace, batch, (BidAuction,), lambda item, action: auctions.bid(item.account, action))
     staking = StakingDesk(workspace, desk.check_withdrawal)
     for batch in batches:
         _each_action(
@@ -163,6 +169,7 @@ class _Cashier:
         check_custodian(workspace.state, batch.read.public_key)
         if workspace.supply["deposited_uusd"] + action.amount_uusd > DEPOSITED_UUSD_MAX:
             raise ProtocolViolation(LedgerReason.DEPOSIT_LIMIT, "more than the ledger can count exactly")
+        check_no_auction(workspace, (action.owner, action.subaccount))
         account = self._opened((action.owner, action.subaccount))
         workspace.supply["deposited_uusd"] += action.amount_uusd
         self._credit(account, action.amount_uusd, "deposit")
@@ -175,11 +182,13 @@ class _Cashier:
             raise ProtocolViolation(LedgerReason.SAME_ACCOUNT, "a transfer needs another sub-account")
         self._desk.check_withdrawal(account, amount_uusd)
         if isinstance(action, TransferCash):
+            check_no_auction(workspace, (account.key[0], action.to_subaccount))
             target = self._opened((account.key[0], action.to_subaccount))
             self._credit(account, -amount_uusd, "transfer")
             self._credit(target, amount_uusd, "transfer")
         else:
-            workspace.supply["withdrawn_uusd"] += amount_uusd
+            kept_uusd = take_haircut(workspace, amount_uusd)
+            workspace.supply["withdrawn_uusd"] += amount_uusd - kept_uusd
             self._credit(account, -amount_uusd, "withdrawal")
 
     def _credit(self, account: OpenAccount, amount_uusd: int, cause: str) -> None:

@@ -15,6 +15,7 @@ from ledger.instruments import LOTS_PER_CONTRACT, Instrument, Kind, Underlying
 from ledger.margin.parameters import MarginParameters
 from ledger.margin.scenarios import LOT_VALUE_E8_MAX, VALUE_SCALE
 from ledger.reasons import LedgerReason
+from ledger.settlement.parameters import ProtectionParameters, protection_rules
 from ledger.staking.parameters import StakingParameters, staking_rules
 from ledger.trading.parameters import TradingParameters, trading_rules
 from primitives.amounts import NS, PPM, SECONDS_PER_YEAR
@@ -95,6 +96,7 @@ class LedgerGenesis(Wire):
     parameters: LedgerParameters
     staking: StakingParameters
     trading: TradingParameters
+    protection: ProtectionParameters
 
 
 def check_genesis(genesis: LedgerGenesis) -> None:
@@ -120,11 +122,13 @@ def _rules(genesis: LedgerGenesis) -> Iterator[tuple[bool, str]]:
     cash_uusd = sum(item.cash_uusd for item in genesis.accounts)
     stake_uusd = sum(item.stake_uusd for item in genesis.staking.validators)
     yield (
-        cash_uusd + stake_uusd + parameters.insurance_fund_uusd <= DEPOSITED_UUSD_MAX,
+        cash_uusd + stake_uusd + parameters.insurance_fund_uusd + genesis.protection.vault_uusd
+        <= DEPOSITED_UUSD_MAX,
         "cash and fund, with the stake, can be counted exactly",
     )
     yield from staking_rules(genesis.staking)
     yield from trading_rules(genesis.trading)
+    yield from protection_rules(genesis.protection)
     oracle_keys = tuple(item.oracle_key for item in genesis.staking.validators)
     yield (
         not oracle_keys or oracle_keys == tuple(item.oracle_key for item in genesis.reporters),

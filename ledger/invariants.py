@@ -1,9 +1,9 @@
 """What must hold after every block, checked in production. Pure.
 
-Cash, fund, fees, vault and what staking holds, less the cost that perpetual positions carry, are what came in
-less what went out; each instrument's lots sum to zero; no book is crossed. Sums over accounts are kept by
-difference, so the check of a block looks at what the block touched; `check_everything` is the obvious version
-over the whole state.
+Cash, fund, fees, vault and what staking holds, less the cost that perpetual positions carry and less the debt
+that nobody has paid yet, are what came in less what went out; each instrument's lots sum to zero; no book is
+crossed. Sums over accounts are kept by difference, so the check of a block looks at what the block touched;
+`check_everything` is the obvious version over the whole state.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def check_conservation(state: State) -> None:
     supply, totals, staking = state.supply, state.totals, get_totals(state)
     in_stake = staking.staked_uusd + staking.unbonding_uusd + staking.rewards_uusd
     held = totals.cash_uusd - totals.cost_uusd + supply.fund_uusd + supply.fees_uusd + supply.vault_uusd
-    ensure(held + in_stake == supply.deposited_uusd - supply.withdrawn_uusd, "cash is conserved")
+    owed = held + in_stake - supply.debt_uusd
+    ensure(owed == supply.deposited_uusd - supply.withdrawn_uusd, "cash is conserved")
 
 
 def check_invariants(workspace: Workspace) -> None:

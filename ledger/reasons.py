@@ -84,6 +84,12 @@ class LedgerReason(StrEnum):
     TOO_MANY_LOTS = "too_many_lots"
     """The account's limit of gross lots, counting its open orders."""
     TOO_MANY_ACCOUNTS = "too_many_accounts"
+    AUCTION_UNDER_WAY = "auction_under_way"
+    """Nothing may be paid into an account that is for sale."""
+    NO_AUCTION = "no_auction"
+    """Nothing, or nothing more, of the account is for sale."""
+    BID_PRICE = "bid_price"
+    """What the bid takes costs more than it allows."""
     SAME_ACCOUNT = "same_account"
     """A transfer from a sub-account to itself."""
 

@@ -19,6 +19,8 @@ from ledger.matching.book import EMPTY_BOOK, Book
 from ledger.matching.orders import AccountKey, RestingOrder
 from ledger.oracle import ReporterState, UnderlyingOracle, genesis_oracle
 from ledger.settlement.expiry import SettlementWindow
+from ledger.settlement.state import KEY_PROTECTION, VAULT_KEY
+from ledger.settlement.state import LEAF_KINDS as SETTLEMENT_KINDS
 from ledger.staking.epochs import put_genesis_stake
 from ledger.staking.state import LEAF_KINDS as STAKING_KINDS
 from ledger.state_keys import (
@@ -63,6 +65,8 @@ class Supply(Wire):
     fund_uusd: U63
     fees_uusd: U63
     vault_uusd: U63
+    debt_uusd: U63
+    """What closed accounts owe and the fund could not pay; withdrawals and fees repay it."""
 
 
 class Totals(Wire):
@@ -98,6 +102,8 @@ _KINDS: dict[int, type[Wire]] = {
 def _kind_of(key: bytes) -> type[Wire]:
     if key[0] == ord("k"):
         return STAKING_KINDS[key[1]]
+    if key[0] == ord("x"):
+        return SETTLEMENT_KINDS[key[1]]
     return TRADING_KINDS[key[1]] if key[0] == ord("q") else _KINDS[key[0]]
 
 
@@ -183,9 +189,11 @@ class State:
         deposited = sum(account.cash_uusd for account in genesis.accounts)
         staked = sum(item.stake_uusd for item in genesis.staking.validators)
         fund = genesis.parameters.insurance_fund_uusd
+        vault = genesis.protection.vault_uusd
         state.put(KEY_CLOCK, Clock(0, genesis.time_ns, 1, 0))
-        state.put(KEY_SUPPLY, Supply(deposited + staked + fund, 0, fund, 0, 0))
-        state.put(KEY_TOTALS, Totals(deposited, 0))
+        state.put(KEY_SUPPLY, Supply(deposited + staked + fund + vault, 0, fund, 0, 0, 0))
+        state.put(KEY_TOTALS, Totals(deposited + vault, 0))
+        state.put(KEY_PROTECTION, genesis.protection)
         state.put(KEY_PARAMETERS, genesis.parameters)
         state.put(KEY_TRADING, genesis.trading)
         for item in genesis.underlyings:
@@ -198,6 +206,8 @@ class State:
             account = new_account(start.owner, start.subaccount, start.cash_uusd)
             ensure(state.account(account.key) is None, "a genesis account is listed once")
             state.put_account(account)
+        if vault:
+            state.put_account(new_account(*VAULT_KEY, vault))
         operators = {item.operator for item in genesis.staking.validators}
         for owner in sorted({address_of(genesis.custodian_key), *operators}):
             if state.account((owner, 0)) is None:

@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 
 from ledger.market import Slice
-from primitives.codec import U8, U16, U32, U63, Bytes20, Bytes32, Bytes64, Wire, encode
+from primitives.codec import I64, U8, U16, U32, U63, Bytes20, Bytes32, Bytes64, Wire, encode
 from primitives.hashing import digest
 
 ACTIONS_MAX = 256
@@ -306,6 +306,18 @@ class BlockTrade(Wire, tag=23):
     maker_signature: Bytes64
 
 
+class BidAuction(Wire, tag=70):
+    """Take a part (at most what is for sale) of an account in auction, positions and free cash alike.
+
+    `pay_at_most_uusd` is for what the bid really takes; below 0 the fund must pay at least so much.
+    """
+
+    owner: Bytes20
+    subaccount: U8
+    fraction_ppm: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+    pay_at_most_uusd: I64
+
+
 class RegisterValidator(Wire, tag=50):
     """Become a validator with stake of one's own; the sender is its operator from now on."""
 
@@ -393,6 +405,7 @@ Action = (
     | Withdraw
     | TransferCash
     | SettingAction
+    | BidAuction
     | StakingAction
 )
 

@@ -98,6 +98,7 @@ class Valuation(Prices):
         self.table = accounts.follow(state)
         self.margins: MarginArrays = compute_margins(self.risk, accounts.portfolios)
         self._place_of = accounts.portfolios.place_of
+        self._portfolios = accounts.portfolios
 
     @property
     def account_count(self) -> int:
@@ -136,6 +137,40 @@ class Valuation(Prices):
         """Accounts whose MM excess is below 0 at the start of the block, by key."""
         at = np.flatnonzero(self.margins.mm_excess_uusd[self.table.order] < 0)
         return [self.table.keys[place] for place in at.tolist()]
+
+    def accounts_recovered(self) -> list[AccountKey]:
+        """Accounts that were below maintenance in the block before and are not now, by key."""
+        is_below = self.margins.mm_excess_uusd[self.table.order] < 0
+        at = np.flatnonzero((self.table.health == Health.LIQUIDATION) & ~is_below)
+        return [self.table.keys[place] for place in at.tolist()]
+
+    def margin_now(self, account: OpenAccount) -> Margin:
+        """An account's margin with the positions and cash it has by now in this block."""
+        positions = [Position(item, *account.positions[item]) for item in sorted(account.positions)]
+        return compute_margin(self.risk, account.cash_uusd, positions)
+
+    def opposing_uusd(self, wanted: dict[int, int]) -> list[tuple[AccountKey, int]]:
+        """(account, value at the index of what it held of `wanted` (signed lots) when the block began)."""
+        portfolios, _ = self._portfolios.portfolios(self.risk)
+        ids = sorted(wanted)
+        rows = np.searchsorted(ids, portfolios.instrument_ids)
+        rows = np.minimum(rows, len(ids) - 1)
+        lots = np.array([wanted[item] for item in ids], dtype=np.int64)[rows]
+        is_wanted = (np.array(ids)[rows] == portfolios.instrument_ids) & (
+            np.sign(lots) == np.sign(portfolios.lots)
+        )
+        instruments = [self.state.instruments[item] for item in ids]
+        unit = np.array(
+            [self.index_uusd(item.underlying) // item.lots_per_contract for item in instruments],
+            dtype=np.int64,
+        )
+        value = np.where(is_wanted, np.minimum(np.abs(lots), np.abs(portfolios.lots)) * unit[rows], 0)
+        running = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(value)))
+        totals = running[portfolios.offsets[1:]] - running[portfolios.offsets[:-1]]
+        return [
+            (self._portfolios.accounts[place], int(totals[place]))
+            for place in np.flatnonzero(totals).tolist()
+        ]
 
     def excess_with_orders_uusd(self, account: OpenAccount, orders: list[OpenOrder], cash_uusd: int) -> int:
         """IM excess with `cash_uusd` for cash and the worse of all buys and all sells filled."""

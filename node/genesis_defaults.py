@@ -13,6 +13,7 @@ from ledger.genesis import (
 )
 from ledger.instruments import LOTS_PER_CONTRACT, Instrument, Kind, Underlying
 from ledger.margin.parameters import default_margin_parameters
+from ledger.settlement.parameters import AuctionParameters, ProtectionParameters
 from ledger.staking.parameters import GenesisStake, StakingParameters
 from ledger.trading.parameters import TradingParameters
 from node.genesis import GENESIS_VERSION, ConsensusParameters, GenesisDocument, ValidatorEntry
@@ -63,6 +64,7 @@ def default_ledger_genesis(
         parameters=default_ledger_parameters(speed),
         staking=default_staking((), speed=speed) if staking is None else staking,
         trading=default_trading(),
+        protection=default_protection(),
     )
 
 
@@ -150,6 +152,24 @@ def default_staking(
             )
             for entry in validators
         ),
+    )
+
+
+def default_protection(vault_uusd: int = 1_000_000 * USD) -> ProtectionParameters:
+    """market.md section 5's numbers; markets, not networks, set these times, so no speed scales them."""
+    return ProtectionParameters(
+        auction=AuctionParameters(
+            patience_ns=30 * NS,
+            empty_book_patience_ns=5 * NS,
+            buffer_ppm=150_000,
+            fee_ppm=100_000,
+            discount_start_ppm=50_000,
+            discount_fast_ppm=300_000,
+            fast_ns=900 * NS,
+            slow_ns=12 * 3_600 * NS,
+            insolvent_ns=3_600 * NS,
+        ),
+        vault_uusd=vault_uusd,
     )
 
 

@@ -3,8 +3,8 @@
 Steps 0 to 2 of market.md section 5: below the initial requirement an account may only reduce (placement.py);
 below maintenance all its orders are cancelled, and the position that loses most in its worst scenario is
 offered to this block's call, immediate-or-cancel, at a price within the band. When that option's book is
-empty, a part of the account's delta is hedged with the perpetual instead of waiting. Auction, vault and
-deleveraging come later.
+empty, a part of the account's delta is hedged with the perpetual instead of waiting. What follows when that
+does not help is waterfall.py.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ledger.instruments import Instrument, Kind
 from ledger.matching.orders import RestingOrder, ceil_to_tick, floor_to_tick
 from ledger.oracle import SILENT_BLOCKS_PER_EPOCH
 from ledger.reasons import CancelReason
+from ledger.settlement.waterfall import advance, end_recovered
 from ledger.transactions import Side, TimeInForce
 from primitives.amounts import PPM
 
@@ -27,10 +28,23 @@ if TYPE_CHECKING:
 
 def liquidate(workspace: Workspace, valuation: Valuation) -> None:
     """One step for every account below maintenance; none while the oracle is silent."""
+    end_recovered(workspace, valuation)
     if workspace.state.clock.blocks_without_oracle >= SILENT_BLOCKS_PER_EPOCH:
         return
     for key in valuation.accounts_in_liquidation():
-        _Step(workspace, valuation, workspace.existing(key)).take()
+        account = workspace.existing(key)
+        cancel_all(workspace, account)
+        advance(workspace, valuation, account)
+        _Step(workspace, valuation, account).take()
+
+
+def cancel_all(workspace: Workspace, account: OpenAccount) -> None:
+    """Take every order of an account below maintenance off its book."""
+    by_instrument: dict[int, list[int]] = {}
+    for order_id, instrument in sorted(account.orders.items()):
+        by_instrument.setdefault(instrument, []).append(order_id)
+    for instrument in sorted(by_instrument):
+        workspace.cancel_resting(instrument, by_instrument[instrument], CancelReason.LIQUIDATION)
 
 
 class _Step:
@@ -43,8 +57,7 @@ class _Step:
         self._margin = valuation.margin(account.key)
 
     def take(self) -> None:
-        """Cancel everything, then offer a part of the largest contributor, or of a hedge as well."""
-        self._cancel_all()
+        """Offer a part of the largest contributor, or of a hedge as well."""
         target = self._largest_contributor()
         if target is None:
             return
@@ -54,13 +67,6 @@ class _Step:
         if target.kind != Kind.PERPETUAL and is_alone:
             self._hedge(target.underlying)
         self._offer(target, side, self._closing_lots(target, abs(held)), reduce_only=True)
-
-    def _cancel_all(self) -> None:
-        by_instrument: dict[int, list[int]] = {}
-        for order_id, instrument in sorted(self._account.orders.items()):
-            by_instrument.setdefault(instrument, []).append(order_id)
-        for instrument in sorted(by_instrument):
-            self._workspace.cancel_resting(instrument, by_instrument[instrument], CancelReason.LIQUIDATION)
 
     def _largest_contributor(self) -> Instrument | None:
         """The tradable position with the lowest PnL in its worst scenario; ties to the lower id."""

@@ -35,7 +35,7 @@ from ledger.transactions import (
     report_sign_bytes,
     transaction_sign_bytes,
 )
-from node.genesis_defaults import default_staking, default_trading
+from node.genesis_defaults import default_protection, default_staking, default_trading
 from primitives.amounts import NS, SECONDS_PER_YEAR, USD
 from primitives.codec import encode
 from primitives.signing import SigningKey, address_of
@@ -90,7 +90,11 @@ REPORTERS = tuple(a_key(f"reporter {number}") for number in range(4))
 
 
 def a_genesis(
-    cash_usd: dict[str, int], instruments: Sequence[Instrument] = INSTRUMENTS, **parameters: int
+    cash_usd: dict[str, int],
+    instruments: Sequence[Instrument] = INSTRUMENTS,
+    *,
+    vault_usd: int = 0,
+    **parameters: int,
 ) -> LedgerGenesis:
     """Traders with cash in their sub-account 0."""
     underlyings = tuple(
@@ -116,6 +120,7 @@ def a_genesis(
         parameters=LedgerParameters(**{**PARAMETERS, **parameters}),
         staking=default_staking(()),
         trading=default_trading(),
+        protection=default_protection(vault_usd * USD),
     )
 
 

@@ -1,0 +1,52 @@
+"""Every number of the liquidation waterfall, as replicated data with hard bounds. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from primitives.amounts import NS, PPM
+from primitives.codec import U32, U63, Wire
+
+DAY_NS = 86_400 * NS
+
+
+class AuctionParameters(Wire):
+    """Steps 3 and 4 of market.md section 5; times in market nanoseconds, parts in ppm.
+
+    A solvent auction's discount rises from `discount_start_ppm` to `discount_fast_ppm` within `fast_ns` and to
+    everything by `slow_ns`; an insolvent one's payment rises within `insolvent_ns`.
+    """
+
+    patience_ns: U63
+    empty_book_patience_ns: U63
+    buffer_ppm: U32
+    fee_ppm: U32
+    discount_start_ppm: U32
+    discount_fast_ppm: U32
+    fast_ns: U63
+    slow_ns: U63
+    insolvent_ns: U63
+
+
+class ProtectionParameters(Wire):
+    """What protects the exchange from its accounts; `vault_uusd` is the backstop vault's cash at genesis."""
+
+    auction: AuctionParameters
+    vault_uusd: U63
+
+
+def protection_rules(protection: ProtectionParameters) -> Iterator[tuple[bool, str]]:
+    """(whether it holds, the rule) for every bound."""
+    auction = protection.auction
+    yield auction.patience_ns <= DAY_NS, "an auction begins within a day"
+    yield (
+        auction.empty_book_patience_ns <= auction.patience_ns,
+        "an empty book makes an auction begin earlier",
+    )
+    yield auction.buffer_ppm <= PPM and auction.fee_ppm <= PPM // 2, "auction buffer <= 1 and fee <= 0.5"
+    yield (
+        auction.discount_start_ppm <= auction.discount_fast_ppm <= PPM,
+        "an auction's discount only rises, to 100 % at most",
+    )
+    yield 0 < auction.fast_ns < auction.slow_ns <= 7 * DAY_NS, "an auction lasts a week at most"
+    yield 0 < auction.insolvent_ns <= DAY_NS, "an insolvent auction lasts a day at most"

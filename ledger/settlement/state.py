@@ -1,0 +1,49 @@
+"""The waterfall's own leaves, under "x" and a second letter. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ledger.matching.orders import AccountKey
+from ledger.settlement.parameters import ProtectionParameters
+from primitives.codec import U8, U63, Bytes20, Wire
+from primitives.hashing import digest
+
+if TYPE_CHECKING:
+    from ledger.state import State
+
+KEY_PROTECTION = b"xp"
+VAULT_KEY: AccountKey = (digest(b"quorate-account", b"backstop vault")[:20], 0)
+"""The protocol's own account; nobody has its key."""
+
+
+class Liquidation(Wire):
+    """An account below maintenance: since when, and its auction (0: none yet) with what its bids paid in."""
+
+    owner: Bytes20
+    subaccount: U8
+    since_ns: U63
+    auction_ns: U63
+    is_insolvent: bool
+    is_fee_paid: bool
+    reserved_uusd: U63
+
+
+LEAF_KINDS: dict[int, type[Wire]] = {ord("l"): Liquidation, ord("p"): ProtectionParameters}
+
+
+def liquidation_key(key: AccountKey) -> bytes:
+    """b"xl", owner, sub-account."""
+    return b"xl" + key[0] + bytes((key[1],))
+
+
+def get_liquidation(state: State, key: AccountKey) -> Liquidation | None:
+    """An account's liquidation, None while it is above maintenance."""
+    found: Liquidation | None = state.leaves.get(liquidation_key(key))
+    return found
+
+
+def get_protection(state: State) -> ProtectionParameters:
+    """The waterfall's numbers."""
+    found: ProtectionParameters = state.leaves.values[KEY_PROTECTION]
+    return found
