@@ -2,14 +2,47 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 from ledger.instruments import Underlying
 from ledger.margin.reasons import MarginReason
 from primitives.amounts import PPM
-from primitives.codec import I64, U16, U32, Wire
+from primitives.codec import I64, U8, U16, U32, Wire
 from primitives.errors import ProtocolViolation
 
 SCENARIOS_MAX = 128
 """Scenarios of one underlying; more are refused, since the cost of every block grows with them."""
+
+
+MOVE_PPM_MAX = 5_000_000
+"""The largest rise of a scenario; what a contract may be worth at all is bounded for it."""
+
+
+class Shock(IntEnum):
+    """What a scenario does to volatility."""
+
+    NONE = 0
+    UP = 1
+    DOWN = 2
+    LINEAR = 3
+    """Skewed in proportion to ln(K/F); any change of value counts as a loss."""
+    ABSOLUTE = 4
+    """Skewed in proportion to |ln(K/F)|; any change of value counts as a loss."""
+
+
+SKEW_SHOCKS = (Shock.LINEAR, Shock.ABSOLUTE)
+
+
+class Scenario(Wire):
+    """A move of the price, a shock of volatility (a Shock) and the part of the outcome that counts.
+
+    A weight below 1 dampens a move too far to be covered in full. A weight of 1 / (1 + move) turns an outcome
+    in dollars into one in the shocked coin at today's price, which is how coin-settled contracts lose.
+    """
+
+    move_ppm: I64
+    shock: U8
+    weight_ppm: U32
 
 
 class VolatilityShock(Wire):
@@ -62,10 +95,12 @@ class Contingencies(Wire):
 
 
 class MarginParameters(Wire):
-    """One underlying's model; source: market.md section 3. Construction refuses numbers out of range."""
+    """One underlying's model; source: market.md section 3. Construction refuses numbers out of range.
 
-    price_moves_ppm: tuple[I64, ...]
-    tail_moves_ppm: tuple[I64, ...]
+    Scenarios are in any order but for those of skew, which come last and do not move the price.
+    """
+
+    scenarios: tuple[Scenario, ...]
     volatility: VolatilityShock
     skew: SkewShock
     discount: ExpiryDiscount
@@ -81,7 +116,7 @@ class MarginParameters(Wire):
                 raise ProtocolViolation(MarginReason.BAD_PARAMETERS, rule)
 
     def _rules(self) -> tuple[tuple[bool, str], ...]:
-        moves, tails = self.price_moves_ppm, self.tail_moves_ppm
+        distinct = {(item.move_ppm, item.shock) for item in self.scenarios}
         shock, skew, discount = self.volatility, self.skew, self.discount
         rates = (
             self.contingencies.perpetual_mm_ppm,
@@ -91,13 +126,20 @@ class MarginParameters(Wire):
             self.contingencies.confidence_threshold_ppm,
         )
         return (
-            (len(set(moves)) == len(moves) > 0 and 0 in moves, "price moves are distinct and include 0"),
-            (3 * len(moves) + len(tails) + 2 <= SCENARIOS_MAX, f"at most {SCENARIOS_MAX} scenarios"),
             (
-                all(-PPM < m <= 10 * PPM for m in moves + tails),
-                "price moves are above -100 % and at most 1000 %",
+                0 < len(distinct) == len(self.scenarios) <= SCENARIOS_MAX,
+                f"there are 1 to {SCENARIOS_MAX} scenarios, all distinct",
             ),
-            (all(abs(m) > self.grid_range_ppm > 0 for m in tails), "tail moves lie outside the grid"),
+            (
+                all(-PPM < item.move_ppm <= MOVE_PPM_MAX for item in self.scenarios),
+                "price moves are above -100 % and at most 500 %",
+            ),
+            (all(item.shock <= max(Shock) for item in self.scenarios), "a shock is one of those named"),
+            (
+                all(0 < item.weight_ppm <= 10 * PPM for item in self.scenarios),
+                "weights are above 0 and at most 10",
+            ),
+            (self._skew_is_last(), "skew scenarios come last and do not move the price"),
             (shock.up_ppm <= 5 * PPM and shock.down_ppm <= 5 * PPM, "volatility shocks are at most 500 %"),
             (0 < shock.down_floor_ppm <= PPM, "the lowest volatility multiplier is above 0 and at most 1"),
             (shock.up_volatility_floor_ppm <= 5 * PPM, "the shocked volatility floor is at most 500 %"),
@@ -120,23 +162,31 @@ class MarginParameters(Wire):
             ),
         )
 
-    @property
-    def grid_range_ppm(self) -> int:
-        """The largest move of the regular grid."""
-        return max(abs(move) for move in self.price_moves_ppm)
+    def _skew_is_last(self) -> bool:
+        regular = self.scenarios[: len(self.scenarios) - self.skew_count]
+        return all(item.shock not in SKEW_SHOCKS for item in regular) and all(
+            item.move_ppm == 0 for item in self.scenarios if item.shock in SKEW_SHOCKS
+        )
 
     @property
-    def tail_weights_ppm(self) -> tuple[int, ...]:
-        """Grid range over the tail's move, rounded down: a tail counts like the edge of the grid."""
-        return tuple(self.grid_range_ppm * PPM // abs(move) for move in self.tail_moves_ppm)
-
-    @property
-    def scenario_weights_ppm(self) -> tuple[int, ...]:
-        """Weights of all scenarios: grid (price-major; up, none, down), tails, LINEAR and ABS skew."""
-        return (PPM,) * (3 * len(self.price_moves_ppm)) + self.tail_weights_ppm + (PPM, PPM)
+    def skew_count(self) -> int:
+        """How many scenarios, the last ones, are of skew."""
+        return sum(item.shock in SKEW_SHOCKS for item in self.scenarios)
 
 
 TAIL_MOVES_PPM = (-660_000, -330_000, 500_000, 1_000_000, 2_000_000, 3_000_000, 4_000_000, 5_000_000)
+
+
+def default_scenarios(step_ppm: int) -> tuple[Scenario, ...]:
+    """Nine moves of four steps each way times (up, none, down), the tails with vol up, LINEAR, ABSOLUTE.
+
+    A tail counts like the edge of the grid: its weight is the grid's range over its move, rounded down.
+    """
+    moves = tuple(step_ppm * step for step in range(-4, 5))
+    shocks = (Shock.UP, Shock.NONE, Shock.DOWN)
+    grid = tuple(Scenario(move, shock, PPM) for move in moves for shock in shocks)
+    tails = tuple(Scenario(move, Shock.UP, 4 * step_ppm * PPM // abs(move)) for move in TAIL_MOVES_PPM)
+    return grid + tails + tuple(Scenario(0, shock, PPM) for shock in SKEW_SHOCKS)
 
 
 def default_margin_parameters(underlying: Underlying) -> MarginParameters:
@@ -144,8 +194,7 @@ def default_margin_parameters(underlying: Underlying) -> MarginParameters:
     is_btc = underlying == Underlying.BTC
     step_ppm = 40_000 if is_btc else 45_000
     return MarginParameters(
-        price_moves_ppm=tuple(step_ppm * step for step in range(-4, 5)),
-        tail_moves_ppm=TAIL_MOVES_PPM,
+        scenarios=default_scenarios(step_ppm),
         volatility=VolatilityShock(
             up_ppm=650_000 if is_btc else 500_000,
             down_ppm=400_000 if is_btc else 300_000,

@@ -325,8 +325,8 @@ def group_pnl(risk: RiskArrays, runs: GroupRuns, lots: Ints, work: Work) -> tupl
     factors = risk.group_positive_e15[runs.group], risk.group_negative_e15[runs.group]
     kernel_margin.discount_by_sign(totals, *factors, (running_at_ends[:groups], rest[:groups]))
     np.subtract(totals, mark[:, None], out=totals)
-    for skew in (totals[:, risk.scenario_count - 2], totals[:, risk.scenario_count - 1]):
-        np.negative(np.abs(skew), out=skew)
+    for column in range(risk.scenario_count - risk.skew_count, risk.scenario_count):
+        np.negative(np.abs(totals[:, column]), out=totals[:, column])
     return totals, forward
 
 

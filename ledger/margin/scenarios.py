@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ledger.instruments import Instrument, Kind, Underlying
-from ledger.margin.parameters import MarginParameters
+from ledger.margin.parameters import MarginParameters, Shock
 from ledger.market import Slice, UnderlyingMarket
 from ledger.pricing import black76, kernel, kernel_margin, surface
 from ledger.pricing.kernel import Bools, Ints, OptionTerms
@@ -30,8 +30,6 @@ SETTLEMENT_BUCKETS = 450
 LOOKUP_MAX = 1 << 20
 """Span of instrument ids up to which rows are found through a table; a wider span is searched instead."""
 YEAR_NS = SECONDS_PER_YEAR * NS
-
-_NONE, _UP, _DOWN, _LINEAR, _ABSOLUTE = range(5)
 
 
 class SettlementWindow(NamedTuple):
@@ -55,7 +53,7 @@ Settlement = Mapping[tuple[Underlying, int], SettlementWindow]
 class RiskArrays:
     """Per instrument (I rows, by id), per expiry group (G), per underlying (U): all int64.
 
-    Scenario columns (S): grid price-major with (up, none, down), tails, LINEAR and ABSOLUTE skew.
+    Scenario columns (S) are in the order of the parameters; the last `skew_count` of them are of skew.
     """
 
     instrument_ids: Ints
@@ -96,6 +94,7 @@ class RiskArrays:
     group_negative_e15: Ints
     group_underlying: Ints
     underlyings: tuple[Underlying, ...]
+    skew_count: int
     weights_ppm: Ints
     """(U, S), scenario weights."""
     im_factor_ppm: Ints
@@ -152,14 +151,14 @@ def build_risk_arrays(
     """Marks, Greeks and risk rows of all `instruments` (increasing ids) at block time `now_ns`.
 
     Every option needs a slice of its expiry, and every underlying a market and parameters with one and the
-    same number of scenarios; anything else is the caller's error (InvariantViolation), as is a value above
-    LOT_VALUE_E8_MAX. `settlement` holds the expiries whose average has begun.
+    same number of scenarios, and of those of skew; anything else is the caller's error (InvariantViolation), as
+    is a value above LOT_VALUE_E8_MAX. `settlement` holds the expiries whose average has begun.
     """
     underlyings = tuple(sorted(Underlying(value) for value in {item.underlying for item in instruments}))
-    widths = {len(parameters[underlying].scenario_weights_ppm) for underlying in parameters}
-    ensure(len(widths) == 1, "all underlyings have the same number of scenarios")
+    widths = {(len(model.scenarios), model.skew_count) for model in parameters.values()}
+    ensure(len(widths) == 1, "all underlyings have the same number of scenarios, and of those of skew")
     rows = _columns(instruments)
-    book = _Book(rows, widths.pop())
+    book = _Book(rows, *widths.pop())
     for underlying in underlyings:
         selected = rows.underlying == underlying
         market = markets[underlying]
@@ -196,9 +195,9 @@ def compute_forward(market_slice: Slice, index_uusd: int, window: SettlementWind
 class _Book:
     """The per-instrument results while they are being filled in."""
 
-    def __init__(self, rows: _Rows, scenarios: int) -> None:
+    def __init__(self, rows: _Rows, scenarios: int, skew_count: int) -> None:
         count = len(rows.ids)
-        self.rows = rows
+        self.rows, self.skew_count = rows, skew_count
         self.table = np.zeros((count, scenarios + 3), dtype=np.int64)
         self.lot_scale = VALUE_SCALE // rows.lots_per_contract
         self.mark, self.delta, self.gamma, self.vega = np.zeros((4, count), dtype=np.int64)
@@ -228,9 +227,7 @@ class _Pricer:
         parameters, rows = self._parameters, book.rows
         lots = rows.lots_per_contract[at]
         mark = (self._market.index_uusd + lots // 2) // lots * lots
-        moves = [move for move in parameters.price_moves_ppm for _ in range(3)] + list(
-            parameters.tail_moves_ppm
-        )
+        moves = [item.move_ppm for item in parameters.scenarios]
         pnl = _shift(mark[:, None], np.array(moves, dtype=np.int64)[None, :])
         book.mark[at] = mark
         book.delta[at] = PPM
@@ -255,8 +252,8 @@ class _Pricer:
 
     def _fill_values(self, book: _Book, at: Ints, options: _Options) -> None:
         move = self._parameters.forward.move_ppm
-        plan = _scenario_plan(self._parameters)
-        extra = [(-move, _NONE), (move, _NONE), (0, _NONE)]
+        plan = [(item.move_ppm, item.shock) for item in self._parameters.scenarios]
+        extra = [(-move, Shock.NONE), (move, Shock.NONE), (0, Shock.NONE)]
         values, columns = options.scenario_values(self._parameters, [*plan, *extra])
         mark = values[columns[-1]]
         book.mark[at] = mark
@@ -284,12 +281,6 @@ class _Pricer:
         left_ns = max(0, market_slice.expiry_ns - self._now_ns)
         factor: int = PPM * forward.base_ppm + PPM * forward.time_ppm * left_ns // YEAR_NS
         return factor
-
-
-def _scenario_plan(parameters: MarginParameters) -> list[tuple[int, int]]:
-    """(price move, volatility shock) of each scenario column."""
-    grid = [(move, shock) for move in parameters.price_moves_ppm for shock in (_UP, _NONE, _DOWN)]
-    return [*grid, *((move, _UP) for move in parameters.tail_moves_ppm), (0, _LINEAR), (0, _ABSOLUTE)]
 
 
 def _shift(value: Ints, move_ppm: Ints) -> Ints:
@@ -343,7 +334,7 @@ class _Options:
         return values, np.array([distinct[pair] for pair in plan], dtype=np.int64)
 
     def _deviations(self, parameters: MarginParameters) -> Ints:
-        """(5, I): total deviations under no shock, up, down, LINEAR and ABSOLUTE skew."""
+        """(5, I): total deviations under every Shock, in its order."""
         base = kernel.deviation_e15(self.variance)
         volatility, skew = parameters.volatility, parameters.skew
         up, down = kernel_margin.shocked_deviations_e15(
@@ -408,7 +399,7 @@ def _assemble(
     factors = _group_factors(now_ns, rows, order.group_first_row, markets, parameters)
     underlying_index = np.searchsorted(np.array(underlyings, dtype=np.int64), rows.underlying)
     models = [parameters[underlying] for underlying in underlyings]
-    weights = np.array([model.scenario_weights_ppm for model in models], dtype=np.int64)
+    weights = np.array([[item.weight_ppm for item in model.scenarios] for model in models], dtype=np.int64)
     return RiskArrays(
         instrument_ids=rows.ids,
         underlying=underlying_index,
@@ -432,6 +423,7 @@ def _assemble(
         group_negative_e15=factors[1],
         group_underlying=underlying_index[order.group_first_row],
         underlyings=underlyings,
+        skew_count=book.skew_count,
         weights_ppm=weights.reshape(len(models), book.table.shape[1] - 3),
         im_factor_ppm=np.array([model.im_factor_ppm for model in models], dtype=np.int64),
         mm_factor_ppm=np.array([model.mm_factor_ppm for model in models], dtype=np.int64),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ledger.instruments import Instrument, Kind, Underlying
+from ledger.margin.parameters import Shock
 from ledger.margin.portfolio import Position
 from ledger.margin.requirements import Margin, compute_margin
 from ledger.matching.orders import AccountKey
@@ -142,10 +143,9 @@ def _scenarios(state: State, lots: dict[int, int]) -> tuple[ScenarioRow, ...]:
 def scenario_names(state: State, underlying: Underlying) -> list[str]:
     """'-16 % vol up', ..., '+500 % vol up', 'skew linear', 'skew absolute', in the model's order."""
     parameters = next(item.margin for item in state.genesis.underlyings if item.underlying == underlying)
-    names = [
-        f"{move / 1e4:+g} % vol {vol}"
-        for move in parameters.price_moves_ppm
-        for vol in ("up", "same", "down")
+    words = {Shock.UP: "vol up", Shock.NONE: "vol same", Shock.DOWN: "vol down"}
+    skews = {Shock.LINEAR: "skew linear", Shock.ABSOLUTE: "skew absolute"}
+    return [
+        skews.get(Shock(item.shock)) or f"{item.move_ppm / 1e4:+g} % {words[Shock(item.shock)]}"
+        for item in parameters.scenarios
     ]
-    names += [f"{move / 1e4:+g} % vol up" for move in parameters.tail_moves_ppm]
-    return [*names, "skew linear", "skew absolute"]

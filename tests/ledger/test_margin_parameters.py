@@ -8,8 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 from ledger.instruments import Underlying
-from ledger.margin.parameters import MarginParameters, default_margin_parameters
+from ledger.margin.parameters import MarginParameters, Scenario, Shock, default_margin_parameters
 from ledger.margin.reasons import MarginReason
+from primitives.amounts import PPM
 from primitives.codec import decode, encode
 from primitives.errors import ProtocolViolation
 
@@ -17,13 +18,21 @@ BTC = default_margin_parameters(Underlying.BTC)
 
 
 def test_tails_weigh_the_grid_range_over_their_move_in_whole_ppm() -> None:
-    assert BTC.tail_weights_ppm == (242_424, 484_848, 320_000, 160_000, 80_000, 53_333, 40_000, 32_000)
+    assert tuple(item.weight_ppm for item in BTC.scenarios[27:35]) == (
+        242_424,
+        484_848,
+        320_000,
+        160_000,
+        80_000,
+        53_333,
+        40_000,
+        32_000,
+    )
 
 
 def test_ether_moves_in_steps_of_four_and_a_half_percent() -> None:
-    assert default_margin_parameters(Underlying.ETH).price_moves_ppm == tuple(
-        range(-180_000, 180_001, 45_000)
-    )
+    moves = [item.move_ppm for item in default_margin_parameters(Underlying.ETH).scenarios[:27]]
+    assert moves == [move for move in range(-180_000, 180_001, 45_000) for _ in range(3)]
 
 
 def test_parameters_survive_their_wire_form() -> None:
@@ -33,11 +42,16 @@ def test_parameters_survive_their_wire_form() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"price_moves_ppm": (-160_000, 160_000)},
-        {"price_moves_ppm": (0, 0)},
-        {"tail_moves_ppm": (100_000,)},
-        {"tail_moves_ppm": (-1_000_000,)},
-        {"tail_moves_ppm": tuple(range(200_000, 200_200))},
+        {"scenarios": ()},
+        {"scenarios": (Scenario(0, Shock.NONE, PPM), Scenario(0, Shock.NONE, 2))},
+        {"scenarios": (Scenario(-PPM, Shock.NONE, PPM),)},
+        {"scenarios": (Scenario(5 * PPM + 1, Shock.NONE, PPM),)},
+        {"scenarios": (Scenario(0, 5, PPM),)},
+        {"scenarios": (Scenario(0, Shock.NONE, 0),)},
+        {"scenarios": (Scenario(0, Shock.NONE, 10 * PPM + 1),)},
+        {"scenarios": (Scenario(1, Shock.LINEAR, PPM),)},
+        {"scenarios": (Scenario(0, Shock.ABSOLUTE, PPM), Scenario(0, Shock.NONE, PPM))},
+        {"scenarios": tuple(Scenario(move, Shock.UP, PPM) for move in range(129))},
         {"volatility": replace(BTC.volatility, down_floor_ppm=0)},
         {"skew": replace(BTC.skew, width_minimum_ppm=0)},
         {"discount": replace(BTC.discount, asset_ppm=1_000_001)},
