@@ -1,0 +1,397 @@
+"""A block executed the slow and obvious way: dictionaries, Python integers, no working copies. Pure.
+
+What it takes from the fast ledger: the wire types and their encoding, the leaves of height 0, and in each
+block the risk arrays as the kernel gives them. The last bits of a mark are decided by the kernel's binary64
+operations, so a second implementation of them could only repeat them; the kernel is held to
+ledger.pricing.fixed_math and to reference values by its own tests. From its integers on, everything is
+written again here: oracle medians, margins, health, liquidation, transactions, calls, fees, settlement, the
+fund, the leaves and the root. Leaves it has no rules for (staking, trading settings, parameters) must not
+change in the histories it is used on, or the roots differ.
+
+Refusals are compared by reason; the sentence for people is left out (`plain`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from ledger.accounts import Account, Position
+from ledger.accounts import OpenOrder as OpenOrderLeaf
+from ledger.apply import BlockContext
+from ledger.events import (
+    ActionRejected,
+    CashMoved,
+    Event,
+    ExpirySettled,
+    HealthChanged,
+    OrderCancelled,
+    Trade,
+    TransactionRejected,
+)
+from ledger.instruments import Instrument, Kind
+from ledger.listing import Listing
+from ledger.matching.book import Book
+from ledger.matching.orders import RestingOrder
+from ledger.oracle import UnderlyingOracle
+from ledger.state import Clock, Marks, State, Supply, Totals
+from ledger.state_keys import (
+    KEY_CLOCK,
+    KEY_MARKS,
+    KEY_SUPPLY,
+    KEY_TOTALS,
+    account_key,
+    book_key,
+    listing_key,
+    oracle_key,
+    reporter_key,
+    window_key,
+)
+from primitives.codec import encode
+from primitives.hashing import digest
+from tests.naive.account import HEALTHY, LIQUIDATION, REDUCE_ONLY, AccountKey, NaiveAccount
+from tests.naive.call import Order, Ticks, above_or_at, below_or_at, naive_call
+from tests.naive.liquidation import liquidate
+from tests.naive.margin import PPM, NaiveMargin, Rows, naive_margin
+from tests.naive.oracle import DECAY_BLOCKS, NaiveOracle
+from tests.naive.root import naive_root
+from tests.naive.settlement import NaiveAverage
+from tests.naive.transactions import execute
+
+HEALTH_NAMES = ("healthy", "reduce_only", "liquidation")
+
+
+class NaiveLedger:
+    """The whole state, and one block at a time."""
+
+    def __init__(self, state: State) -> None:
+        """From a state at height 0, whose leaves it reads once."""
+        self.genesis = state.genesis
+        self.chain_id = state.chain_id
+        self.instruments: dict[int, Instrument] = {item.id: item for item in state.genesis.instruments}
+        self.ticks = {item.underlying: item for item in state.genesis.underlyings}
+        self.accounts = {item.key: NaiveAccount(item.cash_uusd) for item in state.accounts()}
+        self.supply = {name: getattr(state.supply, name) for name in Supply.__struct_fields__}
+        agreed: dict[int, UnderlyingOracle] = {u: state.oracle(u) for u in self.ticks}
+        self.oracle = NaiveOracle(state.genesis, agreed)
+        self.orders: dict[int, Order] = {}
+        self.averages: dict[tuple[int, int], NaiveAverage] = {}
+        self.settled: dict[int, int] = {}
+        self.height, self.time_ns, self.next_order_id, self.silent_blocks = 0, state.clock.time_ns, 1, 0
+        self.unruled = {key: raw for key, raw in state.all_leaves() if key[:1] not in b"abciormstw"}
+        self.marks: Marks | None = None
+        self.events: list[Event] = []
+
+    # --- one block ---
+
+    def apply(self, context: BlockContext, transactions: tuple[bytes, ...], risk: Any) -> list[Event]:
+        """Execute a block; `risk` is what the kernel made of its prices. Its events; then see `root`."""
+        reports = self.oracle.read(transactions[0])
+        self.events = []
+        self.time_ns = self.oracle.block_time(reports, self.time_ns)
+        self.height += 1
+        assert (self.height, self.time_ns) == (context.height, context.time_ns)
+        self.silent_blocks = 0 if reports else self.silent_blocks + 1
+        self.oracle.take(reports, self.time_ns)
+        self._settle(bool(reports))
+        self.rows = Rows(risk)
+        live = [item for item in sorted(self.instruments) if item not in self.settled]
+        assert live == sorted(self.rows.row_of), "the kernel priced what is live"
+        margins = self._margin_everyone()
+        if self.silent_blocks < DECAY_BLOCKS:
+            for key in sorted(margins):
+                if margins[key].mm_excess_uusd < 0:
+                    liquidate(self, key, margins[key])
+        execute(self, transactions[1:])
+        for instrument in sorted(
+            {item.instrument for item in self.orders.values() if item.height == self.height}
+        ):
+            self._call(self.instruments[instrument])
+        self._absorb_debts()
+        marks = tuple((item, self.rows.mark[self.rows.row_of[item]]) for item in live)
+        raw = b"".join(
+            getattr(margins[key], name).to_bytes(8, "little", signed=True)
+            for name in ("im_excess_uusd", "mm_excess_uusd")
+            for key in sorted(margins)
+        )
+        self.marks = Marks(marks, digest(b"quorate-margins", raw))
+        return self.events
+
+    def _margin_everyone(self) -> dict[AccountKey, NaiveMargin]:
+        margins = {}
+        for key, account in sorted(self.accounts.items()):
+            margin = margins[key] = naive_margin(self.rows, account.cash_uusd, account.positions)
+            health = HEALTHY if margin.im_excess_uusd >= 0 else REDUCE_ONLY
+            if margin.mm_excess_uusd < 0:
+                health = LIQUIDATION
+            if health != account.health:
+                account.health = health
+                self.events.append(
+                    HealthChanged(*key, HEALTH_NAMES[health], margin.im_excess_uusd, margin.mm_excess_uusd)
+                )
+        return margins
+
+    def _absorb_debts(self) -> None:
+        for key, account in sorted(self.accounts.items()):
+            paid = min(-account.cash_uusd, self.supply["fund_uusd"])
+            if paid > 0 and not account.positions:
+                self.supply["fund_uusd"] -= paid
+                self.move_cash(key, paid, "insurance_fund")
+
+    # --- orders ---
+
+    def enter(self, order: Order) -> None:
+        """A new order for this block's call."""
+        self.orders[order.id] = order
+        self.next_order_id += 1
+
+    def cancel(self, order: Order, reason: str) -> None:
+        """An order is gone, with what is left of it."""
+        del self.orders[order.id]
+        self.events.append(OrderCancelled(order.id, *order.account, order.instrument, order.lots, reason))
+
+    def grid(self, instrument: Instrument) -> Ticks:
+        """The instrument's price grid."""
+        parameters = self.ticks[instrument.underlying]
+        if instrument.kind == Kind.PERPETUAL:
+            return ((0, parameters.perpetual_tick_uusd),)
+        return parameters.ticks
+
+    def band_uusd(self, instrument: Instrument) -> int:
+        """How far past the mark an order may go: a share of it, 15 points of volatility, 0.1 % of the index."""
+        row = self.rows.row_of[instrument.id]
+        return max(
+            self.rows.mark[row] * self.genesis.parameters.price_band_ppm // PPM,
+            15 * self.rows.vega_uusd[row],
+            self.oracle.agreed[instrument.underlying].index_uusd // 1000,
+        )
+
+    def band_edge_uusd(self, instrument: Instrument, *, is_buy: bool) -> int:
+        """The worst price on the grid within the band, at least one tick."""
+        grid, mark = self.grid(instrument), self.rows.mark[self.rows.row_of[instrument.id]]
+        band = self.band_uusd(instrument)
+        edge = below_or_at(grid, mark + band) if is_buy else above_or_at(grid, max(0, mark - band))
+        return max(edge, above_or_at(grid, 1))
+
+    # --- calls ---
+
+    def _call(self, instrument: Instrument) -> None:
+        own = [item for item in self.orders.values() if item.instrument == instrument.id]
+        before = {item.id: item.lots for item in own}
+        mark = self.rows.mark[self.rows.row_of[instrument.id]]
+        result = naive_call(own, mark, self.grid(instrument))
+        for order_id in result.removed:
+            self.cancel(self.orders[order_id], "self_trade")
+        trades: dict[tuple[int, int], int] = {}
+        for pair in result.lots:
+            trades[pair] = trades.get(pair, 0) + 1
+        for (buy, sell), lots in trades.items():
+            assert result.price_uusd is not None
+            self._trade(instrument, self.orders[buy], self.orders[sell], lots, result.price_uusd)
+        traded = {order_id for pair in trades for order_id in pair}
+        accounts = {self.orders[order_id].account for order_id in traded}
+        for order_id in sorted(before):
+            order = self.orders.get(order_id)
+            if order is not None and order.lots == 0:
+                del self.orders[order_id]
+            elif order is not None and order.time_in_force == 1:
+                self.cancel(order, "immediate_or_cancel")
+        for key in sorted(accounts):
+            self._trim(key, instrument.id)
+
+    def _trade(self, instrument: Instrument, buy: Order, sell: Order, lots: int, price: int) -> None:
+        fees = []
+        for order, signed in ((buy, lots), (sell, -lots)):
+            self._give(order.account, instrument, signed, price)
+            order.lots -= lots
+            fees.append(self._fee(instrument, lots, price, is_maker=order.height < self.height))
+            self.accounts[order.account].cash_uusd -= fees[-1]
+            self.supply["fees_uusd"] += fees[-1]
+        self.events.append(
+            Trade(instrument.id, price, lots, buy.id, sell.id, *buy.account, *sell.account, *fees)
+        )
+
+    def _give(self, key: AccountKey, instrument: Instrument, lots: int, price: int) -> None:
+        """Lots for cash; a perpetual's price goes into its cost, and what is closed is realised in cash."""
+        account = self.accounts[key]
+        held, cost = account.positions.pop(instrument.id, (0, 0))
+        value = lots * price // instrument.lots_per_contract
+        if instrument.kind != Kind.PERPETUAL:
+            account.cash_uusd -= value
+            cost = 0
+        elif held * lots >= 0:
+            cost += value
+        else:
+            closed = min(abs(held), abs(lots))
+            cost_out, value_in = cost * closed // abs(held), value * closed // abs(lots)
+            account.cash_uusd -= cost_out + value_in
+            cost = (cost - cost_out) + (value - value_in)
+        if held + lots:
+            account.positions[instrument.id] = (held + lots, cost)
+
+    def _fee(self, instrument: Instrument, lots: int, price: int, *, is_maker: bool) -> int:
+        parameters = self.genesis.parameters
+        rate = parameters.maker_fee_ppm if is_maker else parameters.taker_fee_ppm
+        per = instrument.lots_per_contract * PPM
+        if instrument.kind == Kind.PERPETUAL:
+            return -(-price * lots * rate // per)
+        index = self.oracle.agreed[instrument.underlying].index_uusd
+        return min(-(-index * lots * rate // per), -(-price * lots * parameters.option_fee_cap_ppm // per))
+
+    def _trim(self, key: AccountKey, instrument: int) -> None:
+        """Reduce-only orders beyond what is left to reduce go, the newest first."""
+        held = self.accounts[key].positions.get(instrument, (0, 0))[0]
+        for is_buy in (True, False):
+            room = max(0, -held if is_buy else held)
+            for order in sorted(self.orders.values(), key=lambda item: item.id):
+                is_one = order.account == key and order.instrument == instrument and order.reduce_only
+                if is_one and order.is_buy == is_buy:
+                    room -= order.lots
+                    if room < 0:
+                        self.cancel(order, "reduce_only")
+
+    # --- settlement ---
+
+    def _settle(self, has_update: bool) -> None:
+        parameters = self.genesis.parameters
+        total = parameters.settlement_window_ns // parameters.settlement_bucket_ns
+        carry = parameters.settlement_carry_buckets_max
+        for underlying in sorted(self.oracle.agreed):
+            for agreed in self.oracle.agreed[underlying].slices:
+                expiry_ns = agreed.slice.expiry_ns
+                start_ns = expiry_ns - parameters.settlement_window_ns
+                if self.time_ns < start_ns:
+                    continue
+                options = self._options(underlying, expiry_ns)
+                if self.time_ns >= expiry_ns:
+                    self._close_books(options)
+                if not has_update:
+                    continue
+                average = self.averages.setdefault((underlying, expiry_ns), NaiveAverage())
+                bucket = (self.time_ns - start_ns) // parameters.settlement_bucket_ns
+                average.observe(bucket, self.oracle.agreed[underlying].index_uusd)
+                price = average.price_uusd(total, carry)
+                if price is not None:
+                    self._pay(underlying, expiry_ns, options, price)
+
+    def _options(self, underlying: int, expiry_ns: int) -> list[Instrument]:
+        return [
+            item
+            for _, item in sorted(self.instruments.items())
+            if item.kind != Kind.PERPETUAL and (item.underlying, item.expiry_ns) == (underlying, expiry_ns)
+        ]
+
+    def _close_books(self, options: list[Instrument]) -> None:
+        for option in options:
+            for order in sorted(self.orders.values(), key=lambda item: item.id):
+                if order.instrument == option.id:
+                    self.cancel(order, "expired")
+
+    def _pay(self, underlying: int, expiry_ns: int, options: list[Instrument], price: int) -> None:
+        count = paid = 0
+        for _, account in sorted(self.accounts.items()):
+            for option in options:
+                lots, _cost = account.positions.pop(option.id, (0, 0))
+                if lots:
+                    above = price - option.strike_uusd
+                    payoff = max(0, above if option.kind == Kind.CALL else -above)
+                    change = lots * payoff // option.lots_per_contract
+                    account.cash_uusd += change
+                    self.supply["fund_uusd"] -= change
+                    paid += max(0, change)
+                    count += 1
+        self.settled |= {option.id: price for option in options}
+        oracle = self.oracle.agreed[underlying]
+        left = tuple(item for item in oracle.slices if item.slice.expiry_ns != expiry_ns)
+        self.oracle.agreed[underlying] = replace(oracle, slices=left)
+        del self.averages[underlying, expiry_ns]
+        self.events.append(ExpirySettled(underlying, expiry_ns, price, count, paid))
+
+    # --- cash ---
+
+    def move_cash(self, key: AccountKey, amount_uusd: int, cause: str) -> None:
+        """Credit or debit with an event."""
+        self.accounts[key].cash_uusd += amount_uusd
+        self.events.append(CashMoved(*key, amount_uusd, cause))
+
+    # --- the state's leaves ---
+
+    def leaves(self) -> dict[bytes, bytes]:
+        """Every leaf of the state after the block."""
+        parameters = self.genesis.parameters
+        total = parameters.settlement_window_ns // parameters.settlement_bucket_ns
+        carry = parameters.settlement_carry_buckets_max
+        clock = Clock(self.height, self.time_ns, self.next_order_id, self.silent_blocks)
+        cash = sum(item.cash_uusd for item in self.accounts.values())
+        cost = sum(cost for item in self.accounts.values() for _, cost in item.positions.values())
+        values: dict[bytes, Any] = {
+            KEY_CLOCK: clock,
+            KEY_SUPPLY: Supply(**self.supply),
+            KEY_TOTALS: Totals(cash, cost),
+        }
+        if self.marks is not None:
+            values[KEY_MARKS] = self.marks
+        for key in self.accounts:
+            values[account_key(key)] = self._account_leaf(key)
+        for instrument in self.instruments.values():
+            is_settled = instrument.id in self.settled
+            values[listing_key(instrument.id)] = Listing(
+                instrument, is_settled, self.settled.get(instrument.id, 0)
+            )
+            if any(item.instrument == instrument.id for item in self.orders.values()):
+                values[book_key(instrument.id)] = self._book_leaf(instrument.id)
+        values |= {oracle_key(number): item for number, item in self.oracle.agreed.items()}
+        values |= {reporter_key(number): item for number, item in self.oracle.reporters.items()}
+        values |= {window_key(*key): item.leaf(total, carry) for key, item in self.averages.items()}
+        return self.unruled | {key: encode(value) for key, value in values.items()}
+
+    def root(self) -> bytes:
+        """The state root."""
+        return naive_root(self.leaves())
+
+    def _account_leaf(self, key: AccountKey) -> Account:
+        account = self.accounts[key]
+        used = sum(1 << (nonce - account.nonce_floor) for nonce in account.nonces_used)
+        own = sorted((item.id, item.instrument) for item in self.orders.values() if item.account == key)
+        return Account(
+            *key,
+            account.cash_uusd,
+            account.nonce_floor,
+            used.to_bytes((used.bit_length() + 7) // 8, "little"),
+            account.health,
+            tuple(Position(item, *account.positions[item]) for item in sorted(account.positions)),
+            tuple(OpenOrderLeaf(*item) for item in own),
+        )
+
+    def _book_leaf(self, instrument: int) -> Book:
+        own = sorted(
+            (item for item in self.orders.values() if item.instrument == instrument),
+            key=lambda item: item.priority,
+        )
+        return Book(
+            *(tuple(_resting(item) for item in own if item.is_buy == is_buy) for is_buy in (True, False))
+        )
+
+
+def _resting(order: Order) -> RestingOrder:
+    return RestingOrder(
+        order.id,
+        *order.account,
+        0 if order.is_buy else 1,
+        order.price_uusd,
+        order.lots,
+        order.height,
+        order.label,
+        order.time_in_force,
+        order.post_only,
+        order.reduce_only,
+    )
+
+
+def plain(events: list[Event] | tuple[Event, ...]) -> list[Event]:
+    """Events without the sentences for people."""
+    return [
+        replace(item, detail="") if isinstance(item, ActionRejected | TransactionRejected) else item
+        for item in events
+    ]

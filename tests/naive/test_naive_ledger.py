@@ -1,0 +1,85 @@
+"""The fast ledger against the naive one: every event and every root of random histories."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ledger import calls, oracle
+from ledger.matching import call
+from ledger.settlement import liquidation
+from tests.histories import History
+from tests.naive.ledger import NaiveLedger, plain
+
+
+def replay(seed: int, blocks: int) -> Counter[str]:
+    """Run a history on both; how often each kind of event came up."""
+    history = History(seed)
+    naive = NaiveLedger(history.exchange.state)
+    assert naive.root() == history.exchange.state.root()
+    seen: Counter[str] = Counter()
+    for block in history.blocks(blocks):
+        events = naive.apply(block.context, block.transactions, block.result.valuation.risk)
+        assert plain(events) == plain(block.result.events)
+        assert naive.leaves() == dict(history.exchange.state.all_leaves())
+        assert naive.root() == block.result.root
+        seen.update(type(event).__name__ for event in events)
+    return seen
+
+
+def test_both_agree_on_a_long_history_in_which_much_happens() -> None:
+    seen = replay(seed=1, blocks=200)
+    rare = {"Trade", "LiquidationStep", "HealthChanged", "CashMoved", "OrderCancelled", "ActionRejected"}
+    assert rare <= set(seen)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 2**32))
+def test_both_agree_on_any_history(seed: int) -> None:
+    replay(seed, blocks=25)
+
+
+def fee_rounded_down(*arguments: Any, **named: Any) -> int:
+    return max(0, REAL_FEE(*arguments, **named) - 1)
+
+
+def remainders_to_the_last(sizes: list[int], total: int) -> list[int]:
+    return REAL_SHARES(sizes[::-1], total)[::-1]
+
+
+def upper_median(votes: Iterable[tuple[int, int]]) -> int:
+    return -REAL_MEDIAN((weight, -value) for weight, value in votes)
+
+
+def no_hedge(*_: Any) -> None:
+    return None
+
+
+REAL_FEE, REAL_SHARES, REAL_MEDIAN = calls.fee_uusd, call.share_pro_rata, oracle.weighted_median
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "planted"),
+    [
+        (calls, "fee_uusd", fee_rounded_down),
+        (call, "share_pro_rata", remainders_to_the_last),
+        (oracle, "weighted_median", upper_median),
+        (liquidation._Step, "_hedge", no_hedge),
+    ],
+)
+def test_a_planted_difference_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, place: Any, name: str, planted: Any
+) -> None:
+    monkeypatch.setattr(place, name, planted)
+    with pytest.raises(AssertionError):
+        replay(seed=1, blocks=200)
+
+
+@pytest.mark.slow
+def test_both_agree_through_several_expiries() -> None:
+    assert replay(seed=7, blocks=3_000)["ExpirySettled"] >= 2
