@@ -20,6 +20,7 @@ class HonestSignatures:
         self._node = node
         self._journaled: set[tuple[int, int, int, bytes]] = set()
         self._said: dict[tuple[int, int], dict[int, bytes]] = {}
+        self._forgotten = 0
 
     def on_journaled(self, records: Iterable[JournalRecord]) -> None:
         """These records have been synced."""
@@ -61,6 +62,9 @@ class HonestSignatures:
             raise Violation("one signature", f"{who} notarized and finalized two blocks in view {vote.view}")
 
     def forget_below(self, view: int) -> None:
-        """Bounded memory for long runs."""
+        """Bounded memory for long runs; in steps, for it costs a look at everything."""
+        if view < self._forgotten + VIEWS_KEPT // 4:
+            return
+        self._forgotten = view
         self._said = {key: said for key, said in self._said.items() if key[1] >= view}
         self._journaled = {key for key in self._journaled if key[2] >= view}

@@ -39,6 +39,7 @@ from testnet.checkers.chain import OneChain
 from testnet.checkers.limits import check_limits
 from testnet.checkers.liveness import bound_ms
 from testnet.checkers.rules import Rules
+from testnet.checkers.signatures import VIEWS_KEPT
 from testnet.sim.exchange import ORDER_EVERY_NS, ExchangeExecutor, Market
 from testnet.sim.executors import EmptyExecutor, Executor, Roots
 from testnet.sim.faults import FaultPlayer
@@ -194,7 +195,7 @@ class Simulation:
         for validator in self.validators:
             if validator.core is not None and validator.is_honest:
                 check_limits(validator.index, validator.core)
-                validator.signatures.forget_below(self.highest_view - 4_096)
+                validator.signatures.forget_below(self.highest_view - VIEWS_KEPT)
         self.after(HOUSEKEEPING_NS, self._housekeeping)
 
     def _check_at_the_end(self) -> None:
