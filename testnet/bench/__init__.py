@@ -1,0 +1,1 @@
+"""What the code costs, measured: `quorate bench`. Reads the clock and prints."""

@@ -1,0 +1,37 @@
+"""`quorate bench`: measures what the design promises, as one flat object. Prints, and writes the file asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.table import Table
+
+from testnet.bench.execution import execution_figures
+
+app = App(name="bench", help="Measure this machine: what a block's execution costs.")
+
+
+@app.command
+def execution(*, json_file: Annotated[Path | None, Parameter(name="--json")] = None) -> None:
+    """Order actions per second on one core: signatures, validation, margin, calls, events, state root.
+
+    Parameters
+    ----------
+    json_file
+        Also write the figures there, as one flat object.
+    """
+    show(execution_figures(), json_file)
+
+
+def show(figures: dict[str, float], path: Path | None) -> None:
+    """Print figures as a table, and write them if a file is named."""
+    table = Table("figure", "value")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:,}")
+    Console().print(table)
+    if path is not None:
+        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
