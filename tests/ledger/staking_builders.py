@@ -18,7 +18,6 @@ from primitives.amounts import NS, USD
 from primitives.signing import address_of
 from tests.ledger.exchange import (
     BTC_PERP,
-    DAY_NS,
     REPORTERS,
     Exchange,
     a_genesis,
@@ -114,10 +113,6 @@ class StakedExchange(Exchange):
         for _ in range(epochs - 1):
             self.ends_epoch(seconds=seconds)
         return self.ends_epoch(seconds=seconds)
-
-    def waits_days(self, days: int) -> None:
-        """One block much later."""
-        self.block(days * DAY_NS // NS)
 
     def trades(self) -> int:
         """Alice and Bob trade perpetuals; the fees that the block took."""

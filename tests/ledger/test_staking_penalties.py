@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ledger.staking.events import Jailed, Slashed, Unjailed
+from ledger.staking.pools import value_of
 from ledger.staking.reasons import StakingReason
 from ledger.staking.state import get_activity, get_punishment, get_totals
 from ledger.transactions import AttestReadiness, Delegate, Redelegate, RotateConsensusKey, Unbond, Unjail
@@ -87,6 +88,19 @@ def test_offenders_further_apart_than_an_unbonding_window_are_not_correlated() -
     exchange.passes_epochs(6)
     assert exchange.epoch == 6
     assert [item.slashed_ppm for item in slashed(exchange, an_offence(2, epoch=6))] == [PERCENT]
+
+
+def test_offenders_exactly_an_unbonding_window_apart_are_correlated() -> None:
+    exchange = StakedExchange()
+    slashed(exchange, an_offence(1))
+    exchange.passes_epochs(5)
+    assert [item.slashed_ppm for item in slashed(exchange, an_offence(2, epoch=5))] == [PPM, PPM]
+
+
+def test_of_two_kinds_in_one_block_the_same_is_kept_in_any_order() -> None:
+    pair = an_offence(1, kind="E1"), an_offence(1, kind="E3")
+    roots = {StakedExchange().sees(offences=offences).block().root for offences in (pair, pair[::-1])}
+    assert len(roots) == 1
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
@@ -196,6 +210,17 @@ def test_a_redelegation_to_a_validator_that_fell_meanwhile_becomes_cash() -> Non
     assert (exchange.cash("carol"), exchange.unbonding("carol")) == (2_000 * USD, [])
 
 
+def test_the_whole_value_of_a_slashed_delegation_takes_its_last_share() -> None:
+    exchange = StakedExchange(carol=2_000)
+    exchange.does("carol", Delegate(1, 1_000 * USD + 7))
+    exchange.block()
+    slashed(exchange, an_offence(1, kind="E6"))
+    worth = value_of(exchange.validator(1), exchange.shares("carol", 1))
+    exchange.does("carol", Unbond(1, worth))
+    exchange.block()
+    assert (exchange.shares("carol", 1), exchange.unbonding("carol")) == (0, [worth])
+
+
 # --- tombstones ---
 
 
@@ -296,6 +321,20 @@ def test_a_vote_that_is_missing_now_and_then_is_forgotten_with_the_window() -> N
     for _ in range(16):
         exchange.sees(signers=(0, 1, 2, 3)).block()
     assert goes_silent(exchange, 6) == []
+
+
+def test_a_jailed_member_of_a_set_is_not_jailed_anew() -> None:
+    exchange = StakedExchange({"validators_min": 4})
+    assert len(goes_silent(exchange, 7)) == 1
+    until_ns = exchange.validator(2).jailed_until_ns
+    assert goes_silent(exchange, 8) == []
+    assert exchange.validator(2).jailed_until_ns == until_ns
+
+
+def test_a_window_holds_no_more_than_its_buckets() -> None:
+    exchange = StakedExchange({"missed_blocks_max": 100})
+    goes_silent(exchange, 40)
+    assert [times for _, times in get_activity(exchange.state, 2).missed] == [1] * 16
 
 
 def test_the_first_block_has_no_certificate_and_blames_nobody() -> None:

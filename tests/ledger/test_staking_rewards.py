@@ -154,6 +154,13 @@ def test_a_leader_that_is_late_now_and_then_earns() -> None:
     assert rewarded(exchange)[1] == ""
 
 
+def test_a_late_share_exactly_at_the_limit_earns() -> None:
+    exchange = traders({"late_share_ppm_max": 500_000})
+    for delay_ppm in (900_000, 900_000, 100_000, 100_000):
+        exchange.sees(delays=(LeaderDelay(1, delay_ppm),)).block()
+    assert rewarded(exchange)[1] == ""
+
+
 def test_lateness_is_forgotten_with_the_window() -> None:
     exchange = traders()
     for _ in range(4):

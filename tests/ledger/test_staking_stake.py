@@ -166,6 +166,30 @@ def test_a_key_that_a_validator_gave_up_stays_its_own() -> None:
     assert reasons(exchange.block()) == [StakingReason.KEY_IN_USE]
 
 
+def test_a_key_that_a_validator_rotated_to_is_its_own() -> None:
+    exchange = StakedExchange(erin=600_000)
+    exchange.does(OPERATORS[0], RotateConsensusKey(0, a_key("fresh").public_key))
+    exchange.block()
+    taken = RegisterValidator(a_key("fresh").public_key, a_key("y").public_key, "", 0, 500_000 * USD)
+    exchange.does("erin", taken)
+    assert reasons(exchange.block()) == [StakingReason.KEY_IN_USE]
+
+
+def test_a_registration_needs_the_cash() -> None:
+    exchange = StakedExchange(erin=400_000)
+    exchange.does("erin", a_registration())
+    assert reasons(exchange.block()) == ["insufficient_margin"]
+
+
+def test_whoever_left_attests_anew_in_a_later_epoch() -> None:
+    exchange = StakedExchange()
+    exchange.passes_epochs(2)
+    exchange.does(OPERATORS[0], LeaveValidatorSet(0))
+    exchange.block()
+    exchange.does(OPERATORS[0], AttestReadiness(0))
+    assert reasons(exchange.block()) == [StakingReason.TOO_EARLY_TO_ATTEST]
+
+
 def test_a_commission_rises_a_little_each_epoch_and_from_the_next_on() -> None:
     exchange = StakedExchange(carol=1)
     exchange.does(OPERATORS[0], SetCommission(0, 10_000))
