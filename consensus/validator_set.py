@@ -80,8 +80,8 @@ class ValidatorSet:
     def following(self, members: Iterable[tuple[int, bytes, int]]) -> ValidatorSet:
         """The set of a later epoch: (index, public key, weight) of its members.
 
-        A validator keeps its place as long as evidence can name it. Known places that are not named have weight 0 from now on. F_FINAL is this set's if the total is the
-        same, and F(f) otherwise.
+        A validator keeps its place as long as evidence can name it. Known places that are not named have weight 0
+        from now on. F_FINAL is this set's if the total is the same, and F(f) otherwise.
         """
         chosen = {index: (key, weight) for index, key, weight in members}
         count = max(self.count, *(index + 1 for index in chosen))

@@ -2,25 +2,6 @@
 
 from __future__ import annotations
 
-from tests.consensus.builders import (
-    EPOCH,
-    FINALIZE,
-    NOTARIZE,
-    NULLIFY,
-    Alone,
-    a_block,
-    a_child,
-    a_finalization,
-    a_notarization,
-    a_proposal,
-    a_timeout,
-    a_vote,
-    name_of,
-    of_type,
-    sent,
-    votes_in,
-)
-
 from consensus.effects import (
     BuildPayload,
     Conflict,
@@ -43,7 +24,25 @@ from consensus.messages import (
     Status,
     StatusRequest,
 )
-from primitives.identifiers import NO_BLOCK, BlockHash
+from primitives.identifiers import NO_BLOCK
+from tests.consensus.builders import (
+    EPOCH,
+    FINALIZE,
+    NOTARIZE,
+    NULLIFY,
+    Alone,
+    a_block,
+    a_child,
+    a_finalization,
+    a_notarization,
+    a_proposal,
+    a_timeout,
+    a_vote,
+    name_of,
+    of_type,
+    sent,
+    votes_in,
+)
 
 FIRST = a_block(1)
 FIRST_HASH = name_of(FIRST)
@@ -97,7 +96,10 @@ def test_r2_a_leader_builds_on_the_highest_certified_block_and_carries_the_skips
     assert isinstance(proposal, Proposal)
     header, justification = proposal.block.header, proposal.block.justification
     assert (header.parent_hash, header.parent_view, header.view) == (FIRST_HASH, 1, LED)
-    assert (justification.parent, len(justification.skips)) == (a_notarization(1, FIRST_HASH, range(4)), LED - 2)
+    assert (justification.parent, len(justification.skips)) == (
+        a_notarization(1, FIRST_HASH, range(4)),
+        LED - 2,
+    )
 
 
 def test_r2_a_leader_never_proposes_twice_in_a_view_and_resends_the_same_bytes_after_a_restart() -> None:
@@ -207,7 +209,9 @@ def test_r6_a_finalization_or_all_four_notarize_votes_make_a_block_and_its_ances
         observer = Alone(None)
         observer.see(FIRST)
         observer.see(second)
-        assert of_type(observer.hear_certificate(proof), DeliverFinal) == [DeliverFinal((FIRST, second), proof)]
+        assert of_type(observer.hear_certificate(proof), DeliverFinal) == [
+            DeliverFinal((FIRST, second), proof)
+        ]
 
 
 def test_r6_three_notarize_votes_alone_are_not_final() -> None:
