@@ -27,7 +27,7 @@ from ledger.margin.portfolio import (
 )
 from ledger.margin.scenarios import VALUE_SCALE, RiskArrays
 from ledger.pricing import kernel_margin
-from ledger.pricing.kernel import Ints
+from ledger.pricing.kernel import Bools, Ints
 from primitives.amounts import PPM
 
 CHUNK_POSITIONS = 4096
@@ -152,9 +152,9 @@ def compute_order_margin(
         risk,
         layout,
         part_losses(risk, pnl, forward, layout.part_group_ends, layout.part_underlying),
-        equity_uusd=(_mark_to_market(risk, portfolios, layout), portfolios.cash_uusd),
+        equity_uusd=(mark_to_market(risk, portfolios, layout), portfolios.cash_uusd),
         contingencies=_contingencies(risk, strike_lots, layout),
-        oracle=_oracle_contingency(risk, gross, portfolios.offsets, layout),
+        oracle=oracle_contingency(risk, gross, portfolios.offsets, layout),
     )
     return int(margins.im_excess_uusd[0]) + slippage
 
@@ -184,9 +184,9 @@ def _compute(risk: RiskArrays, portfolios: Portfolios, layout: Layout, spread: S
         risk,
         layout,
         losses,
-        equity_uusd=(_mark_to_market(risk, portfolios, layout), portfolios.cash_uusd),
+        equity_uusd=(mark_to_market(risk, portfolios, layout), portfolios.cash_uusd),
         contingencies=_contingencies(risk, strike_lots, layout),
-        oracle=_oracle_contingency(risk, np.abs(lots), portfolios.offsets, layout),
+        oracle=oracle_contingency(risk, np.abs(lots), portfolios.offsets, layout),
     )
 
 
@@ -232,12 +232,12 @@ def scale_down(value: Ints, factor_ppm: Ints) -> Ints:
     return scaled
 
 
-def _ceil_to_uusd(value_e8: Ints) -> Ints:
+def ceil_to_uusd(value_e8: Ints) -> Ints:
     rounded: Ints = -(-value_e8 // VALUE_SCALE)
     return rounded
 
 
-def _run_sums(values: Ints, ends: Ints) -> Ints:
+def run_sums(values: Ints, ends: Ints) -> Ints:
     """Sums over consecutive runs along axis 0, destroying `values`; the first run starts at 0."""
     cumulative = values.view(np.uint64)
     np.cumsum(cumulative, axis=0, out=cumulative)
@@ -247,7 +247,7 @@ def _run_sums(values: Ints, ends: Ints) -> Ints:
     return sums
 
 
-def _account_sums(values: Ints, offsets: Ints) -> Ints:
+def account_sums(values: Ints, offsets: Ints) -> Ints:
     """Sums over each account's stretch, 0 for an empty one."""
     running = np.zeros(len(values) + 1, dtype=np.uint64)
     np.cumsum(values.view(np.uint64), out=running[1:])
@@ -335,38 +335,43 @@ def part_losses(risk: RiskArrays, pnl: Ints, forward: Ints, ends: Ints, underlyi
 
     `pnl` and `forward` are as from `group_pnl` and destroyed.
     """
-    total = _run_sums(pnl, ends)[:, : risk.scenario_count]
+    total = run_sums(pnl, ends)[:, : risk.scenario_count]
     tails = np.flatnonzero((risk.weights_ppm != PPM).any(axis=0))
     total[:, tails] = scale_down(total[:, tails], risk.weights_ppm[:, tails][underlying])
     scenario = total.argmin(axis=1)
     worst = total[np.arange(len(ends)), scenario] // VALUE_SCALE
-    return Losses(worst, scenario, _run_sums(forward, ends) // VALUE_SCALE)
+    return Losses(worst, scenario, run_sums(forward, ends) // VALUE_SCALE)
 
 
 def contingent_lots(risk: RiskArrays, lots: Ints, layout: Layout) -> Ints:
     """Lots of each strike that owe a contingency: what call and put are short together; a perpetual's all."""
-    net = _run_sums(lots.copy(), layout.strike_ends)
+    net = run_sums(lots.copy(), layout.strike_ends)
     return np.where(risk.is_perpetual[layout.strike_row], np.abs(net), np.maximum(-net, 0))
 
 
 def _contingencies(risk: RiskArrays, strike_lots: Ints, layout: Layout) -> tuple[Ints, Ints]:
     """(C_mm, C_im) per account, rounded up."""
     mm, im = (
-        _account_sums(strike_lots * unit[layout.strike_row], layout.strike_offsets)
+        account_sums(strike_lots * unit[layout.strike_row], layout.strike_offsets)
         for unit in (risk.mm_unit_e8, risk.im_unit_e8)
     )
-    return _ceil_to_uusd(mm), _ceil_to_uusd(im)
+    return ceil_to_uusd(mm), ceil_to_uusd(im)
 
 
-def _mark_to_market(risk: RiskArrays, portfolios: Portfolios, layout: Layout) -> Ints:
-    """Per account: each position's lots * mark / lots_per_contract rounded down, less cost."""
+def mark_to_market(
+    risk: RiskArrays, portfolios: Portfolios, layout: Layout, counts: Bools | None = None
+) -> Ints:
+    """Per account: each position's lots * mark / lots_per_contract rounded down, less cost.
+
+    `counts`, shape (P,), says which positions; all if None.
+    """
     unit = risk.mark_uusd * (VALUE_SCALE // risk.lots_per_contract)
     value = portfolios.lots * unit[layout.rows] // VALUE_SCALE - portfolios.cost_uusd
-    return _account_sums(value, portfolios.offsets)
+    return account_sums(value if counts is None else np.where(counts, value, 0), portfolios.offsets)
 
 
-def _oracle_contingency(risk: RiskArrays, gross_lots: Ints, offsets: Ints, layout: Layout) -> Ints:
+def oracle_contingency(risk: RiskArrays, gross_lots: Ints, offsets: Ints, layout: Layout) -> Ints:
     """Per account: (1 - confidence) * notional of options whose expiry's confidence is low, rounded up."""
     if not risk.oracle_unit_e8.any():
         return np.zeros(len(offsets) - 1, dtype=np.int64)
-    return _ceil_to_uusd(_account_sums(gross_lots * risk.oracle_unit_e8[layout.rows], offsets))
+    return ceil_to_uusd(account_sums(gross_lots * risk.oracle_unit_e8[layout.rows], offsets))

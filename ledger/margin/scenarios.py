@@ -78,6 +78,11 @@ class RiskArrays:
     """(I, S + 3): option values (perpetuals: PnL) under S scenarios; weighted PnL at forward -move and
     +move; the option's mark (perpetuals: 0)."""
     is_perpetual: Bools
+    is_call: Bools
+    index_unit_e8: Ints
+    """(I,), the underlying's index per lot."""
+    strike_unit_e8: Ints
+    """(I,), the strike per lot; 0 for a perpetual."""
     group: Ints
     """(I,), index of the expiry group (underlying, expiry); a perpetual's is its underlying's index group."""
     strike_group: Ints
@@ -399,6 +404,7 @@ def _assemble(
     factors = _group_factors(now_ns, rows, order.group_first_row, markets, parameters)
     underlying_index = np.searchsorted(np.array(underlyings, dtype=np.int64), rows.underlying)
     models = [parameters[underlying] for underlying in underlyings]
+    indices = np.array([markets[underlying].index_uusd for underlying in underlyings], dtype=np.int64)
     weights = np.array([[item.weight_ppm for item in model.scenarios] for model in models], dtype=np.int64)
     return RiskArrays(
         instrument_ids=rows.ids,
@@ -413,6 +419,9 @@ def _assemble(
         variance_e15=book.variance,
         table_e8=book.table,
         is_perpetual=rows.kind == Kind.PERPETUAL,
+        is_call=rows.kind == Kind.CALL,
+        index_unit_e8=indices[underlying_index] * book.lot_scale,
+        strike_unit_e8=rows.strike_uusd * book.lot_scale,
         group=order.group,
         strike_group=order.strike_group,
         rank=order.rank,
