@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ledger import calls, oracle
+from ledger import oracle
 from ledger.matching import call
 from ledger.settlement import liquidation
+from ledger.trading import fees
 from tests.histories import History
 from tests.naive.ledger import NaiveLedger, plain
 
@@ -60,13 +61,13 @@ def no_hedge(*_: Any) -> None:
     return None
 
 
-REAL_FEE, REAL_SHARES, REAL_MEDIAN = calls.fee_uusd, call.share_pro_rata, oracle.weighted_median
+REAL_FEE, REAL_SHARES, REAL_MEDIAN = fees.fee_uusd, call.share_pro_rata, oracle.weighted_median
 
 
 @pytest.mark.parametrize(
     ("place", "name", "planted"),
     [
-        (calls, "fee_uusd", fee_rounded_down),
+        (fees, "fee_uusd", fee_rounded_down),
         (call, "share_pro_rata", remainders_to_the_last),
         (oracle, "weighted_median", upper_median),
         (liquidation._Step, "_hedge", no_hedge),
