@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -10,10 +10,20 @@ from msgspec.structs import replace
 
 from consensus import admission
 from consensus.certificates import check_epoch_proof
-from consensus.effects import EpochClosed, EpochOpened, Persist, RaisedFloor, Readmit, Send
+from consensus.effects import (
+    DeliverFinal,
+    Effect,
+    EpochClosed,
+    EpochOpened,
+    JournalRecord,
+    Persist,
+    RaisedFloor,
+    Readmit,
+    Send,
+)
 from consensus.epoch import Epoch, first_epoch
 from consensus.epochs import EARLY_MESSAGES_MAX, EpochManager
-from consensus.inputs import MessageReceived, NextSetDecided, OtherEpochHeard, Started, Validated
+from consensus.inputs import Input, MessageReceived, NextSetDecided, OtherEpochHeard, Started, Validated
 from consensus.messages import (
     Block,
     BlockResponse,
@@ -130,14 +140,21 @@ def test_a_block_is_what_its_height_says(block: Block) -> None:
 class Follower:
     """An observer with epochs, told everything."""
 
-    def __init__(self, own_index: int | None = None) -> None:
+    def __init__(self, own_index: int | None = None, records: Sequence[JournalRecord] = ()) -> None:
         config = CoreConfig(CHAIN_ID, a_validator_set(4), own_index)
-        self.manager = EpochManager(config, ModelSigner(own_index or 0), epoch_blocks=2)
-        self.manager.step(Started())
+        signer = ModelSigner(own_index or 0)
+        self.manager = EpochManager(config, signer, records=records, epoch_blocks=2)
+        self.journal: list[JournalRecord] = []
+        self.started = self.step(Started())
+
+    def step(self, event: Input) -> list[Effect]:
+        effects = self.manager.step(event)
+        self.journal += [r for effect in effects if isinstance(effect, Persist) for r in effect.records]
+        return effects
 
     def hear(self, message: Any) -> list[Any]:
         admission.check(message, self.epoch)
-        return self.manager.step(MessageReceived(PEER, message))
+        return self.step(MessageReceived(PEER, message))
 
     @property
     def epoch(self) -> Epoch:
@@ -145,7 +162,7 @@ class Follower:
 
     def see(self, block: Block) -> None:
         self.hear(a_proposal(block))
-        self.manager.step(Validated(name_of(block), True))
+        self.step(Validated(name_of(block), True))
         assert not self.manager.is_halted
 
     def close(self) -> list[Any]:
@@ -166,6 +183,17 @@ def test_the_next_epoch_begins_when_its_second_next_set_is_decided() -> None:
     assert (opened.opened.number, opened.opened.genesis) == (1, name_of(BOUNDARY))
     assert (opened.opened.first_height, opened.opened.last_height) == (2, 4)
     assert (follower.epoch.validators.weights, follower.epoch.next_set.weights) == ((1,) * 4, (1, 1, 1, 0))
+
+
+def test_the_journal_alone_closes_the_epoch_again() -> None:
+    """The block store lost both blocks, and nobody is there to ask."""
+    first_life = Follower(1)
+    first_life.close()
+    second_life = Follower(1, first_life.journal)
+    assert of_type(second_life.started, DeliverFinal) == [
+        DeliverFinal((FIRST, BOUNDARY), a_proof(BOUNDARY).certificate)
+    ]
+    assert of_type(second_life.started, EpochClosed) == [EpochClosed(0, BOUNDARY, a_proof(BOUNDARY))]
 
 
 def test_nothing_is_signed_in_a_closed_epoch() -> None:

@@ -216,3 +216,26 @@ def test_votes_weigh_what_their_signers_weigh() -> None:
     dead = Cluster(10, weights=weights, silent=frozenset({9, 8}))
     dead.run(5_000)
     assert (alive.live_height() > 10, dead.live_height()) == (True, 0)
+
+
+@pytest.mark.parametrize("epochs_on", [0, 1], ids=["closed", "in the next epoch"])
+def test_a_power_loss_before_anybody_has_stored_the_boundary_ends_nothing(epochs_on: int) -> None:
+    """The ledger stores behind consensus: the journals alone must hold why the epoch is over."""
+    cluster = Cluster(4, epoch_blocks=6)
+    if epochs_on:
+        until_epoch(cluster, 1, (0, 1, 2, 3))
+    else:
+        cluster.run(20_000, until=lambda: all(is_closed(process) for process in cluster.processes))
+        assert all(is_closed(process) for process in cluster.processes)
+    for process in cluster.processes:
+        cluster.crash(process)
+        process.store = process.store[:5]
+        process.by_hash = {name: height for name, height in process.by_hash.items() if height <= 5}
+        process.opened = []
+    cluster.run(cluster.now + 20_000, until=lambda: cluster.live_height() >= 20)
+    assert cluster.live_height() >= 20
+    assert cluster.observed.halts == []
+
+
+def is_closed(process: Process) -> bool:
+    return process.core is not None and process.core.state.closed is not None
