@@ -9,13 +9,17 @@ from typing import Any
 import msgspec
 import trio
 
-from consensus.messages import VoteKind, Votes
+from consensus.evidence import offences_of
+from consensus.messages import Block, BlockEvidence, Proposal, VoteKind, Votes, hash_of
 from gossip.network import Lane
+from gossip.reasons import GossipReason
 from ledger.staking.state import get_punishment
 from node.genesis import GenesisDocument
 from node.genesis_defaults import default_staking
 from node.storage.epoch_files import EpochFiles
-from primitives.codec import encode
+from node.storage.evidence_files import EvidenceFiles
+from primitives.codec import decode_own, encode
+from tests.consensus.builders import a_block as an_unjustified_block
 from tests.node import network_of_nodes
 from tests.node.network_of_nodes import Nodes, a_genesis, running_nodes
 from tests.node.test_node_cluster import a_vote, inject
@@ -95,3 +99,25 @@ async def test_a_node_without_journal_and_watermark_watches_and_then_signs_again
         await nodes.stop(3)
         await nodes.start(nursery, 3)
         assert not nodes[3].observer
+
+
+async def test_a_vote_for_an_unjustified_block_is_refused_and_proved(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Its block claims to stand on genesis and skips four views without saying why."""
+    async with running_nodes(tmp_path, monkeypatch) as (nodes, _):
+        await nodes.wait_height(1)
+        block = an_unjustified_block(5, epoch=nodes[0].core.epoch)
+        vote = a_vote(nodes, 5, hash_of(block.header), signer=3, key=3)
+        inject(nodes, 0, 3, Lane.BULK, encode(Proposal(block, vote)))
+        kept = nodes.config(0).data_path / "evidence"
+        with trio.fail_after(5):
+            while not kept.is_dir() or not list(kept.glob("*.msgpack")):  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        assert EvidenceFiles(kept).load() == [BlockEvidence(vote, block.header, block.justification)]
+        assert nodes.network(0).blamed == [(3, GossipReason.INVALID_MESSAGE)]
+        height = nodes[0].ledger.final_height
+        await nodes.wait_height(height + 12)
+        stored = [nodes[1].store.block_at(at) or b"" for at in range(1, height + 12)]
+        named = [offences_of(decode_own(Block, raw).evidence) for raw in stored]
+        assert [one for one in named if one] == [((3, 0, "E6", 5),)]
