@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import lmdb
 
+from primitives.codec import Wire, decode_own, encode
 from primitives.errors import OperatorError, ensure
 
 MAP_BYTES_START = 256 * 1024 * 1024
@@ -30,7 +31,25 @@ LEAF_KEY_BYTES_MAX = 511
 T = TypeVar("T")
 _DATABASES = ("block", "proof", "events", "hash", "height", "ids", "transaction", "leaf", "view", "meta")
 _VERSION = b"1"
+_UNDO = b"undo"
+"""In `view`: the leaves that the newest block changed, as they were before it."""
 _HASH_BYTES = 32
+
+
+class _Undo(Wire):
+    height_key: bytes
+    former: tuple[tuple[bytes, bytes | None], ...]
+
+
+class Before(NamedTuple):
+    """The newest final block, and the state before it, which its header commits to."""
+
+    height: int
+    block: bytes
+    proof: bytes
+    """Empty when a later block proves this one."""
+    leaves: list[tuple[bytes, bytes]]
+    """By key."""
 
 
 class Tip(NamedTuple):
@@ -159,11 +178,14 @@ class BlockStore:
         transaction.put(block.block_hash, key, db=self._databases["height"])
         for transaction_id in block.transaction_ids:
             transaction.put(transaction_id, key, db=self._databases["transaction"])
+        former: list[tuple[bytes, bytes | None]] = []
         for leaf_key, value in block.leaves:
+            former.append((leaf_key, _owned(transaction.get(leaf_key, db=self._databases["leaf"]))))
             if value is None:
                 transaction.delete(leaf_key, db=self._databases["leaf"])
             else:
                 transaction.put(leaf_key, value, db=self._databases["leaf"])
+        transaction.put(_UNDO, encode(_Undo(key, tuple(former))), db=self._databases["view"])
         for name, blob in block.views.items():
             transaction.put(name.encode(), blob, db=self._databases["view"])
 
@@ -239,6 +261,33 @@ class BlockStore:
         def scan(transaction: Any) -> list[tuple[bytes, bytes]]:
             with transaction.cursor(db=self._databases["leaf"]) as cursor:
                 return list(_from(cursor, prefix))
+
+        return self._read(scan)
+
+    def before_tip(self) -> Before | None:
+        """The newest final block and every leaf before it, of one moment; None before the first block.
+
+        None also for a store that an older version of this program wrote last: with the next block it is there.
+        """
+
+        def scan(transaction: Any) -> Before | None:
+            tip, raw = self._tip_of(transaction), transaction.get(_UNDO, db=self._databases["view"])
+            if tip is None or tip.height == 0 or raw is None:
+                return None
+            undo, key = decode_own(_Undo, bytes(raw)), _height_key(tip.height)
+            if undo.height_key != key:
+                return None
+            with transaction.cursor(db=self._databases["leaf"]) as cursor:
+                leaves = dict(_from(cursor, b""))
+            for leaf_key, value in undo.former:
+                if value is None:
+                    leaves.pop(leaf_key, None)
+                else:
+                    leaves[leaf_key] = value
+            block, proof = (
+                bytes(transaction.get(key, db=self._databases[one])) for one in ("block", "proof")
+            )
+            return Before(tip.height, block, proof, sorted(leaves.items()))
 
         return self._read(scan)
 

@@ -38,5 +38,10 @@ class EpochFiles:
         path = self._path(epoch + 1)
         return decode_own(_EpochFile, path.read_bytes()).proof if path.exists() else None
 
+    def opened(self, epoch: int) -> OpenedEpoch | None:
+        """An epoch that began here; None for epoch 0, which genesis describes."""
+        path = self._path(epoch)
+        return decode_own(_EpochFile, path.read_bytes()).opened if path.exists() else None
+
     def _path(self, number: int) -> Path:
         return self.directory / f"{number:010d}.msgpack"
