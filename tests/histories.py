@@ -30,7 +30,7 @@ from ledger.transactions import (
 )
 from primitives.amounts import NS, USD
 from primitives.codec import encode
-from tests.ledger.exchange import BTC_TICKS, DAY_NS, REPORTERS, START_NS, Exchange, a_report
+from tests.ledger.exchange import BTC_TICKS, DAY_NS, REPORTERS, START_NS, Exchange, a_genesis, a_report
 
 HOUR_NS = 3_600 * NS
 NAMES = ("alice", "bob", "carol", "dave", "erin", "maker")
@@ -67,9 +67,11 @@ class History:
 
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
-        self.exchange = Exchange(
-            instruments(), alice=10_000, bob=25_000, carol=80_000, dave=5_000, erin=40_000, maker=5_000_000
-        )
+        cash_usd = dict(zip(NAMES, (10_000, 25_000, 80_000, 5_000, 40_000, 5_000_000), strict=True))
+        # A small fund and sometimes a small vault: debts go all the way down the waterfall.
+        vault_usd = self.random.choice((0, 30_000))
+        genesis = a_genesis(cash_usd, instruments(), vault_usd=vault_usd, insurance_fund_uusd=3_000 * USD)
+        self.exchange = Exchange().start(genesis)
         self.btc_usd = 100_000.0
 
     def blocks(self, count: int) -> Iterator[Block]:
@@ -157,7 +159,7 @@ class History:
 
     def _close(self) -> Block:
         exchange, random = self.exchange, self.random
-        move = random.gauss(0, 0.002) if random.random() > 0.04 else random.uniform(-0.12, 0.12)
+        move = random.gauss(0, 0.002) if random.random() > 0.04 else random.uniform(-0.45, 0.45)
         self.btc_usd = min(180_000.0, max(50_000.0, self.btc_usd * (1 + move)))
         exchange.vol_ppm = min(1_500_000, max(250_000, exchange.vol_ppm + random.randint(-20_000, 20_000)))
         exchange.now_ns += random.choice([1, 1, 2, 4, 4, 4, 5, 16, 30]) * NS

@@ -35,6 +35,7 @@ from ledger.listing import Listing
 from ledger.matching.book import Book
 from ledger.matching.orders import RestingOrder
 from ledger.oracle import UnderlyingOracle
+from ledger.settlement.state import Liquidation, get_protection, liquidation_key
 from ledger.state import Clock, Marks, State, Supply, Totals
 from ledger.state_keys import (
     KEY_CLOCK,
@@ -58,6 +59,7 @@ from tests.naive.oracle import DECAY_BLOCKS, NaiveOracle
 from tests.naive.root import naive_root
 from tests.naive.settlement import NaiveAverage
 from tests.naive.transactions import execute
+from tests.naive.waterfall import absorb_debts, end_recovered
 
 HEALTH_NAMES = ("healthy", "reduce_only", "liquidation")
 
@@ -79,8 +81,13 @@ class NaiveLedger:
         self.averages: dict[tuple[int, int], NaiveAverage] = {}
         self.settled: dict[int, int] = {}
         self.height, self.time_ns, self.next_order_id, self.silent_blocks = 0, state.clock.time_ns, 1, 0
-        self.unruled = {key: raw for key, raw in state.all_leaves() if key[:1] not in b"abciormstw"}
+        self.unruled = {key: raw for key, raw in state.all_leaves() if key[:1] not in b"abciormst"}
         self.marks: Marks | None = None
+        self.protection = get_protection(state)
+        self.liquidations: dict[AccountKey, Liquidation] = {}
+        self.margins: dict[AccountKey, NaiveMargin] = {}
+        self.held_before: dict[AccountKey, dict[int, int]] = {}
+        """Lots of each account when the block's margins were computed."""
         self.events: list[Event] = []
 
     # --- one block ---
@@ -98,7 +105,14 @@ class NaiveLedger:
         self.rows = Rows(risk)
         live = [item for item in sorted(self.instruments) if item not in self.settled]
         assert live == sorted(self.rows.row_of), "the kernel priced what is live"
-        margins = self._margin_everyone()
+        debt_before_uusd = self.supply["debt_uusd"]
+        healths_before = {key: item.health for key, item in self.accounts.items()}
+        margins = self.margins = self._margin_everyone()
+        self.held_before = {
+            key: {instrument: lots for instrument, (lots, _) in item.positions.items()}
+            for key, item in self.accounts.items()
+        }
+        end_recovered(self, healths_before)
         if self.silent_blocks < DECAY_BLOCKS:
             for key in sorted(margins):
                 if margins[key].mm_excess_uusd < 0:
@@ -108,7 +122,7 @@ class NaiveLedger:
             {item.instrument for item in self.orders.values() if item.height == self.height}
         ):
             self._call(self.instruments[instrument])
-        self._absorb_debts()
+        absorb_debts(self, debt_before_uusd)
         marks = tuple((item, self.rows.mark[self.rows.row_of[item]]) for item in live)
         raw = b"".join(
             getattr(margins[key], name).to_bytes(8, "little", signed=True)
@@ -131,13 +145,6 @@ class NaiveLedger:
                     HealthChanged(*key, HEALTH_NAMES[health], margin.im_excess_uusd, margin.mm_excess_uusd)
                 )
         return margins
-
-    def _absorb_debts(self) -> None:
-        for key, account in sorted(self.accounts.items()):
-            paid = min(-account.cash_uusd, self.supply["fund_uusd"])
-            if paid > 0 and not account.positions:
-                self.supply["fund_uusd"] -= paid
-                self.move_cash(key, paid, "insurance_fund")
 
     # --- orders ---
 
@@ -198,12 +205,12 @@ class NaiveLedger:
             elif order is not None and order.time_in_force == 1:
                 self.cancel(order, "immediate_or_cancel")
         for key in sorted(accounts):
-            self._trim(key, instrument.id)
+            self.trim(key, instrument.id)
 
     def _trade(self, instrument: Instrument, buy: Order, sell: Order, lots: int, price: int) -> None:
         fees = []
         for order, signed in ((buy, lots), (sell, -lots)):
-            self._give(order.account, instrument, signed, price)
+            self.give(self.accounts[order.account], instrument, signed, price)
             order.lots -= lots
             fees.append(self._fee(instrument, lots, price, is_maker=order.height < self.height))
             self.accounts[order.account].cash_uusd -= fees[-1]
@@ -212,9 +219,8 @@ class NaiveLedger:
             Trade(instrument.id, price, lots, buy.id, sell.id, *buy.account, *sell.account, *fees)
         )
 
-    def _give(self, key: AccountKey, instrument: Instrument, lots: int, price: int) -> None:
+    def give(self, account: NaiveAccount, instrument: Instrument, lots: int, price: int) -> None:
         """Lots for cash; a perpetual's price goes into its cost, and what is closed is realised in cash."""
-        account = self.accounts[key]
         held, cost = account.positions.pop(instrument.id, (0, 0))
         value = lots * price // instrument.lots_per_contract
         if instrument.kind != Kind.PERPETUAL:
@@ -239,7 +245,7 @@ class NaiveLedger:
         index = self.oracle.agreed[instrument.underlying].index_uusd
         return min(-(-index * lots * rate // per), -(-price * lots * parameters.option_fee_cap_ppm // per))
 
-    def _trim(self, key: AccountKey, instrument: int) -> None:
+    def trim(self, key: AccountKey, instrument: int) -> None:
         """Reduce-only orders beyond what is left to reduce go, the newest first."""
         held = self.accounts[key].positions.get(instrument, (0, 0))[0]
         for is_buy in (True, False):
@@ -344,6 +350,7 @@ class NaiveLedger:
         values |= {oracle_key(number): item for number, item in self.oracle.agreed.items()}
         values |= {reporter_key(number): item for number, item in self.oracle.reporters.items()}
         values |= {window_key(*key): item.leaf(total, carry) for key, item in self.averages.items()}
+        values |= {liquidation_key(key): item for key, item in self.liquidations.items()}
         return self.unruled | {key: encode(value) for key, value in values.items()}
 
     def root(self) -> bytes:

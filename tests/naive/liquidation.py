@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ledger.events import LiquidationStep
 from ledger.instruments import Instrument, Kind
 from tests.naive.call import Order
+from tests.naive.waterfall import advance
 
 if TYPE_CHECKING:
     from tests.naive.account import AccountKey
@@ -22,6 +23,7 @@ def liquidate(ledger: NaiveLedger, key: AccountKey, margin: NaiveMargin) -> None
     own = [order for order in ledger.orders.values() if order.account == key]
     for order in sorted(own, key=lambda item: (item.instrument, item.id)):
         ledger.cancel(order, "liquidation")
+    advance(ledger, key)
     target = _worst_position(ledger, key, margin)
     if target is None:
         return

@@ -15,8 +15,9 @@ E8_PER_UUSD = 100
 
 
 class NaiveMargin(NamedTuple):
-    """Excesses in micro-USD, and each underlying's worst scenario (by its place in the risk arrays)."""
+    """Value at the marks and excesses in micro-USD; each underlying's worst scenario, by its place in the arrays."""
 
+    mtm_uusd: int
     im_excess_uusd: int
     mm_excess_uusd: int
     worst_scenario: dict[int, int]
@@ -91,7 +92,7 @@ def naive_margin(
     mm, im, oracle = _contingencies(rows, holdings)
     equity = mtm + cash_uusd
     slippage = _slippage(rows, orders)
-    return NaiveMargin(equity + im_loss - mm - im - oracle + slippage, equity + mm_loss - mm, worst)
+    return NaiveMargin(mtm, equity + im_loss - mm - im - oracle + slippage, equity + mm_loss - mm, worst)
 
 
 def _holdings(

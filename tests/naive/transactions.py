@@ -24,6 +24,7 @@ from primitives.signing import address_of
 from tests.naive.account import LIQUIDATION, REDUCE_ONLY, AccountKey, NaiveAccount
 from tests.naive.call import Order, on_grid
 from tests.naive.margin import naive_margin
+from tests.naive.waterfall import haircut_uusd
 
 if TYPE_CHECKING:
     from tests.naive.ledger import NaiveLedger
@@ -127,6 +128,8 @@ def _deposit(ledger: NaiveLedger, sent: Sent, action: object) -> str | None:
     if sent.public_key != ledger.genesis.custodian_key:
         return "not_custodian"
     key = (action.owner, action.subaccount)
+    if _is_for_sale(ledger, key):
+        return "auction_under_way"
     ledger.accounts.setdefault(key, NaiveAccount(0))
     ledger.supply["deposited_uusd"] += action.amount_uusd
     ledger.move_cash(key, action.amount_uusd, "deposit")
@@ -145,14 +148,23 @@ def _move_out(ledger: NaiveLedger, sent: Sent, action: object) -> str | None:
     if account.cash_uusd < amount or margin.im_excess_uusd < 0:
         return "insufficient_margin"
     if isinstance(action, Withdraw):
-        ledger.supply["withdrawn_uusd"] += amount
+        kept = haircut_uusd(ledger, amount)
+        ledger.supply["debt_uusd"] -= kept
+        ledger.supply["withdrawn_uusd"] += amount - kept
         ledger.move_cash(sent.key, -amount, "withdrawal")
     else:
         target = (sent.key[0], action.to_subaccount)
+        if _is_for_sale(ledger, target):
+            return "auction_under_way"
         ledger.accounts.setdefault(target, NaiveAccount(0))
         ledger.move_cash(sent.key, -amount, "transfer")
         ledger.move_cash(target, amount, "transfer")
     return None
+
+
+def _is_for_sale(ledger: NaiveLedger, key: AccountKey) -> bool:
+    leaf = ledger.liquidations.get(key)
+    return leaf is not None and leaf.auction_ns > 0
 
 
 # --- orders ---
