@@ -16,7 +16,8 @@ from primitives.errors import ProtocolViolation
 
 
 class Position(Wire):
-    """Signed lots (never 0); `cost_uusd` is what was paid for a perpetual, 0 for an option."""
+    """Signed lots (never 0); `cost_uusd` is what was paid for a perpetual, less funding.py's number; 0 for an
+    option."""
 
     instrument: U32
     lots: I64

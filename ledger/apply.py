@@ -1,6 +1,6 @@
 """apply_block, the one entrance through which the ledger's state changes, and validate_block before it. Pure.
 
-Phases of a block (market.md section 4): oracle, penalties, settlement, marks and every account's margin,
+Phases of a block (market.md section 4): oracle, funding, penalties, settlement, marks and every account's margin,
 liquidation; cancels; cash; stake; orders; one uniform-price call per instrument; what the fund bears; fees and,
 once an epoch, rewards and a validator set. Transactions are processed by owner, sub-account, nonce and id, so
 their order inside the block has no effect.
@@ -14,6 +14,7 @@ from ledger.admission import read_or_refuse, read_transaction
 from ledger.calls import run_calls
 from ledger.events import Event
 from ledger.execution import execute_transactions
+from ledger.funding import accrue_funding
 from ledger.invariants import check_invariants
 from ledger.oracle import apply_reports, check_update, decode_update
 from ledger.prices import keep_prices
@@ -113,6 +114,8 @@ def apply_block(state: State, context: BlockContext, transactions: tuple[bytes, 
     silent = 0 if reports else state.clock.blocks_without_oracle + 1
     state.put(KEY_CLOCK, Clock(context.height, context.time_ns, state.clock.next_order_id, silent))
     apply_reports(state, reports, context.time_ns)
+    if reports:
+        accrue_funding(state, context.time_ns)
     workspace = Workspace(state, context.height, context.time_ns)
     begin_staking(workspace, reports, context.observations)
     settle_expiries(workspace, has_update=bool(reports))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from ledger.funding import funding_uusd
 from ledger.instruments import Instrument, Kind, Underlying
 from ledger.margin.portfolio import PortfolioTable, Position
 from ledger.margin.requirements import compute_margins
@@ -66,9 +70,11 @@ def build_risk(state: State, markets: dict[Underlying, UnderlyingMarket]) -> Ris
     """Risk arrays of everything live at the state's own time."""
     instruments = live_instruments(state)
     parameters = {Underlying(item.underlying): item.margin for item in state.genesis.underlyings}
-    return build_risk_arrays(
+    risk = build_risk_arrays(
         state.clock.time_ns, instruments, markets, parameters, settlement_progress(state, instruments)
     )
+    paid = np.array([funding_uusd(state, item) for item in instruments], dtype=np.int64)
+    return replace(risk, basis_uusd=risk.mark_uusd - paid)
 
 
 class Prices:

@@ -16,6 +16,7 @@ from ledger.accounts import (
     trade_perpetual,
 )
 from ledger.events import Event, OrderCancelled
+from ledger.funding import funding_uusd
 from ledger.instruments import Instrument, Kind
 from ledger.matching.book import Book
 from ledger.matching.orders import AccountKey, RestingOrder
@@ -131,7 +132,8 @@ class Workspace:
 
     def trade(self, account: OpenAccount, instrument: Instrument, lots: int, price_uusd: int) -> None:
         """Give an account `lots` (signed, + buys) of an instrument at a price per contract on the grid."""
-        value_uusd = lots * price_uusd // instrument.lots_per_contract
+        basis_uusd = price_uusd - funding_uusd(self.state, instrument)
+        value_uusd = lots * basis_uusd // instrument.lots_per_contract
         held, cost_uusd = account.positions.get(instrument.id, (0, 0))
         if instrument.kind == Kind.PERPETUAL:
             new_lots, new_cost, cash = trade_perpetual(held, cost_uusd, lots, value_uusd)

@@ -13,7 +13,7 @@ from ledger.genesis import (
 )
 from ledger.instruments import LOTS_PER_CONTRACT, Instrument, Kind, Underlying
 from ledger.margin.parameters import default_margin_parameters
-from ledger.settlement.parameters import AuctionParameters, ProtectionParameters
+from ledger.settlement.parameters import AuctionParameters, FundingParameters, ProtectionParameters
 from ledger.staking.parameters import GenesisStake, StakingParameters
 from ledger.trading.parameters import TradingParameters
 from node.genesis import GENESIS_VERSION, ConsensusParameters, GenesisDocument, ValidatorEntry
@@ -170,6 +170,7 @@ def default_protection(vault_uusd: int = 1_000_000 * USD) -> ProtectionParameter
             insolvent_ns=3_600 * NS,
         ),
         vault_uusd=vault_uusd,
+        funding=FundingParameters(period_ns=8 * 3_600 * NS, premium_max_ppm=5_000, gap_ns_max=60 * NS),
     )
 
 

@@ -361,11 +361,11 @@ def _contingencies(risk: RiskArrays, strike_lots: Ints, layout: Layout) -> tuple
 def mark_to_market(
     risk: RiskArrays, portfolios: Portfolios, layout: Layout, counts: Bools | None = None
 ) -> Ints:
-    """Per account: each position's lots * mark / lots_per_contract rounded down, less cost.
+    """Per account: each position's lots * basis / lots_per_contract rounded down, less cost.
 
     `counts`, shape (P,), says which positions; all if None.
     """
-    unit = risk.mark_uusd * (VALUE_SCALE // risk.lots_per_contract)
+    unit = risk.basis_uusd * (VALUE_SCALE // risk.lots_per_contract)
     value = portfolios.lots * unit[layout.rows] // VALUE_SCALE - portfolios.cost_uusd
     return account_sums(value if counts is None else np.where(counts, value, 0), portfolios.offsets)
 

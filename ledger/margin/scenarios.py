@@ -63,6 +63,8 @@ class RiskArrays:
     lots_per_contract: Ints
     mark_uusd: Ints
     """(I,), per contract; a perpetual's is the index to the nearest multiple of lots_per_contract."""
+    basis_uusd: Ints
+    """(I,), what a position is valued at before its cost: the mark, less a perpetual's cumulative funding."""
     delta_ppm: Ints
     """(I,), per contract, discounted forward delta; 1e6 for a perpetual."""
     gamma_e12: Ints
@@ -411,6 +413,7 @@ def _assemble(
         underlying=underlying_index,
         lots_per_contract=rows.lots_per_contract,
         mark_uusd=book.mark,
+        basis_uusd=book.mark,
         delta_ppm=book.delta,
         gamma_e12=book.gamma,
         vega_uusd=book.vega,

@@ -28,11 +28,20 @@ class AuctionParameters(Wire):
     insolvent_ns: U63
 
 
+class FundingParameters(Wire):
+    """A perpetual's premium, clamped, is paid once in `period_ns`; longer gaps between blocks are not charged."""
+
+    period_ns: U63
+    premium_max_ppm: U32
+    gap_ns_max: U63
+
+
 class ProtectionParameters(Wire):
     """What protects the exchange from its accounts; `vault_uusd` is the backstop vault's cash at genesis."""
 
     auction: AuctionParameters
     vault_uusd: U63
+    funding: FundingParameters
 
 
 def protection_rules(protection: ProtectionParameters) -> Iterator[tuple[bool, str]]:
@@ -50,3 +59,7 @@ def protection_rules(protection: ProtectionParameters) -> Iterator[tuple[bool, s
     )
     yield 0 < auction.fast_ns < auction.slow_ns <= 7 * DAY_NS, "an auction lasts a week at most"
     yield 0 < auction.insolvent_ns <= DAY_NS, "an insolvent auction lasts a day at most"
+    funding = protection.funding
+    yield 3_600 * NS <= funding.period_ns <= DAY_NS, "a funding period is an hour to a day"
+    yield funding.premium_max_ppm <= PPM // 20, "funding is at most 5 % in a period"
+    yield funding.gap_ns_max <= funding.period_ns, "a gap that is charged is at most a period"

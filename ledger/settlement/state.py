@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ledger.matching.orders import AccountKey
 from ledger.settlement.parameters import ProtectionParameters
-from primitives.codec import U8, U63, Bytes20, Wire
+from primitives.codec import I64, U8, U32, U63, Bytes20, Wire
 from primitives.hashing import digest
 
 if TYPE_CHECKING:
@@ -29,12 +29,30 @@ class Liquidation(Wire):
     reserved_uusd: U63
 
 
-LEAF_KINDS: dict[int, type[Wire]] = {ord("l"): Liquidation, ord("p"): ProtectionParameters}
+class Funding(Wire):
+    """What a long contract of a perpetual has paid since genesis (1e-6 micro-USD), and the rate from now on."""
+
+    instrument: U32
+    cumulative_e6: I64
+    premium_ppm: I64
+    time_ns: U63
+
+
+LEAF_KINDS: dict[int, type[Wire]] = {
+    ord("f"): Funding,
+    ord("l"): Liquidation,
+    ord("p"): ProtectionParameters,
+}
 
 
 def liquidation_key(key: AccountKey) -> bytes:
     """b"xl", owner, sub-account."""
     return b"xl" + key[0] + bytes((key[1],))
+
+
+def funding_key(instrument: int) -> bytes:
+    """b"xf", instrument id."""
+    return b"xf" + instrument.to_bytes(4, "big")
 
 
 def get_liquidation(state: State, key: AccountKey) -> Liquidation | None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ledger.calls import trim_reduce_only
+from ledger.funding import funding_uusd
 from ledger.instruments import Instrument
 from ledger.margin.requirements import OpenOrder
 from ledger.reasons import CancelReason, LedgerReason
@@ -54,7 +55,8 @@ def excess_after_uusd(
     for instrument_id in sorted(lots):
         instrument = workspace.state.instruments[instrument_id]
         held, cost_uusd = after.positions.pop(instrument_id, (0, 0))
-        cash_uusd -= lots[instrument_id] * _grid_mark(valuation, instrument) // instrument.lots_per_contract
+        basis_uusd = _grid_mark(valuation, instrument) - funding_uusd(workspace.state, instrument)
+        cash_uusd -= lots[instrument_id] * basis_uusd // instrument.lots_per_contract
         if held + lots[instrument_id]:
             after.positions[instrument_id] = held + lots[instrument_id], cost_uusd
         else:
