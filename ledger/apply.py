@@ -23,7 +23,7 @@ from ledger.settlement.expiry import settle_expiries
 from ledger.settlement.insurance_fund import absorb_debts
 from ledger.settlement.liquidation import liquidate
 from ledger.staking.epochs import begin_staking, end_staking
-from ledger.staking.observations import LeaderDelay, Observations, Offence
+from ledger.staking.observations import Observations, Offence
 from ledger.staking.penalties import check_observations
 from ledger.state import Clock, Marks, State
 from ledger.state_keys import KEY_CLOCK, KEY_MARKS
@@ -42,17 +42,11 @@ class BlockContext:
     """What the block's evidence proves, in the shape of staking.observations.Offence."""
     signers: tuple[int, ...] = ()
     """Who signed the parent's certificate, ascending places in the set of the parent's epoch."""
-    delays: tuple[tuple[int, int], ...] = ()
-    """How late proposals were, as validators agreed, in the shape of staking.observations.LeaderDelay."""
 
     @property
     def observations(self) -> Observations:
         """What staking makes of it."""
-        return Observations(
-            tuple(Offence(*item) for item in self.offences),
-            self.signers,
-            tuple(LeaderDelay(*item) for item in self.delays),
-        )
+        return Observations(tuple(Offence(*item) for item in self.offences), self.signers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,9 @@ def decode_report(report: SignedReport, chain_id: bytes) -> OracleReport:
             raise ProtocolViolation(LedgerReason.ORACLE_CONTENT, "slices are not in order of expiry")
         if any(not is_plausible(item) for item in surface.slices):
             raise ProtocolViolation(LedgerReason.ORACLE_CONTENT, "a slice outside its bounds")
+    seen = [(item.height, item.place) for item in content.delays]
+    if seen != sorted(set(seen)):
+        raise ProtocolViolation(LedgerReason.ORACLE_CONTENT, "delays are not in order of height and place")
     if not _is_ascending([item.underlying for item in content.surfaces]):
         raise ProtocolViolation(LedgerReason.ORACLE_CONTENT, "surfaces are not in order of underlying")
     return content

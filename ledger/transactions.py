@@ -25,6 +25,8 @@ PRICE_UUSD_MAX = 10_000_000_000_000
 SLICES_MAX = 32
 """Expiries per underlying in one report."""
 SUBACCOUNT_MAX = 255
+DELAYS_MAX = 16
+"""Proposals whose delay one report tells; older ones are left out."""
 QUOTES_MAX = 128
 """Instruments in one mass quote."""
 LEGS_MAX = 16
@@ -441,6 +443,17 @@ class SurfaceReport(Wire):
     slices: Annotated[tuple[Slice, ...], msgspec.Meta(max_length=SLICES_MAX)]
 
 
+class SeenDelay(Wire):
+    """How late one validator saw a proposal: ppm of the time its leader had, from the validator's own clock.
+
+    `place` is the leader's in the set of the height's epoch.
+    """
+
+    height: U63
+    place: U16
+    delay_ppm: U32
+
+
 class OracleReport(Wire):
     """What one validator sees: index per underlying always, surfaces once per oracle epoch, and its clock."""
 
@@ -449,6 +462,8 @@ class OracleReport(Wire):
     time_ns: U63
     indices: Annotated[tuple[IndexReport, ...], msgspec.Meta(max_length=8)]
     surfaces: Annotated[tuple[SurfaceReport, ...], msgspec.Meta(max_length=8)]
+    delays: Annotated[tuple[SeenDelay, ...], msgspec.Meta(max_length=DELAYS_MAX)]
+    """The newest proposals that it saw, in ascending order of height and place."""
 
 
 class SignedReport(Wire):

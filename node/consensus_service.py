@@ -167,7 +167,9 @@ class ConsensusService:
         if isinstance(message, Proposal):
             header, now_ns = message.block.header, time.monotonic_ns()
             self._remember(self.seen_ns, hash_of(header), now_ns)
-            self.delays.on_proposal(header.epoch, header.view, header.proposer, now_ns)
+            delay_ppm = self.delays.on_proposal(header.epoch, header.view, header.proposer, now_ns)
+            if delay_ppm is not None:
+                self.delays.keep(header.height, header.proposer, delay_ppm)
         await self._send.send(MessageReceived(peer, message))
 
     async def _readmit(self, effect: Readmit) -> None:

@@ -2,12 +2,15 @@
 
 The time that a leader has is T_prop: a block that comes later gets no vote. Whoever often comes in the last
 fifth of it delays on purpose, or is too slow to lead. What is measured is ours alone: the network's part in it
-is the same for every leader.
+is the same for every leader. Reports tell it to the ledger, which takes the median of all validators.
 """
 
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from ledger.staking.penalties import DELAY_PPM_MAX
+from ledger.transactions import DELAYS_MAX, SeenDelay
 
 PPM = 1_000_000
 LATE_FROM_PPM = 800_000
@@ -33,6 +36,7 @@ class LeaderDelays:
             registry=registry,
         )
         self.smoothed_ppm: dict[int, int] = {}
+        self._seen: dict[tuple[int, int], int] = {}
         self.late: dict[int, int] = {}
         self._place = (0, 0)
         self._leader: int | None = None
@@ -61,6 +65,16 @@ class LeaderDelays:
         self._place, self._leader = (epoch, view), None
         self._note(leader, delay_ppm)
         return delay_ppm
+
+    def keep(self, height: int, leader: int, delay_ppm: int) -> None:
+        """Remember a measured delay for our next reports; the oldest of more than DELAYS_MAX is forgotten."""
+        self._seen[height, leader] = min(delay_ppm, DELAY_PPM_MAX)
+        while len(self._seen) > DELAYS_MAX:
+            self._seen.pop(next(iter(self._seen)))
+
+    def seen(self) -> tuple[SeenDelay, ...]:
+        """What our reports tell the ledger, in their order."""
+        return tuple(SeenDelay(*key, self._seen[key]) for key in sorted(self._seen))
 
     def _note(self, leader: int, delay_ppm: int) -> None:
         before = self.smoothed_ppm.get(leader, delay_ppm)

@@ -37,7 +37,7 @@ def _is_wanted(state: State, height: int, time_ns: int, offence: Offence) -> boo
     if not is_staking(state):
         return True
     try:
-        check_observations(state, height, time_ns, Observations((offence,), (), ()))
+        check_observations(state, height, time_ns, Observations((offence,), ()))
     except ProtocolViolation:
         return False
     epoch_set = get_epoch_set(state, offence.epoch)

@@ -15,7 +15,14 @@ import trio
 from gossip.network import Network
 from ledger.instruments import Instrument, Underlying
 from ledger.market import Slice
-from ledger.transactions import IndexReport, OracleReport, SignedReport, SurfaceReport, report_sign_bytes
+from ledger.transactions import (
+    IndexReport,
+    OracleReport,
+    SeenDelay,
+    SignedReport,
+    SurfaceReport,
+    report_sign_bytes,
+)
 from node.clock import MarketClock
 from node.messages import ReportMessage, lane_of
 from node.oracle.aggregate import (
@@ -88,10 +95,14 @@ class OracleService:
         pool: ReportPool,
         instruments: Sequence[Instrument],
         marks: Callable[[], Mapping[int, int]],
+        delays: Callable[[], tuple[SeenDelay, ...]],
         index_interval_ms: int,
         surface_interval_ms: int,
     ) -> None:
-        """`marks`: the chain's mark of each instrument, micro-USD, for measuring epsilon against our venues."""
+        """`marks`: the chain's mark of each instrument, micro-USD, for measuring epsilon against our venues.
+
+        `delays`: how late we saw the newest proposals.
+        """
         self._reporter = reporter
         self._key = key
         self._chain_id = chain_id
@@ -103,6 +114,7 @@ class OracleService:
         self._index_interval_s = index_interval_ms / 1000
         self._surface_every = max(1, surface_interval_ms // index_interval_ms)
         self._marks = marks
+        self._delays = delays
         self._series = {
             (item.underlying, item.expiry_ns, item.strike_uusd, item.kind): item.id for item in instruments
         }
@@ -144,7 +156,7 @@ class OracleService:
         indices = self._look(now_ns)
         if not indices:
             return
-        report = OracleReport(self._chain_id, self._reporter, now_ns, indices, self._surfaces)
+        report = OracleReport(self._chain_id, self._reporter, now_ns, indices, self._surfaces, self._delays())
         payload = encode(report)
         signed = SignedReport(payload, self._reporter, self._key.sign(report_sign_bytes(payload)))
         self._pool.add(now_ns, signed)

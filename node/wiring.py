@@ -299,6 +299,7 @@ class Wiring:
             pool=self.reports,
             instruments=self.genesis.ledger.instruments,
             marks=self.ledger.marks_uusd,
+            delays=self.consensus.delays.seen,
             index_interval_ms=config.oracle.index_interval_ms,
             surface_interval_ms=config.oracle.surface_interval_ms,
         )

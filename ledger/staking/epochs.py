@@ -115,7 +115,7 @@ def begin_staking(workspace: Workspace, reports: Sequence[OracleReport], seen: O
     if is_staking(workspace.state):
         punish(workspace, seen.offences)
         count_missed(workspace, seen.signers)
-        count_delays(workspace, seen.delays)
+        count_delays(workspace, reports)
         count_deviations(workspace, reports)
 
 

@@ -18,18 +18,9 @@ class Offence(NamedTuple):
     view: int
 
 
-class LeaderDelay(NamedTuple):
-    """How late a leader's proposal was, as validators agreed: ppm of the view timer, 1_000_000 at its end."""
-
-    leader: int
-    """Place in the validator set of the parent's epoch."""
-    delay_ppm: int
-
-
 class Observations(NamedTuple):
     """Everything that consensus says with one block."""
 
     offences: tuple[Offence, ...]
     signers: tuple[int, ...]
     """Ascending places in the set of the parent's epoch; empty when the parent has no certificate."""
-    delays: tuple[LeaderDelay, ...]

@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from ledger.oracle import has_quorum, weighted_median
 from ledger.staking.events import Jailed, Slashed
-from ledger.staking.observations import FORK, LeaderDelay, Observations, Offence
+from ledger.staking.observations import FORK, Observations, Offence
 from ledger.staking.parameters import SET_NOTICE_EPOCHS
 from ledger.staking.reasons import StakingReason
 from ledger.staking.state import (
+    KEY_DELAYS_COUNTED,
     Activity,
+    DelaysCounted,
     EpochSet,
     Punishment,
     SetMember,
@@ -68,8 +71,6 @@ def check_observations(state: State, height: int, time_ns: int, seen: Observatio
     places = {item.place for item in parent_set(state, height).members}
     if list(seen.signers) != sorted(set(seen.signers)) or not places.issuperset(seen.signers):
         raise ProtocolViolation(StakingReason.BAD_OBSERVATION, "signers are members, ascending, each once")
-    if any(delay.leader not in places or delay.delay_ppm < 0 for delay in seen.delays):
-        raise ProtocolViolation(StakingReason.BAD_OBSERVATION, "a delay is a member's and not negative")
 
 
 def _check_offence(state: State, height: int, time_ns: int, offence: Offence) -> None:
@@ -224,24 +225,43 @@ def count_missed(workspace: Workspace, signers: Sequence[int]) -> None:
         state.put(activity_key(member.validator), replace(activity, missed=missed))
 
 
-def count_delays(workspace: Workspace, delays: Sequence[LeaderDelay]) -> None:
-    """Note how late leaders proposed."""
+def count_delays(workspace: Workspace, reports: Sequence[OracleReport]) -> None:
+    """Note how late leaders proposed: for each proposal the weighted lower median of what reporters saw.
+
+    A proposal counts once two thirds of the voting power tell of it in one block; one that they do not tell of
+    before a later height is counted is left out.
+    """
+    state, parameters = workspace.state, workspace.state.genesis.staking
+    before: DelaysCounted | None = state.leaves.get(KEY_DELAYS_COUNTED)
+    done = 0 if before is None else before.height
+    votes: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for report in reports:
+        weight = state.genesis.reporters[report.reporter].weight
+        for seen in report.delays:
+            if done < seen.height < workspace.height:
+                votes.setdefault((seen.height, seen.place), []).append((weight, seen.delay_ppm))
+    agreed = [key for key in sorted(votes) if has_quorum(state, sum(weight for weight, _ in votes[key]))]
+    for height, place in agreed:
+        found = get_epoch_set(state, parameters.epoch_of(height))
+        member = None if found is None else found.member_at(place)
+        if member is not None:
+            _note_delay(workspace, member.validator, weighted_median(votes[height, place]))
+    if agreed:
+        state.put(KEY_DELAYS_COUNTED, DelaysCounted(agreed[-1][0]))
+
+
+def _note_delay(workspace: Workspace, number: int, seen_ppm: int) -> None:
     state, parameters, height = workspace.state, workspace.state.genesis.staking, workspace.height
-    numbers = {item.place: item.validator for item in parent_set(state, height).members}
-    for delay in delays:
-        number, delay_ppm = numbers[delay.leader], min(delay.delay_ppm, DELAY_PPM_MAX)
-        before = get_activity(state, number)
-        is_late = delay_ppm >= parameters.late_from_ppm
-        smoothed = (before.leader_delay_ppm * (DELAY_MEMORY - 1) + delay_ppm) // DELAY_MEMORY
-        state.put(
-            activity_key(number),
-            replace(
-                before,
-                led=count(before.led, height, parameters),
-                late=count(before.late, height, parameters) if is_late else before.late,
-                leader_delay_ppm=smoothed,
-            ),
-        )
+    before, delay_ppm = get_activity(state, number), min(seen_ppm, DELAY_PPM_MAX)
+    is_late = delay_ppm >= parameters.late_from_ppm
+    smoothed = (before.leader_delay_ppm * (DELAY_MEMORY - 1) + delay_ppm) // DELAY_MEMORY
+    changed = replace(
+        before,
+        led=count(before.led, height, parameters),
+        late=count(before.late, height, parameters) if is_late else before.late,
+        leader_delay_ppm=smoothed,
+    )
+    state.put(activity_key(number), changed)
 
 
 def count_deviations(workspace: Workspace, reports: Sequence[OracleReport]) -> None:

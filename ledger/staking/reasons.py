@@ -39,4 +39,4 @@ class StakingReason(StrEnum):
     """Evidence of an epoch to come, or of a validator that its epoch's set does not have."""
     EVIDENCE_TOO_OLD = "evidence_too_old"
     BAD_OBSERVATION = "bad_observation"
-    """Signers or a leader that the epoch's set does not have, or signers out of order."""
+    """Signers that the set of the parent's epoch does not have, or out of order."""

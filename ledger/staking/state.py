@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ledger.state import State
 
 KEY_STAKING_TOTALS = b"kt"
+KEY_DELAYS_COUNTED = b"kh"
 NO_TARGET = 2**32 - 1
 """In place of a validator's number: the stake is paid out."""
 
@@ -140,11 +141,18 @@ class KeyOwner(Wire):
     validator: U32
 
 
+class DelaysCounted(Wire):
+    """The highest height whose proposals' delays are counted: each is counted once."""
+
+    height: U63
+
+
 NO_ACTIVITY = Activity((), (), (), (), 0)
 LEAF_KINDS: dict[int, type[Wire]] = {
     ord("a"): Activity,
     ord("d"): Delegation,
     ord("e"): EpochSet,
+    ord("h"): DelaysCounted,
     ord("k"): KeyOwner,
     ord("o"): Punishment,
     ord("p"): StakingParameters,

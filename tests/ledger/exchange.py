@@ -26,6 +26,7 @@ from ledger.transactions import (
     IndexReport,
     OracleReport,
     PlaceOrder,
+    SeenDelay,
     Side,
     SignedReport,
     SignedTransaction,
@@ -146,13 +147,14 @@ def a_report(
     *,
     expiries: Sequence[int] = (),
     vol_ppm: int = 500_000,
+    delays: Sequence[SeenDelay] = (),
 ) -> SignedReport:
     """What an honest reporter signs; `expiries` get slices."""
     index_uusd = int(btc_usd * USD)
     slices = tuple(a_slice(item, time_ns, index_uusd, vol_ppm) for item in sorted(expiries) if item > time_ns)
     surfaces = (SurfaceReport(Underlying.BTC, slices),) if slices else ()
     indices = (IndexReport(Underlying.BTC, index_uusd), IndexReport(Underlying.ETH, 4_000 * USD))
-    return sign_report(OracleReport(CHAIN, reporter, time_ns, indices, surfaces))
+    return sign_report(OracleReport(CHAIN, reporter, time_ns, indices, surfaces, tuple(delays)))
 
 
 def sign_report(report: OracleReport) -> SignedReport:
@@ -207,6 +209,7 @@ class Exchange:
         self.btc_usd: float = 100_000
         self.vol_ppm = 500_000
         self.waiting: list[bytes] = []
+        self.delays: Sequence[SeenDelay] = ()
         self.nonces: dict[tuple[str, int], int] = {}
         self.expiries = sorted({item.expiry_ns for item in genesis.instruments if item.expiry_ns})
         return self
@@ -225,9 +228,10 @@ class Exchange:
         """The next block's content, with every reporter's report `seconds` after the last."""
         self.now_ns += round(seconds * NS)
         waiting, self.waiting = self.waiting, []
+        delays, self.delays = self.delays, ()
+        said: dict[str, Any] = {"expiries": self.expiries, "vol_ppm": self.vol_ppm, "delays": delays}
         reports = [
-            a_report(number, self.now_ns + number, self.btc_usd, expiries=self.expiries, vol_ppm=self.vol_ppm)
-            for number in range(len(REPORTERS))
+            a_report(number, self.now_ns + number, self.btc_usd, **said) for number in range(len(REPORTERS))
         ]
         update = build_oracle_update(self.state, reports if oracle else [])
         return (encode(update), *waiting)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -13,6 +14,7 @@ from ledger.invariants import check_everything
 from ledger.oracle import compute_block_time, decode_update
 from ledger.staking.parameters import GenesisStake, StakingParameters
 from ledger.staking.state import Unbonding, Validator, existing_validator, get_delegation, scan
+from ledger.transactions import SeenDelay
 from node.genesis_defaults import default_staking
 from primitives.amounts import NS, USD
 from primitives.signing import address_of
@@ -75,8 +77,16 @@ class StakedExchange(Exchange):
         self.start(a_staking_genesis(cash_usd, **(changes or {})))
         self.observed: dict[str, Any] = {}
 
-    def sees(self, **observed: Any) -> StakedExchange:
-        """What consensus says with the next block: offences, signers, delays."""
+    def sees(self, *, delays: Sequence[tuple[int, int]] = (), **observed: Any) -> StakedExchange:
+        """What consensus says with the next block: offences, signers.
+
+        `delays`: (place, ppm) of the parent's height as every reporter saw it; the genesis had no proposal, so
+        a block is closed before.
+        """
+        if delays and not self.state.clock.height:
+            self.block()
+        height = self.state.clock.height
+        self.delays = tuple(SeenDelay(height, *item) for item in sorted(delays))
         self.observed |= observed
         return self
 

@@ -281,13 +281,7 @@ def test_evidence_is_taken_up_to_its_last_epoch() -> None:
 
 @pytest.mark.parametrize(
     "observed",
-    [
-        {"signers": (0, 4)},
-        {"signers": (1, 0)},
-        {"signers": (0, 0)},
-        {"delays": ((4, 1),)},
-        {"delays": ((0, -1),)},
-    ],
+    [{"signers": (0, 4)}, {"signers": (1, 0)}, {"signers": (0, 0)}],
 )
 def test_observations_of_strangers_make_a_block_invalid(observed: dict[str, Any]) -> None:
     exchange = StakedExchange()

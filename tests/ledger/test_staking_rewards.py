@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -9,14 +10,15 @@ from msgspec.structs import replace
 
 from ledger.events import CashMoved
 from ledger.instruments import Underlying
-from ledger.oracle import build_oracle_update
+from ledger.oracle import build_oracle_update, check_report
+from ledger.reasons import LedgerReason
 from ledger.staking.events import EpochRewarded, Rewarded
-from ledger.staking.observations import LeaderDelay
 from ledger.staking.pools import shares_for, value_of
 from ledger.staking.state import Delegation, delegation_key, get_activity, get_totals, validator_key
-from ledger.transactions import Delegate, IndexReport, OracleReport, SignedReport, Unbond
+from ledger.transactions import Delegate, IndexReport, OracleReport, SeenDelay, SignedReport, Unbond
 from primitives.amounts import NS, PPM, USD
 from primitives.codec import encode
+from primitives.errors import ProtocolViolation
 from tests.ledger.exchange import CHAIN, a_report, events_of, sign_report
 from tests.ledger.staking_builders import EVERYBODY, STAKE, StakedExchange, a_staking
 
@@ -150,14 +152,14 @@ def test_a_leader_that_is_late_again_and_again_earns_nothing_and_the_fund_gets_i
 def test_a_leader_that_is_late_now_and_then_earns() -> None:
     exchange = traders()
     for delay_ppm in (900_000, 100_000, 100_000, 100_000):
-        exchange.sees(delays=(LeaderDelay(1, delay_ppm),)).block()
+        exchange.sees(delays=((1, delay_ppm),)).block()
     assert rewarded(exchange)[1] == ""
 
 
 def test_a_late_share_exactly_at_the_limit_earns() -> None:
     exchange = traders({"late_share_ppm_max": 500_000})
     for delay_ppm in (900_000, 900_000, 100_000, 100_000):
-        exchange.sees(delays=(LeaderDelay(1, delay_ppm),)).block()
+        exchange.sees(delays=((1, delay_ppm),)).block()
     assert rewarded(exchange)[1] == ""
 
 
@@ -178,12 +180,74 @@ def test_the_leader_delay_is_smoothed_and_rounds_down() -> None:
     assert get_activity(exchange.state, 1).leader_delay_ppm == (56_250 * 15 + 101) // 16
 
 
+def block_of_reports(exchange: StakedExchange, *delays: Sequence[SeenDelay]) -> None:
+    """The n-th reporter tells the n-th delays."""
+    exchange.now_ns += NS
+    reports = [a_report(number, exchange.now_ns, delays=seen) for number, seen in enumerate(delays)]
+    exchange.apply((encode(build_oracle_update(exchange.state, reports)),))
+
+
+def delay_of(exchange: StakedExchange, number: int) -> tuple[int, int]:
+    activity = get_activity(exchange.state, number)
+    return sum(times for _, times in activity.led), activity.leader_delay_ppm
+
+
+def test_a_delay_is_the_lower_median_of_what_reporters_saw() -> None:
+    exchange = traders()
+    exchange.block()
+    block_of_reports(exchange, *([SeenDelay(1, 2, delay_ppm)] for delay_ppm in (10**6, 160, 320, 0)))
+    assert delay_of(exchange, 2) == (1, 10)
+
+
+def test_a_delay_counts_when_two_thirds_of_the_power_tell_of_it_and_then_once() -> None:
+    exchange = traders()
+    exchange.block()
+    one = [SeenDelay(1, 2, 160)]
+    block_of_reports(exchange, one, one, [], [])
+    assert delay_of(exchange, 2) == (0, 0)
+    block_of_reports(exchange, one, one, one, [])
+    assert delay_of(exchange, 2) == (1, 10)
+    block_of_reports(exchange, one, one, one, one)
+    assert delay_of(exchange, 2) == (1, 10)
+
+
+def test_two_proposals_of_one_height_are_two_leaders_delays() -> None:
+    exchange = traders()
+    exchange.block()
+    block_of_reports(exchange, *([[SeenDelay(1, 0, 1_600_000), SeenDelay(1, 3, 160)]] * 4))
+    assert (delay_of(exchange, 0), delay_of(exchange, 3)) == ((1, 100_000), (1, 10))
+
+
+@pytest.mark.parametrize("seen", [SeenDelay(1, 4, 160), SeenDelay(2, 1, 160), SeenDelay(2**62, 1, 160)])
+def test_delays_of_nobody_and_of_heights_to_come_count_for_nothing(seen: SeenDelay) -> None:
+    exchange = traders()
+    exchange.block()
+    block_of_reports(exchange, *([[seen]] * 4))
+    assert [delay_of(exchange, number) for number in EVERYBODY] == [(0, 0)] * 4
+
+
+def test_an_absurd_delay_counts_as_ten_timers() -> None:
+    exchange = traders()
+    exchange.block()
+    block_of_reports(exchange, *([[SeenDelay(1, 0, 2**32 - 1)]] * 4))
+    assert delay_of(exchange, 0) == (1, 10 * PPM // 16)
+
+
+def test_a_report_tells_its_delays_in_order() -> None:
+    exchange = traders()
+    exchange.block()
+    wrong = a_report(0, exchange.now_ns + NS, delays=(SeenDelay(1, 2, 0), SeenDelay(1, 1, 0)))
+    with pytest.raises(ProtocolViolation) as refused:
+        check_report(exchange.state, wrong)
+    assert refused.value.reason == LedgerReason.ORACLE_CONTENT
+
+
 def block_with_index(exchange: StakedExchange, odd_usd: int) -> None:
     """Reporter 3 says another index than the others."""
     exchange.now_ns += NS
     indices = (IndexReport(Underlying.BTC, odd_usd * USD), IndexReport(Underlying.ETH, 4_000 * USD))
     reports: list[SignedReport] = [a_report(number, exchange.now_ns) for number in range(3)]
-    reports.append(sign_report(OracleReport(CHAIN, 3, exchange.now_ns, indices, ())))
+    reports.append(sign_report(OracleReport(CHAIN, 3, exchange.now_ns, indices, (), ())))
     exchange.apply((encode(build_oracle_update(exchange.state, reports)),))
 
 

@@ -25,6 +25,7 @@ from ledger.transactions import (
     Action,
     IndexReport,
     OracleReport,
+    SeenDelay,
     SignedReport,
     SurfaceReport,
     Transaction,
@@ -90,12 +91,14 @@ def sent_by(name: str, chain_id: bytes, nonce: int, *actions: Action, subaccount
     return sign(a_key(name), Transaction(chain_id, subaccount, nonce, actions))
 
 
-def a_report(reporter: int, chain_id: bytes, time_ns: int, btc_usd: int = 100_000) -> SignedReport:
+def a_report(
+    reporter: int, chain_id: bytes, time_ns: int, btc_usd: int = 100_000, delays: tuple[SeenDelay, ...] = ()
+) -> SignedReport:
     """What an honest validator reports: both indices, and a slice for each BTC expiry."""
     indices = (IndexReport(0, btc_usd * USD), IndexReport(1, 4_000 * USD))
     expiries = sorted({item.expiry_ns for item in INSTRUMENTS if item.expiry_ns > time_ns})
     surfaces = (SurfaceReport(0, tuple(a_slice(item, time_ns, btc_usd * USD) for item in expiries)),)
-    payload = encode(OracleReport(chain_id, reporter, time_ns, indices, surfaces))
+    payload = encode(OracleReport(chain_id, reporter, time_ns, indices, surfaces, delays))
     return SignedReport(payload, reporter, keys_of(reporter).oracle.sign(report_sign_bytes(payload)))
 
 
@@ -238,7 +241,8 @@ class Nodes:
     async def _report(self, node: wiring.Wiring, index: int) -> None:
         """The oracle of one validator, without venues: the same index for ever."""
         while True:
-            report = a_report(index, self.chain_id, node.clock.now_ns())
+            seen = node.consensus.delays.seen()
+            report = a_report(index, self.chain_id, node.clock.now_ns(), delays=seen)
             message = ReportMessage(report)
             time_ns, _ = node.reports.check(report)
             node.reports.add(time_ns, report)

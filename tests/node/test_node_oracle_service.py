@@ -10,7 +10,7 @@ import trio
 from msgspec.structs import replace
 
 from ledger.instruments import Kind
-from ledger.transactions import OracleReport, SignedReport, report_sign_bytes
+from ledger.transactions import OracleReport, SeenDelay, SignedReport, report_sign_bytes
 from node.clock import MarketClock
 from node.messages import ReportMessage
 from node.oracle.aggregate import AggregationRules
@@ -95,6 +95,7 @@ def an_oracle(venues: list[Venue], network: MemoryNetwork, pool: ReportPool) -> 
         pool=pool,
         instruments=INSTRUMENTS,
         marks=dict,
+        delays=lambda: (SeenDelay(7, 2, 1_000),),
         index_interval_ms=50,
         surface_interval_ms=100,
     )
@@ -125,6 +126,7 @@ async def test_reports_are_signed_go_to_everybody_and_into_our_own_pool() -> Non
     times = [report.time_ns for report in reports]
     assert times == sorted(set(times)) and times[0] >= TIME_NS
     assert {(report.chain_id, report.reporter) for report in reports} == {(CHAIN, 1)}
+    assert {report.delays for report in reports} == {(SeenDelay(7, 2, 1_000),)}
     assert decode_own(OracleReport, pool.newest()[0].payload) == reports[-1]
 
 

@@ -57,6 +57,22 @@ async def test_a_validator_leaves_and_the_rest_keep_their_places(tmp_path: Path,
         assert [view.missed_blocks for view in await nodes[0].ledger.read(get_validators)] == before
 
 
+async def test_validators_agree_on_how_late_leaders_are(tmp_path: Path, monkeypatch: Any) -> None:
+    async with running_nodes(tmp_path, monkeypatch) as (nodes, _):
+        counted: list[list[tuple[int, int]]] = []
+        with trio.fail_after(20):
+            while not counted or min(led for led, _ in counted[0]) == 0:  # noqa: ASYNC110
+                await trio.sleep(0.05)
+                counted = [
+                    [
+                        (view.led_proposals, view.leader_delay_ppm)
+                        for view in await nodes[index].ledger.read(get_validators)
+                    ]
+                    for index in range(4)
+                ]
+        assert all(delay_ppm < 800_000 for _, delay_ppm in counted[0])
+
+
 async def test_delegated_stake_moves_voting_power_in_an_epoch_to_come(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
