@@ -12,8 +12,9 @@ from testnet.checkers.rules import Rules
 class OneChain:
     """What everybody has called final. One instance watches all honest validators."""
 
-    def __init__(self, rules: Rules, *, forks_allowed: bool) -> None:
+    def __init__(self, rules: Rules, epoch_blocks: int, *, forks_allowed: bool) -> None:
         self._rules = rules
+        self._epoch_blocks = epoch_blocks
         self._forks_allowed = forks_allowed
         self.final: dict[int, BlockHash] = {}
         self.blocks: dict[int, Block] = {}
@@ -55,6 +56,8 @@ class OneChain:
         if fault is not None:
             raise Violation("justified", f"final block of height {height}, view {block.header.view}: {fault}")
         self.final[height], self.blocks[height] = name, block
+        if self._epoch_blocks and height % self._epoch_blocks == 0:
+            self._rules.genesis[height // self._epoch_blocks] = name
 
     def _check_proof(self, node: int, delivered: DeliverFinal) -> None:
         fault = self._rules.fault_of_certificate(delivered.proof)

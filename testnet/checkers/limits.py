@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from consensus.block_tree import TREE_BLOCKS_MAX
-from consensus.core import Core
+from consensus.state import ConsensusState
 from testnet.checkers import Violation
 
 SLACK_VIEWS = 512
 """The floor rises in steps of 256 views; certificates live from the final tip to the current view."""
 
 
-def check_limits(node: int, core: Core) -> None:
+def check_limits(node: int, state: ConsensusState) -> None:
     """Raises Violation when something has outgrown its bound."""
-    state = core.state
     views = state.view - state.tree.root.view
     kept = state.parameters.retain_views + state.parameters.lookahead_views + views + SLACK_VIEWS
     sizes = {
@@ -20,7 +19,7 @@ def check_limits(node: int, core: Core) -> None:
         "certificates": (len(state.certificates.views()), views + 2 + state.parameters.lookahead_views),
         "own views": (len(state.own.views_above(-1)), kept),
         "reported offences": (len(state.reported), kept * state.validators.count * 7),
-        "votes to count": (len(state.uncounted) if state.conflict is None else 0, 0),
+        "votes to count": (len(state.uncounted) if state.conflict is None and state.closed is None else 0, 0),
     }
     for name, (size, limit) in sizes.items():
         if size > limit:

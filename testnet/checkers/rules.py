@@ -23,7 +23,9 @@ class Rules:
     def __init__(
         self, chain_id: bytes, keys: Sequence[bytes], weights: Sequence[int], genesis: bytes, verify: Verify
     ) -> None:
-        self.chain_id, self.keys, self.weights, self.genesis = chain_id, keys, weights, genesis
+        self.chain_id, self.keys, self.weights = chain_id, keys, weights
+        self.genesis = {0: genesis}
+        """By epoch: the block that its first blocks stand on, the boundary of the epoch before."""
         self._verify = verify
         total = sum(weights)
         self.quorum = next(q for q in range(1, total + 1) if 3 * q > 2 * total)
@@ -32,9 +34,10 @@ class Rules:
         overlap = next(m for m in range(total + 1) if 2 * (m + self.quorum - total - faulty) > self.quorum)
         self.final_weight = max(self.quorum, overlap)
 
-    def leader_of(self, view: int) -> int:
-        """Section 6, for the first epoch."""
-        seed = digest(b"quorate-leadseed", self.chain_id + bytes(8))
+    def leader_of(self, epoch: int, view: int) -> int:
+        """Section 6: drawn from the boundary two epochs before, from the chain's name at first."""
+        source = self.genesis[epoch - 1] if epoch else self.chain_id
+        seed = digest(b"quorate-leadseed", source + epoch.to_bytes(8, "big"))
         return _cycle(seed, view // len(self.keys), len(self.keys))[view % len(self.keys)]
 
     def fault_of_certificate(self, certificate: Certificate) -> str | None:
@@ -99,7 +102,7 @@ class Rules:
     def fault_of_block(self, block: Block) -> str | None:
         """Why it is not justified (section 3); None when it is."""
         header, justification = block.header, block.justification
-        if (header.chain_id, header.proposer) != (self.chain_id, self.leader_of(header.view)):
+        if (header.chain_id, header.proposer) != (self.chain_id, self.leader_of(header.epoch, header.view)):
             return "another chain, or not the leader's"
         if header.parent_view >= header.view or header.justification_root != digest(
             b"quorate-justif", encode(justification)
@@ -109,7 +112,7 @@ class Rules:
             return "the body is another one"
         parent = justification.parent
         if parent is None:
-            if (header.parent_view, header.parent_hash) != (0, self.genesis):
+            if (header.parent_view, header.parent_hash) != (0, self.genesis.get(header.epoch)):
                 return "no certificate for the parent"
         elif (parent.view, self.certifies(parent)) != (header.parent_view, header.parent_hash):
             return "the certificate is not the parent's"

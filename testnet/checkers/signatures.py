@@ -20,7 +20,7 @@ class HonestSignatures:
         self._node = node
         self._journaled: set[tuple[int, int, int, bytes]] = set()
         self._said: dict[tuple[int, int], dict[int, bytes]] = {}
-        self._forgotten = 0
+        self._forgotten = (0, 0)
 
     def on_journaled(self, records: Iterable[JournalRecord]) -> None:
         """These records have been synced."""
@@ -61,10 +61,18 @@ class HonestSignatures:
         if None not in (notarized, finalized) and notarized != finalized:
             raise Violation("one signature", f"{who} notarized and finalized two blocks in view {vote.view}")
 
-    def forget_below(self, view: int) -> None:
+    def forget_below(self, epoch: int, highest_view: int) -> None:
         """Bounded memory for long runs; in steps, for it costs a look at everything."""
-        if view < self._forgotten + VIEWS_KEPT // 4:
+        lowest = (
+            (epoch, max(0, highest_view - VIEWS_KEPT))
+            if highest_view > VIEWS_KEPT
+            else (max(0, epoch - 2), 0)
+        )
+        if (
+            lowest < (self._forgotten[0], self._forgotten[1] + VIEWS_KEPT // 4)
+            and lowest[0] < self._forgotten[0] + 20
+        ):
             return
-        self._forgotten = view
-        self._said = {key: said for key, said in self._said.items() if key[1] >= view}
-        self._journaled = {key for key in self._journaled if key[2] >= view}
+        self._forgotten = lowest
+        self._said = {key: said for key, said in self._said.items() if key >= lowest}
+        self._journaled = {key for key in self._journaled if key[1:3] >= lowest}

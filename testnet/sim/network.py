@@ -35,14 +35,15 @@ def view_and_kind(message: ConsensusMessage) -> tuple[int, int] | None:
 class Letter:
     """One message on its way to one or many: its name for the auditor, and the verdict of admission, found once."""
 
-    __slots__ = ("is_admitted", "message", "name", "sender", "where")
+    __slots__ = ("message", "name", "sender", "verdicts", "where")
 
     def __init__(self, sender: int, message: ConsensusMessage, name: bytes) -> None:
         self.sender = sender
         self.message = message
         self.name = name
         self.where = view_and_kind(message)
-        self.is_admitted: bool | None = None
+        self.verdicts: dict[int, bool] = {}
+        """By the epoch of the receiver: a verdict is a function of the bytes and the epoch."""
 
 
 class SimulatedNetwork:

@@ -83,6 +83,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     weights: tuple[int, ...] = ()
     delta_ms: int = 100
     min_block_ms: int = 200
+    epoch_blocks: int = 0
+    """Blocks in an epoch; 0: one endless epoch."""
     hostile_ms: int
     network: NetworkPlan = NetworkPlan()
     signatures: str = "model"

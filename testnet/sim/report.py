@@ -34,7 +34,15 @@ SOMETIMES = (
     *("block on a carried parent", "final through a descendant", "crash between two effects"),
     *("crash inside a sync", "torn record dropped", "journal compacted", "observer after a lost disk"),
     *("stopped by its disk", "fault clock_step", "fault pause", "fault deaf", "refused: bad signature"),
-    *("evidence E1", "evidence E2", "evidence E3", "evidence E4", "evidence E5", "evidence E6'"),
+    *(
+        "epoch opened",
+        "evidence E1",
+        "evidence E2",
+        "evidence E3",
+        "evidence E4",
+        "evidence E5",
+        "evidence E6'",
+    ),
 )
 """What a large campaign must have reached at least once."""
 LARGE_RUNS = 200

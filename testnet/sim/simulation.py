@@ -16,7 +16,7 @@ from typing import Any
 
 from consensus import admission
 from consensus.effects import DeliverFinal
-from consensus.epoch import first_epoch
+from consensus.epoch import Epoch, first_epoch
 from consensus.evidence import check_pair
 from consensus.forensics import FinalChain, check_accusation, find_culprits
 from consensus.messages import (
@@ -39,7 +39,6 @@ from testnet.checkers.chain import OneChain
 from testnet.checkers.limits import check_limits
 from testnet.checkers.liveness import bound_ms
 from testnet.checkers.rules import Rules
-from testnet.checkers.signatures import VIEWS_KEPT
 from testnet.sim.exchange import ORDER_EVERY_NS, ExchangeExecutor, Market
 from testnet.sim.executors import EmptyExecutor, Executor, Roots
 from testnet.sim.faults import FaultPlayer
@@ -79,7 +78,7 @@ class Simulation:
         self.validators_set = ValidatorSet(keys, self.weights)
         self.epoch = first_epoch(CHAIN_ID, self.validators_set)
         self.rules = Rules(CHAIN_ID, keys, self.weights, self.epoch.genesis, self.ring.is_valid)
-        self.chain = OneChain(self.rules, forks_allowed=not plan.must_live)
+        self.chain = OneChain(self.rules, plan.epoch_blocks, forks_allowed=not plan.must_live)
         self.network = SimulatedNetwork(plan)
         self.roots = Roots()
         self.market: Market | None = None
@@ -89,7 +88,7 @@ class Simulation:
         self.others = [tuple(j for j in range(plan.validators) if j != i) for i in range(plan.validators)]
         self.validators = [self._new_validator(index) for index in range(plan.validators)]
         self.faults = FaultPlayer(self)
-        self.highest_view = 1
+        self.highest_epoch, self.highest_view = 0, 1
         self.recovery_ms = self.recovery_limit_ms = 0
 
     def _new_validator(self, index: int) -> SimulatedValidator:
@@ -170,7 +169,7 @@ class Simulation:
         """A random core is whole; everything else is frozen as it is for ever; finality must follow in time."""
         self.faults.heal(frozenset(self.plan.healed))
         core = [self.validators[index] for index in self.plan.healed]
-        behind = self.highest_view - min(self._final_view(validator) for validator in core)
+        behind = max(self._views_behind(validator) for validator in core)
         limit_ms = bound_ms(
             validators=self.plan.validators,
             healed=len(core),
@@ -187,15 +186,15 @@ class Simulation:
         self.recovery_limit_ms = limit_ms
 
     @staticmethod
-    def _final_view(validator: SimulatedValidator) -> int:
-        blocks = validator.store.blocks
-        return blocks[-1].header.view if blocks else 0
+    def _views_behind(validator: SimulatedValidator) -> int:
+        state = validator.core.state if validator.core is not None else None
+        return state.view - state.tree.root.view if state is not None else 0
 
     def _housekeeping(self) -> None:
         for validator in self.validators:
             if validator.core is not None and validator.is_honest:
-                check_limits(validator.index, validator.core)
-                validator.signatures.forget_below(self.highest_view - VIEWS_KEPT)
+                check_limits(validator.index, validator.core.state)
+                validator.signatures.forget_below(validator.core.epoch.number, validator.core.view)
         self.after(HOUSEKEEPING_NS, self._housekeeping)
 
     def _check_at_the_end(self) -> None:
@@ -263,9 +262,15 @@ class Simulation:
     def on_view(self, validator: SimulatedValidator, view: int) -> None:
         """Somebody enters a view."""
         self.audit(b"view", validator.index, 0, view.to_bytes(8, "big"))
-        if validator.is_honest and view > self.highest_view:
-            self.highest_view = view
-            self.faults.on_view(self.epoch.leaders.leader_of(view))
+        epoch = validator.core.epoch if validator.core is not None else self.epoch
+        if validator.is_honest and (epoch.number, view) > (self.highest_epoch, self.highest_view):
+            self.highest_epoch, self.highest_view = epoch.number, view
+            self.faults.on_view(epoch.leaders.leader_of(view))
+
+    def on_epoch(self, validator: SimulatedValidator, number: int) -> None:
+        """Somebody enters an epoch."""
+        self.audit(b"epoch", validator.index, number % 65_536)
+        self.happened("epoch opened")
 
     def on_final(self, validator: SimulatedValidator, delivered: DeliverFinal) -> None:
         """An honest validator calls blocks final."""
@@ -325,25 +330,26 @@ class Simulation:
             )
         self.validators[receiver].hear(letter)
 
-    def admits(self, letter: Letter, receiver: SimulatedValidator) -> bool:
+    def admits(self, letter: Letter, receiver: SimulatedValidator, epoch: Epoch) -> bool:
         """The node's own admission, and every signature; a function of the bytes, so found once for all receivers."""
-        if letter.is_admitted is None:
-            letter.is_admitted = self._is_admitted(letter)
-        return letter.is_admitted
+        verdict = letter.verdicts.get(epoch.number)
+        if verdict is None:
+            verdict = letter.verdicts[epoch.number] = self._is_admitted(letter, receiver, epoch)
+        return verdict
 
-    def _is_admitted(self, letter: Letter) -> bool:
+    def _is_admitted(self, letter: Letter, receiver: SimulatedValidator, epoch: Epoch) -> bool:
         is_honest = self.validators[letter.sender].is_honest
         try:
-            admission.check(letter.message, self.epoch)
+            admission.check(letter.message, epoch)
             if is_honest and self.plan.signatures == "model":
                 return True  # An honest validator signed these itself or has verified them when they came.
-            for check in admission.signatures_of(letter.message, self.epoch):
+            for check in admission.signatures_of(letter.message, epoch):
                 if not self.ring.is_valid(check):
                     self.happened("refused: bad signature")
                     return False
         except ProtocolViolation as refusal:
             self.happened(f"refused: {refusal.reason.value}")
-            if is_honest:
+            if is_honest and receiver.is_honest:  # A traitor may have asked for it.
                 raise Violation("honest messages pass", f"{letter.sender} sent {refusal}") from None
             return False
         return True

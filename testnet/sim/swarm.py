@@ -46,6 +46,7 @@ def draw_plan(seed: int, wishes: Wishes = DEFAULT_WISHES) -> Plan:
         validators=count,
         delta_ms=rng.choice([50, 100, 100, 400]),
         min_block_ms=rng.choice([0, 50, 200, 200, 1_000]),
+        epoch_blocks=0 if wishes.over_threshold else stream(seed, "epochs").choice([0, 0, 4, 10, 30]),
         hostile_ms=hostile_ms,
         application=wishes.application,
         signatures="ed25519" if rng.random() < ED25519_SHARE else "model",

@@ -12,6 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from consensus import admission
 from consensus.core import Core
 from consensus.effects import (
     Broadcast,
@@ -20,23 +21,43 @@ from consensus.effects import (
     DeliverFinal,
     Effect,
     EnteredView,
+    EpochClosed,
+    EpochOpened,
     Halt,
+    OpenedEpoch,
     Persist,
+    Readmit,
     ReportEvidence,
     Send,
     ServeBlocks,
+    ServeEpochProof,
     SetTimer,
     ValidatePayload,
 )
+from consensus.epoch import Epoch
+from consensus.epochs import EpochManager
+from consensus.evidence_pool import EvidencePool
 from consensus.forensics import FinalChain
-from consensus.inputs import Input, MessageReceived, PayloadBuilt, Started, TimerFired, TimerKind, Validated
+from consensus.inputs import (
+    Input,
+    MessageReceived,
+    NextSetDecided,
+    OtherEpochHeard,
+    PayloadBuilt,
+    Started,
+    TimerFired,
+    TimerKind,
+    Validated,
+)
 from consensus.messages import (
     Block,
     BlockResponse,
     ConsensusMessage,
+    EpochClosing,
+    EpochProof,
+    Evidence,
     Proposal,
     QuorumCertificate,
-    Vote,
     hash_of,
 )
 from consensus.state import CoreConfig, FinalTip, Signer
@@ -72,11 +93,13 @@ class Standing(Enum):
     """It stopped itself: the disk failed, or its journal is damaged."""
 
 
-class FearlessCore(Core):
-    """A traitor's core: it must not take fright at words under its key that it never journaled."""
+class FearlessManager(EpochManager):
+    """A traitor's: it must not take fright at words under its key that it never journaled."""
 
-    def _check_own(self, vote: Vote) -> None:
-        pass
+    def _core_of(self, epoch: Epoch, tip: FinalTip | None) -> Core:
+        core = super()._core_of(epoch, tip)
+        core._check_own = lambda vote: None  # type: ignore[method-assign]
+        return core
 
 
 class FinalStore:
@@ -86,6 +109,9 @@ class FinalStore:
         self.blocks: list[Block] = []
         self.proof: QuorumCertificate | None = None
         self.heights: dict[bytes, int] = {}
+        self.evidence: list[Evidence] = []
+        self.opened: list[tuple[OpenedEpoch, EpochProof]] = []
+        """Every epoch that began here, and the proof that the one before is closed."""
         self.leaves: dict[bytes, bytes] = {}
         """The ledger's leaves at the tip, in exchange runs; written in the same transaction as the block."""
         self.proved: tuple[int, QuorumCertificate] | None = None
@@ -106,7 +132,7 @@ class FinalStore:
     def wipe(self) -> None:
         """The disk is gone."""
         self.blocks, self.proof, self.heights, self.proved = [], None, {}, None
-        self.leaves = {}
+        self.leaves, self.evidence, self.opened = {}, [], []
 
     def tip(self) -> FinalTip | None:
         """Where a restart begins."""
@@ -143,7 +169,7 @@ class SimulatedValidator:
         self.disk, self.actor = disk, actor
         self.store = FinalStore()
         self.signatures = HonestSignatures(index)
-        self.core: Core | None = None
+        self.core: EpochManager | None = None
         self.standing = Standing.DOWN
         self.is_observer = False
         self.must_stay_observer = False
@@ -203,8 +229,16 @@ class SimulatedValidator:
         config = CoreConfig(
             self.config.chain_id, self.config.validator_set, own_index, self.config.parameters
         )
-        kind = Core if self.is_honest else FearlessCore
-        core = self.core = kind(config, self.signer, self.store.tip(), memory.records)
+        kind = EpochManager if self.is_honest else FearlessManager
+        core = self.core = kind(
+            config,
+            self.signer,
+            self.store.tip(),
+            memory.records,
+            EvidencePool(self.store.evidence),
+            epoch_blocks=self.world.plan.epoch_blocks,
+            opened=[opened for opened, _ in self.store.opened],
+        )
         self._journal = SafetyJournal(memory.journal, memory.watermark, core.journal_records, COMPACT_BYTES)
         self.executor = self.world.new_executor(self.index, self.store)
         self.standing = Standing.UP
@@ -385,11 +419,32 @@ class SimulatedValidator:
             case EnteredView(view=view):
                 self.world.on_view(self, view)
             case ReportEvidence(kind=kind, offender=offender):
+                self.store.evidence.append(effect.evidence)
                 self.world.on_evidence(self, kind, offender, effect.evidence)
+            case EpochClosed() | EpochOpened() | ServeEpochProof() | Readmit():
+                self._change_epoch(effect)
             case Halt(reason=reason, detail=detail):
                 self.world.on_halt(self, reason, detail)
             case _:
                 pass
+
+    def _change_epoch(self, effect: EpochClosed | EpochOpened | ServeEpochProof | Readmit) -> None:
+        """The ledger's part: every epoch has the same validators here."""
+        match effect:
+            case EpochClosed(epoch=epoch) if self.core is not None:
+                decided = NextSetDecided(epoch, self.core.epoch.next_set)
+                self.world.after(WORK_NS, self._later_input, decided, self.life)
+            case EpochOpened(opened=opened, proof=proof):
+                self.store.opened.append((opened, proof))
+                self.world.on_epoch(self, opened.number)
+            case ServeEpochProof(to=to, epoch=epoch) if epoch < len(self.store.opened):
+                self._say(EpochClosing(self.store.opened[epoch][1]), (to,))
+            case Readmit(peer=peer, message=message):
+                self.world.after(0, self._hear_again, peer, message, self.life)
+
+    def _hear_again(self, peer: int, message: ConsensusMessage, life: int) -> None:
+        if self.life == life:
+            self.hear(Letter(peer, message, b""))
 
     def _say(self, message: ConsensusMessage, receivers: Sequence[int]) -> None:
         if self.is_honest:
@@ -425,7 +480,13 @@ class SimulatedValidator:
 
     def hear(self, letter: Letter) -> None:
         """A message arrives from the network."""
-        if self.core is None or not self.world.admits(letter, self):
+        if self.core is None:
+            return
+        other = admission.other_epoch(letter.message, self.core.epoch)
+        if other is not None:
+            self.take(OtherEpochHeard(ValidatorIndex(letter.sender), other, letter.message))
+            return
+        if not self.world.admits(letter, self, self.core.epoch):
             return
         if self.actor is not None:
             for effect in self.actor.hear(letter.message):
