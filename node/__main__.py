@@ -178,6 +178,8 @@ def _password(file: Path | None, prompt: str) -> str:
 
 app.command("testnet.sim.commands:app", name="sim", help="Simulate networks from a seed and break them.")
 app.command("node.forensics_commands:app", name="forensics", help="Name the guilty of a fork, with proof.")
+app.command("node.light.commands:app", name="proof", help="Prove a part of the state; check a proof offline.")
+app.command("node.light.commands:light_app", name="light", help="Follow the epochs without a node.")
 app.command("node.risk.commands:app", name="risk", help="Risk of an account, a surface or the protocol.")
 app.command(
     "testnet.commands:app", name="testnet", help="Run several validators on this machine, with a market."

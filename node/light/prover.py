@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,16 +17,9 @@ from consensus.certificates import finality_proof
 from consensus.effects import EpochSet
 from consensus.messages import Block, EpochProof, Header, QuorumCertificate, VoteKind, hash_of
 from consensus.validator_set import ValidatorSet
-from ledger.accounts import Account
-from ledger.instruments import Instrument, Kind
-from ledger.state_keys import (
-    account_key,
-    listing_key,
-    oracle_key,
-    window_key,
-)
 from ledger.state_tree import StateTree
 from node.genesis import GenesisDocument, chain_id_of
+from node.light.margin import margin_keys
 from node.light.verifier import VERSION, keys_of
 from node.storage.block_store import Before, BlockStore
 from node.storage.epoch_files import EpochFiles
@@ -81,7 +74,6 @@ class Prover:
             tuple(entry.weight for entry in genesis.validators),
             genesis.consensus.final_weight or None,
         )
-        self._instruments = {item.id: item for item in genesis.ledger.instruments}
         self._building = threading.Lock()
         self._snapshot: Snapshot | None = None
 
@@ -163,7 +155,7 @@ class Prover:
         snapshot = self.snapshot()
         keys = keys_of(kind, subject)
         if kind == "margin":
-            keys += self._margin_keys(snapshot.leaves.get(keys[0]))
+            keys += margin_keys(self._genesis.ledger, snapshot.leaves.get(keys[0]))
         leaves = [(key, snapshot.leaves.get(key), snapshot.tree.prove(key)) for key in keys]
         last = snapshot.tip.epoch
         if first_epoch > last:
@@ -171,19 +163,6 @@ class Prover:
         links = self.links(first_epoch, last)
         fields: Any = (kind, subject, self._chain_id, first_epoch, links, snapshot.finality, leaves)
         return encode((VERSION, *fields))
-
-    def _margin_keys(self, raw: bytes | None) -> list[bytes]:
-        """Beyond the account: what its positions' marks and risk are computed from."""
-        keys = [oracle_key(item.underlying) for item in self._genesis.ledger.underlyings]
-        account = None if raw is None else decode_own(Account, raw)
-        held = [self._instruments[item.instrument] for item in (account.positions if account else ())]
-        return [*keys, *(listing_key(item.id) for item in held), *window_keys(held)]
-
-
-def window_keys(held: Iterable[Instrument]) -> list[bytes]:
-    """The settlement averages that options take part in, under way or not."""
-    expiries = {(item.underlying, item.expiry_ns) for item in held if item.kind != Kind.PERPETUAL}
-    return [window_key(*expiry) for expiry in sorted(expiries)]
 
 
 def trimmed(certificate: QuorumCertificate, members: ValidatorSet) -> QuorumCertificate:
@@ -214,4 +193,14 @@ def _first(signers: Sequence[int], needed: int, weight_of: Callable[[int], int])
 
 def account_subject(owner: bytes, subaccount: int) -> bytes:
     """The subject of a proof of an account or its margin."""
-    return account_key((owner, subaccount))[1:]
+    return owner + bytes((subaccount,))
+
+
+def instrument_subject(instrument: int) -> bytes:
+    """The subject of a proof of a mark or a settlement."""
+    return instrument.to_bytes(4, "big")
+
+
+def order_subject(order_id: int, instrument: int) -> bytes:
+    """The subject of a proof of an order on the book, or of its absence."""
+    return order_id.to_bytes(8, "big") + instrument.to_bytes(4, "big")
