@@ -6,32 +6,12 @@ that it follows from.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from ledger.accounts import Account
 from ledger.genesis import LedgerGenesis
-from ledger.instruments import Instrument, Kind
 from ledger.prices import get_prices
 from ledger.queries import AccountView, get_account
 from ledger.state import State
-from ledger.state_keys import listing_key, oracle_key, window_key
+from node.light.prover import margin_keys
 from node.light.verifier import ProofRefused, Proven
-from primitives.codec import decode_own
-
-
-def margin_keys(genesis: LedgerGenesis, account: bytes | None) -> list[bytes]:
-    """Leaves beyond the account's, the clock's, the marks' and the parameters' that a margin follows from."""
-    positions = () if account is None else decode_own(Account, account).positions
-    wanted = {item.instrument for item in positions}
-    held = [item for item in genesis.instruments if item.id in wanted]
-    oracles = [oracle_key(item.underlying) for item in genesis.underlyings]
-    return [*oracles, *(listing_key(item.id) for item in held), *_window_keys(held)]
-
-
-def _window_keys(held: Iterable[Instrument]) -> list[bytes]:
-    """The settlement averages that options take part in, under way or not."""
-    expiries = {(item.underlying, item.expiry_ns) for item in held if item.kind != Kind.PERPETUAL}
-    return [window_key(*expiry) for expiry in sorted(expiries)]
 
 
 def state_of(proven: Proven, genesis: LedgerGenesis) -> State:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,12 @@ from consensus.certificates import finality_proof
 from consensus.effects import EpochSet
 from consensus.messages import Block, EpochProof, Header, QuorumCertificate, VoteKind, hash_of
 from consensus.validator_set import ValidatorSet
+from ledger.accounts import Account
+from ledger.genesis import LedgerGenesis
+from ledger.instruments import Instrument, Kind
+from ledger.state_keys import listing_key, oracle_key, window_key
 from ledger.state_tree import StateTree
 from node.genesis import GenesisDocument, chain_id_of
-from node.light.margin import margin_keys
 from node.light.verifier import VERSION, keys_of
 from node.storage.block_store import Before, BlockStore
 from node.storage.epoch_files import EpochFiles
@@ -189,6 +192,21 @@ def _first(signers: Sequence[int], needed: int, weight_of: Callable[[int], int])
         chosen.append(one)
         weight += weight_of(one)
     return chosen
+
+
+def margin_keys(genesis: LedgerGenesis, account: bytes | None) -> list[bytes]:
+    """Leaves beyond the account's, the clock's, the marks' and the parameters' that a margin follows from."""
+    positions = () if account is None else decode_own(Account, account).positions
+    wanted = {item.instrument for item in positions}
+    held = [item for item in genesis.instruments if item.id in wanted]
+    oracles = [oracle_key(item.underlying) for item in genesis.underlyings]
+    return [*oracles, *(listing_key(item.id) for item in held), *_window_keys(held)]
+
+
+def _window_keys(held: Iterable[Instrument]) -> list[bytes]:
+    """The settlement averages that options take part in, under way or not."""
+    expiries = {(item.underlying, item.expiry_ns) for item in held if item.kind != Kind.PERPETUAL}
+    return [window_key(*expiry) for expiry in sorted(expiries)]
 
 
 def account_subject(owner: bytes, subaccount: int) -> bytes:

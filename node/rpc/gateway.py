@@ -28,14 +28,17 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from node.config import NodeConfig
 from node.genesis import load_genesis
+from node.light.prover import Prover
 from node.logs import configure_logs
 from node.rpc.client_form import client_form
 from node.rpc.node_link import NodeLink
+from node.rpc.proof_queries import ProofQueries
 from node.rpc.protocol import RAW_BYTES_MAX
 from node.rpc.queries import Queries
 from node.rpc.reasons import GatewayReason
 from node.rpc.streams import FRAME_BYTES_MAX, StreamClient, Streams
 from node.storage.block_store import BlockStore
+from node.storage.epoch_files import EpochFiles
 from primitives.errors import OperatorError, ProtocolViolation
 
 REQUESTS_MAX = 512
@@ -44,6 +47,8 @@ CONNECTIONS_MAX = 1_024
 """Open connections; uvicorn answers a further one with 503."""
 STREAM_CLIENTS_MAX = 256
 """WebSocket clients; a further one is closed as BUSY."""
+PROOFS_MAX = 2
+"""Proofs of one kind being made at once; further requests wait, and count as being served."""
 BODY_BYTES_MAX = 2 * RAW_BYTES_MAX + 1_024
 """A request's body: one transaction in base64 and its JSON."""
 BODY_SECONDS_MAX = 5.0
@@ -80,8 +85,9 @@ class _OrderBody(msgspec.Struct, forbid_unknown_fields=True):
 class Gateway:
     """The HTTP routes and what they need."""
 
-    def __init__(self, queries: Queries, link: NodeLink, streams: Streams) -> None:
+    def __init__(self, queries: Queries, proofs: ProofQueries, link: NodeLink, streams: Streams) -> None:
         self._queries = queries
+        self._proofs = proofs
         self._link = link
         self._streams = streams
 
@@ -105,12 +111,35 @@ class Gateway:
         }
         return [
             *(Route(path, _answering(answer), methods=["GET"]) for path, answer in answers.items()),
+            *(Route(path, _proving(proof), methods=["GET"]) for path, proof in self._proof_answers().items()),
             Route("/v1/status", self._status, methods=["GET"]),
             Route("/v1/orders", self._orders, methods=["POST"]),
             Route("/metrics", self._metrics, methods=["GET"]),
             Route("/health", self._health, methods=["GET"]),
             WebSocketRoute("/v1/ws", self._stream),
         ]
+
+    def _proof_answers(self) -> dict[str, Callable[[Request], Any]]:
+        """Paths whose answers take long enough for a thread of their own."""
+
+        def account(request: Request) -> Any:
+            path = request.path_params
+            return self._proofs.account(path["kind"], path["address"], path["subaccount"], _from(request))
+
+        def instrument(request: Request) -> Any:
+            path = request.path_params
+            return self._proofs.instrument(path["kind"], path["name"], _from(request))
+
+        def order(request: Request) -> Any:
+            path = request.path_params
+            return self._proofs.order(path["name"], path["id"], _from(request))
+
+        return {
+            "/v1/proofs/order/{name}/{id}": order,
+            "/v1/proofs/{kind}/{address}/{subaccount}": account,
+            "/v1/proofs/{kind}/{name}": instrument,
+            "/v1/epochs": lambda request: self._proofs.epochs(_from(request)),
+        }
 
     async def _status(self, request: Request) -> Response:
         """The node's own status; when it is away, what is stored, marked stale."""
@@ -204,7 +233,9 @@ class Guard:
         return hmac.compare_digest(given, b"Bearer " + self._token)
 
 
-def make_app(queries: Queries, link: NodeLink, streams: Streams, token: str | None) -> Guard:
+def make_app(
+    queries: Queries, proofs: ProofQueries, link: NodeLink, streams: Streams, token: str | None
+) -> Guard:
     """The ASGI application; the link runs as long as it does."""
 
     @contextlib.asynccontextmanager
@@ -214,7 +245,7 @@ def make_app(queries: Queries, link: NodeLink, streams: Streams, token: str | No
         task.cancel()
 
     app = Starlette(
-        routes=Gateway(queries, link, streams).routes(),
+        routes=Gateway(queries, proofs, link, streams).routes(),
         lifespan=lifespan,
         exception_handlers={
             ProtocolViolation: _on_violation,
@@ -231,6 +262,21 @@ def _answering(answer: Callable[[Request], Any]) -> Callable[[Request], Awaitabl
         return _json(answer(request))
 
     return endpoint
+
+
+def _proving(answer: Callable[[Request], Any]) -> Callable[[Request], Awaitable[Response]]:
+    proving = asyncio.Semaphore(PROOFS_MAX)
+
+    async def endpoint(request: Request) -> Response:
+        async with proving:
+            return _json(await asyncio.to_thread(answer, request))
+
+    return endpoint
+
+
+def _from(request: Request) -> str:
+    """The epoch that an answer begins at."""
+    return str(request.query_params.get("from", "0"))
 
 
 async def _read_body(request: Request) -> bytes:
@@ -325,13 +371,16 @@ class _ExitAtEnd(asyncio.Protocol):
 
 
 async def _serve(config: NodeConfig, descriptor: int) -> None:
-    queries = Queries(_open_store(config), load_genesis(config.genesis_path))
+    store, genesis = _open_store(config), load_genesis(config.genesis_path)
+    queries = Queries(store, genesis)
+    prover = Prover(store, EpochFiles(config.data_path / "epochs"), genesis)
+    proofs = ProofQueries(prover, queries)
     streams = Streams(queries)
     link = NodeLink(config.socket_path, streams.on_notice, streams.on_connected)
     streams.connect(link)
     server = uvicorn.Server(
         uvicorn.Config(
-            make_app(queries, link, streams, _read_token(config)),
+            make_app(queries, proofs, link, streams, _read_token(config)),
             http="httptools",
             access_log=False,
             log_level="error",

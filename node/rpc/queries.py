@@ -72,7 +72,7 @@ class Queries:
     def block(self, which: str) -> Answer:
         """One final block by height, or `latest`: header, transactions' ids, proof's signers, events."""
         tip = self._store.tip()
-        height = tip.height if which == "latest" and tip is not None else _number(which, "height")
+        height = tip.height if which == "latest" and tip is not None else read_number(which, "height")
         raw = self._store.block_at(height)
         if raw is None:
             raise _not_found(f"there is no final block at height {height} here")
@@ -98,7 +98,7 @@ class Queries:
 
     def transaction(self, name: str) -> Answer:
         """Where a transaction was decided, and its events."""
-        wanted = _hexadecimal(name, 32, "transaction id")
+        wanted = read_hexadecimal(name, 32, "transaction id")
         height = self.decided_at(wanted)
         if height is None:
             raise _not_found("this transaction is in no final block here; it may be waiting")
@@ -114,7 +114,7 @@ class Queries:
 
     def account(self, address: str, subaccount: str) -> Answer:
         """Cash, positions, open orders and margin of one sub-account."""
-        key = _hexadecimal(address, 20, "address"), _number(subaccount, "sub-account")
+        key = read_hexadecimal(address, 20, "address"), read_number(subaccount, "sub-account")
         raw = self._store.leaf(account_key(key)) if key[1] <= 255 else None
         if raw is None:
             raise _not_found("there is no such account")
@@ -144,7 +144,7 @@ class Queries:
 
     def stake(self, address: str, subaccount: str) -> Answer:
         """What a sub-account has bonded, and what is on its way out."""
-        key = _hexadecimal(address, 20, "address"), _number(subaccount, "sub-account")
+        key = read_hexadecimal(address, 20, "address"), read_number(subaccount, "sub-account")
         return self._stake.stake(key) if key[1] <= 255 else {"bonded": [], "unbonding": []}
 
     def _open_order(self, order_id: int, instrument: int) -> Answer:
@@ -263,13 +263,15 @@ def _without(form: Answer, *names: str) -> Answer:
     return {name: value for name, value in form.items() if name not in names}
 
 
-def _number(text: str, what: str) -> int:
+def read_number(text: str, what: str) -> int:
+    """A decimal number of a path or query. Raises BAD_REQUEST."""
     if not text.isascii() or not text.isdecimal() or len(text) > 15:
         raise ProtocolViolation(GatewayReason.BAD_REQUEST, f"the {what} must be a decimal number")
     return int(text)
 
 
-def _hexadecimal(text: str, length: int, what: str) -> bytes:
+def read_hexadecimal(text: str, length: int, what: str) -> bytes:
+    """So many bytes in lower-case hexadecimal. Raises BAD_REQUEST."""
     try:
         raw = bytes.fromhex(text)
     except ValueError:
