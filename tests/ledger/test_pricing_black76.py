@@ -72,7 +72,8 @@ def spot_greek(case: dict[str, Any]) -> float:
         "vega": int(greeks.vega_uusd[0]) / 1e6 / UNIT * 100 * discount,
         "theta_per_year": theta,
         "theta_per_day": theta / 365,
-        "rho": years * (forward * delta - value),
+        # At a fixed forward, per point of the rate; with the spot fixed the forward moves by years * forward too.
+        "rho": years * forward * delta + int(greeks.rho_uusd[0]) / 1e6 / UNIT * 100 * discount,
         "dividendRho": -years * forward * delta,
     }[case["greek"]]
 
