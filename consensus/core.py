@@ -377,15 +377,18 @@ class Core:
         """Report each offence once; what the pool takes is told to the others, now and until it is on chain."""
         state, vote = self.state, vote_of(evidence)
         lowest = state.tree.root.view - state.parameters.retain_views
-        offence = offence_in(evidence)
-        entry = (vote.view, offence.value, vote.signer)
+        entry = (vote.view, offence_in(evidence).value, vote.signer)
         is_past = vote.epoch < state.epoch.number
-        in_window = is_past or lowest < vote.view <= state.view + state.parameters.lookahead_views
-        if entry in state.reported or not in_window:
+        in_window = lowest < vote.view <= state.view + state.parameters.lookahead_views
+        if not is_past and (entry in state.reported or not in_window):
             return
-        state.reported.add(entry)
-        state.out.add(ReportEvidence(offence.value, ValidatorIndex(vote.signer), evidence))
-        if state.pool.add(evidence) and state.fetcher.has_peers():
+        is_news = state.pool.add(evidence)
+        if is_past and not is_news:
+            return
+        if not is_past:
+            state.reported.add(entry)
+        state.out.add(ReportEvidence(entry[1], ValidatorIndex(vote.signer), evidence))
+        if is_news and state.fetcher.has_peers():
             state.out.add(SetTimer(TimerKind.EVIDENCE, state.view, EVIDENCE_PERIOD_MS))
             if is_own_finding:
                 state.out.add(Broadcast(EvidenceMessage(evidence)))

@@ -8,7 +8,7 @@ has therefore executed the boundary before it votes. Rules: consensus.md section
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -24,6 +24,7 @@ from consensus.effects import (
     RaisedFloor,
     Readmit,
     Send,
+    ServeEpochProof,
     SetTimer,
     WatchEnded,
 )
@@ -31,7 +32,14 @@ from consensus.epoch import EVIDENCE_AGE_EPOCHS_MAX, Epoch, first_epoch
 from consensus.evidence_pool import EvidencePool
 from consensus.inputs import Input, MessageReceived, NextSetDecided, OtherEpochHeard, Started, TimerKind
 from consensus.leader import LeaderSchedule
-from consensus.messages import BlockResponse, ConsensusMessage, EpochRequest, Proposal, hash_of
+from consensus.messages import (
+    CertificateMessage,
+    ConsensusMessage,
+    EpochRequest,
+    Proposal,
+    Votes,
+    hash_of,
+)
 from consensus.safety import epoch_of_record
 from consensus.state import ConsensusState, CoreConfig, FinalTip, Signer
 from consensus.validator_set import ValidatorSet
@@ -42,6 +50,10 @@ EARLY_MESSAGES_MAX = 32
 """Messages of the next epoch kept from each peer until it begins here; further ones are dropped and sent again."""
 EARLY_PROPOSALS_MAX = 1
 """Proposals among them."""
+PROOFS_SERVED_MAX = 8
+"""Epoch proofs sent to one peer between two retries of ours; it asks again for the others."""
+EARLY_TYPES = (Proposal, Votes, CertificateMessage)
+"""What is worth keeping; everything else is asked for or told again."""
 
 
 class EpochManager:
@@ -77,6 +89,7 @@ class EpochManager:
         self._core = self._core_of(epoch, tip)
         self._early: dict[ValidatorIndex, deque[ConsensusMessage]] = {}
         self._asked: set[ValidatorIndex] = set()
+        self._served: Counter[ValidatorIndex] = Counter()
 
     def _core_of(self, epoch: Epoch, tip: FinalTip | None) -> Core:
         self._pool.expire(epoch.number)
@@ -145,10 +158,21 @@ class EpochManager:
             case OtherEpochHeard(peer=peer, epoch=number, message=message):
                 return self._on_other_epoch(peer, number, message)
             case _:
-                effects = self._core.step(event)
-                if any(isinstance(one, SetTimer) and one.kind is TimerKind.RETRY for one in effects):
-                    self._asked.clear()
-                return effects
+                return self._rarely(self._core.step(event))
+
+    def _rarely(self, effects: list[Effect]) -> list[Effect]:
+        """Serve each peer few epoch proofs per retry: they are large answers to small questions."""
+        if any(isinstance(one, SetTimer) and one.kind is TimerKind.RETRY for one in effects):
+            self._asked.clear()
+            self._served.clear()
+        allowed: list[Effect] = []
+        for one in effects:
+            if isinstance(one, ServeEpochProof):
+                self._served[one.to] += 1
+                if self._served[one.to] > PROOFS_SERVED_MAX:
+                    continue
+            allowed.append(one)
+        return allowed
 
     def _on_other_epoch(self, peer: ValidatorIndex, number: int, message: ConsensusMessage) -> list[Effect]:
         """Nothing of an epoch before ours matters; one after ours says that we lag: ask why, once per retry."""
@@ -166,7 +190,7 @@ class EpochManager:
         proposals = sum(isinstance(one, Proposal) for one in kept)
         if isinstance(message, Proposal) and proposals >= EARLY_PROPOSALS_MAX:
             return
-        if not isinstance(message, BlockResponse):
+        if isinstance(message, EARLY_TYPES):
             kept.append(message)
 
     def _open(self, decided: ValidatorSet) -> list[Effect]:

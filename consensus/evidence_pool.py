@@ -73,6 +73,11 @@ class EvidencePool:
         entry.evidence = evidence
         return True
 
+    def knows(self, offender: int, epoch: int, worst: int = 2) -> bool:
+        """Whether as bad an offence by this validator in this epoch is here or on chain already."""
+        entry = self._entries.get((offender, epoch))
+        return entry is not None and worst <= max(entry.settled, severity(entry.evidence))
+
     def settle(self, evidence: Evidence) -> None:
         """The chain holds this piece, or refuses it because it holds as bad a one."""
         self.add(evidence)

@@ -20,10 +20,20 @@ from consensus.effects import (
     RaisedFloor,
     Readmit,
     Send,
+    ServeEpochProof,
 )
 from consensus.epoch import Epoch, first_epoch
-from consensus.epochs import EARLY_MESSAGES_MAX, EpochManager
-from consensus.inputs import Input, MessageReceived, NextSetDecided, OtherEpochHeard, Started, Validated
+from consensus.epochs import EARLY_MESSAGES_MAX, PROOFS_SERVED_MAX, EpochManager
+from consensus.inputs import (
+    Input,
+    MessageReceived,
+    NextSetDecided,
+    OtherEpochHeard,
+    Started,
+    TimerFired,
+    TimerKind,
+    Validated,
+)
 from consensus.messages import (
     Block,
     BlockResponse,
@@ -239,6 +249,17 @@ def test_a_message_checked_before_the_epoch_changed_is_not_counted_after_it() ->
 def test_a_status_from_a_later_epoch_is_answered_by_asking_for_the_proof() -> None:
     follower = Follower()
     assert sent(follower.hear(Status(3, 9, 9, 9)), EpochRequest) == [(2, EpochRequest(0))]
+
+
+def test_few_epoch_proofs_are_served_to_a_peer_per_retry() -> None:
+    follower = Follower()
+    follower.close()
+    follower.step(NextSetDecided(0, a_validator_set(4)))
+    served = [of_type(follower.hear(EpochRequest(0)), ServeEpochProof) for _ in range(PROOFS_SERVED_MAX + 1)]
+    follower.step(TimerFired(TimerKind.RETRY, 1))
+    served.append(of_type(follower.hear(EpochRequest(0)), ServeEpochProof))
+    answer = [ServeEpochProof(PEER, 0)]
+    assert served == [*[answer] * PROOFS_SERVED_MAX, [], answer]
 
 
 def test_an_empty_answer_belongs_to_every_epoch() -> None:

@@ -68,6 +68,12 @@ def test_two_proofs_of_one_offence_have_one_id() -> None:
     assert evidence_id(other) == evidence_id(a_double_vote(1)) != evidence_id(a_double_vote(1, 6))
 
 
+def test_the_pool_knows_whom_it_need_not_hear_of_again() -> None:
+    pool = EvidencePool([a_double_vote(1), an_unjustified_vote(2)])
+    assert [pool.knows(offender, 0) for offender in (1, 2, 3)] == [False, True, False]
+    assert pool.knows(1, 0, worst=1)
+
+
 def test_evidence_of_an_old_epoch_is_forgotten() -> None:
     pool = EvidencePool([a_double_vote(1)])
     pool.expire(2)

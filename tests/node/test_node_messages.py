@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from consensus.evidence import pair
 from consensus.messages import (
     BlockRequest,
     BlockResponse,
     CertificateMessage,
     CertificateRequest,
+    EpochClosing,
+    EpochProof,
+    EpochRequest,
+    EvidenceMessage,
     Proposal,
     Status,
     StatusRequest,
@@ -28,11 +33,14 @@ VOTE_LANE = [
     Status(0, 1, 1, 2),
     StatusRequest(1, 0),
     CertificateRequest(1, 2),
+    EpochRequest(3),
 ]
 BULK_LANE = [
     a_proposal(a_block(1)),
     BlockRequest(bytes(32), 0, 1),
     BlockResponse(bytes(32), (a_block(1),)),
+    EvidenceMessage(pair(a_vote(1, 1, bytes(32), 0), a_vote(1, 1, b"A" * 32, 0))),
+    EpochClosing(EpochProof((a_block(1).header,), a_notarization(1, bytes(32)))),
     TransactionBundle((b"raw",)),
     ReportMessage(SignedReport(b"payload", 0, bytes(64))),
 ]
