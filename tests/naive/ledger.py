@@ -35,7 +35,7 @@ from ledger.listing import Listing
 from ledger.matching.book import Book
 from ledger.matching.orders import RestingOrder
 from ledger.oracle import UnderlyingOracle
-from ledger.settlement.state import Liquidation, get_protection, liquidation_key
+from ledger.settlement.state import Funding, Liquidation, funding_key, get_protection, liquidation_key
 from ledger.state import Clock, Marks, State, Supply, Totals
 from ledger.state_keys import (
     KEY_CLOCK,
@@ -53,6 +53,7 @@ from primitives.codec import encode
 from primitives.hashing import digest
 from tests.naive.account import HEALTHY, LIQUIDATION, REDUCE_ONLY, AccountKey, NaiveAccount
 from tests.naive.call import Order, Ticks, above_or_at, below_or_at, naive_call
+from tests.naive.funding import accrue, paid_uusd
 from tests.naive.liquidation import liquidate
 from tests.naive.margin import PPM, NaiveMargin, Rows, naive_margin
 from tests.naive.oracle import DECAY_BLOCKS, NaiveOracle
@@ -74,7 +75,7 @@ class NaiveLedger:
         self.instruments: dict[int, Instrument] = {item.id: item for item in state.genesis.instruments}
         self.ticks = {item.underlying: item for item in state.genesis.underlyings}
         self.accounts = {item.key: NaiveAccount(item.cash_uusd) for item in state.accounts()}
-        self.supply = {name: getattr(state.supply, name) for name in Supply.__struct_fields__}
+        self.supply: dict[str, int] = {name: getattr(state.supply, name) for name in Supply.__struct_fields__}
         agreed: dict[int, UnderlyingOracle] = {u: state.oracle(u) for u in self.ticks}
         self.oracle = NaiveOracle(state.genesis, agreed)
         self.orders: dict[int, Order] = {}
@@ -84,6 +85,7 @@ class NaiveLedger:
         self.unruled = {key: raw for key, raw in state.all_leaves() if key[:1] not in b"abciormst"}
         self.marks: Marks | None = None
         self.protection = get_protection(state)
+        self.funding: dict[int, Funding] = {}
         self.liquidations: dict[AccountKey, Liquidation] = {}
         self.margins: dict[AccountKey, NaiveMargin] = {}
         self.held_before: dict[AccountKey, dict[int, int]] = {}
@@ -101,8 +103,10 @@ class NaiveLedger:
         assert (self.height, self.time_ns) == (context.height, context.time_ns)
         self.silent_blocks = 0 if reports else self.silent_blocks + 1
         self.oracle.take(reports, self.time_ns)
+        if reports:
+            accrue(self)
         self._settle(bool(reports))
-        self.rows = Rows(risk)
+        self.rows = Rows(risk, {number: paid_uusd(self, item) for number, item in self.instruments.items()})
         live = [item for item in sorted(self.instruments) if item not in self.settled]
         assert live == sorted(self.rows.row_of), "the kernel priced what is live"
         debt_before_uusd = self.supply["debt_uusd"]
@@ -222,7 +226,7 @@ class NaiveLedger:
     def give(self, account: NaiveAccount, instrument: Instrument, lots: int, price: int) -> None:
         """Lots for cash; a perpetual's price goes into its cost, and what is closed is realised in cash."""
         held, cost = account.positions.pop(instrument.id, (0, 0))
-        value = lots * price // instrument.lots_per_contract
+        value = lots * (price - paid_uusd(self, instrument)) // instrument.lots_per_contract
         if instrument.kind != Kind.PERPETUAL:
             account.cash_uusd -= value
             cost = 0
@@ -351,6 +355,7 @@ class NaiveLedger:
         values |= {reporter_key(number): item for number, item in self.oracle.reporters.items()}
         values |= {window_key(*key): item.leaf(total, carry) for key, item in self.averages.items()}
         values |= {liquidation_key(key): item for key, item in self.liquidations.items()}
+        values |= {funding_key(number): item for number, item in self.funding.items()}
         return self.unruled | {key: encode(value) for key, value in values.items()}
 
     def root(self) -> bytes:

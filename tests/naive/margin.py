@@ -37,6 +37,8 @@ class Rows:
     """The risk arrays of one block as Python lists of Python integers."""
 
     mark: list[int]
+    basis: list[int]
+    """A mark less what funding has cost so far: what a position is worth before its cost."""
     lots_per_contract: list[int]
     positive: list[int]
     negative: list[int]
@@ -45,9 +47,11 @@ class Rows:
     mm_unit: list[int]
     im_unit: list[int]
 
-    def __init__(self, risk: Any) -> None:
+    def __init__(self, risk: Any, paid_uusd: dict[int, int]) -> None:
+        """`paid_uusd`: what funding has cost a long contract of each instrument."""
         self.row_of = {instrument: row for row, instrument in enumerate(risk.instrument_ids.tolist())}
         self.mark = risk.mark_uusd.tolist()
+        self.basis = [mark - paid_uusd[item] for item, mark in zip(self.row_of, self.mark, strict=True)]
         self.lots_per_contract = risk.lots_per_contract.tolist()
         self.table = risk.table_e8.tolist()
         self.group = risk.group.tolist()
@@ -88,7 +92,7 @@ def naive_margin(
         mm_loss += loss * rows.mm_factor[underlying] // PPM
     mtm = 0
     for item in holdings:
-        mtm += item.held * rows.mark[item.row] // rows.lots_per_contract[item.row] - item.cost_uusd
+        mtm += item.held * rows.basis[item.row] // rows.lots_per_contract[item.row] - item.cost_uusd
     mm, im, oracle = _contingencies(rows, holdings)
     equity = mtm + cash_uusd
     slippage = _slippage(rows, orders)

@@ -64,7 +64,7 @@ def equity_uusd(ledger: NaiveLedger, account: NaiveAccount) -> int:
     equity = account.cash_uusd
     for instrument, (lots, cost) in account.positions.items():
         row = ledger.rows.row_of[instrument]
-        equity += lots * ledger.rows.mark[row] // ledger.rows.lots_per_contract[row] - cost
+        equity += lots * ledger.rows.basis[row] // ledger.rows.lots_per_contract[row] - cost
     return equity
 
 
