@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ledger.admission import read_or_refuse, read_transaction
 from ledger.calls import run_calls
 from ledger.events import Event
-from ledger.execution import execute_transactions
+from ledger.execution import execute_transactions, settle_packages
 from ledger.funding import accrue_funding
 from ledger.invariants import check_invariants
 from ledger.oracle import apply_reports, check_update, decode_update
@@ -117,8 +117,10 @@ def apply_block(state: State, context: BlockContext, transactions: tuple[bytes, 
     valuation = Valuation(state)
     valuation.record_health(workspace)
     liquidate(workspace, valuation)
-    execute_transactions(workspace, valuation, [read_transaction(raw) for raw in transactions[1:]])
+    reads = [read_transaction(raw) for raw in transactions[1:]]
+    batches = execute_transactions(workspace, valuation, reads)
     run_calls(workspace, valuation)
+    settle_packages(workspace, valuation, batches)
     absorb_debts(workspace)
     end_staking(workspace)
     workspace.write_back()

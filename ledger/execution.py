@@ -21,13 +21,16 @@ from ledger.settlement.auction import AuctionDesk, check_no_auction
 from ledger.settlement.insurance_fund import take_haircut
 from ledger.staking.actions import STAKING_ACTIONS, StakingDesk
 from ledger.trading.cancels import Cancels, cancel_due, cancel_silent
+from ledger.trading.packages import PackageDesk, Sender
 from ledger.trading.sessions import check_scope
 from ledger.trading.settings import change_setting
 from ledger.trading.state import Session
 from ledger.trading.triggers import TriggerDesk
 from ledger.transactions import (
+    AcceptQuote,
     Action,
     BidAuction,
+    BlockTrade,
     CancelAll,
     CancelLabel,
     CancelOrder,
@@ -37,10 +40,13 @@ from ledger.transactions import (
     PlaceOrder,
     PlaceTrigger,
     PlaceUntil,
+    QuotePackage,
     ReplaceOrder,
+    RequestQuotes,
     SettingAction,
     TransferCash,
     Withdraw,
+    WithdrawRequest,
 )
 from ledger.valuation import Valuation
 from ledger.workspace import OpenAccount, Workspace
@@ -48,6 +54,8 @@ from primitives.errors import ProtocolViolation
 
 CANCELS = (CancelOrder, CancelLabel, CancelAll, ReplaceOrder, MassQuote)
 ORDERS = (PlaceOrder, PlaceUntil, PlaceMarket, ReplaceOrder, MassQuote)
+PACKAGES = ((WithdrawRequest,), (RequestQuotes,), (QuotePackage,), (AcceptQuote, BlockTrade))
+"""In this order: a maker's newer quote comes before a taker's acceptance of the older one."""
 SETTINGS: tuple[type, ...] = get_args(SettingAction)
 
 
@@ -64,8 +72,12 @@ class Batch(NamedTuple):
 
 def execute_transactions(
     workspace: Workspace, valuation: Valuation, transactions: Iterable[ReadTransaction]
-) -> None:
-    """Apply a block's transactions by owner, sub-account, nonce and id; refusals become events."""
+) -> list[Batch]:
+    """Apply a block's transactions by owner, sub-account, nonce and id, all but packages; refusals become events.
+
+    Returns:
+        The batches, for `settle_packages` after the calls.
+    """
     batches = [
         batch
         for read in sorted(transactions, key=lambda item: item.order)
@@ -106,6 +118,20 @@ def execute_transactions(
         orders = [item for item in batch.actions if isinstance(item[1], ORDERS)]
         if orders:
             desk.place(batch.read.id, batch.account, orders, limit_uusd)
+    return batches
+
+
+def settle_packages(workspace: Workspace, valuation: Valuation, batches: Iterable[Batch]) -> None:
+    """After the calls: what requests for quote and block trades do, kind by kind."""
+    desk = PackageDesk(workspace, valuation, OrderDesk(workspace, valuation))
+    desk.expire()
+    for kinds in PACKAGES:
+        for batch in batches:
+            for index, action in batch.actions:
+                if isinstance(action, kinds):
+                    limit_uusd = None if batch.session is None else batch.session.notional_uusd_max
+                    sender = Sender(batch.read.id, index, batch.account, limit_uusd)
+                    _attempt(workspace, batch, index, partial(desk.perform, sender, action))
 
 
 def _open_batch(workspace: Workspace, read: ReadTransaction) -> Batch | None:

@@ -165,9 +165,19 @@ class OrderDesk:
 
     # --- what a session key may build ---
 
-    def check_notional(self, account: OpenAccount, instrument: int, lots: int, max_uusd: int) -> None:
-        """Raises ProtocolViolation(SESSION_NOTIONAL) if so many lots more are above what a key may build."""
-        self._use_notional(max_uusd - self._notional(account), instrument, lots)
+    def check_notional(self, account: OpenAccount, more: Sequence[tuple[int, int]], max_uusd: int) -> None:
+        """Raises ProtocolViolation(SESSION_NOTIONAL) if (instrument, lots) more are above what a key may build."""
+        room_uusd = max_uusd - self._notional(account)
+        for instrument, lots in more:
+            room_uusd = self._use_notional(room_uusd, instrument, lots)
+
+    def check_holdings(self, account: OpenAccount) -> None:
+        """What an account may hold with its open orders. Raises TOO_MANY_LOTS, TOO_MANY_POSITIONS."""
+        opened = _Open(self._workspace, account)
+        if opened.lots > ACCOUNT_LOTS_MAX:
+            raise _too_many_lots()
+        if len(opened.instruments) > self._parameters.positions_max:
+            raise _too_many_positions(self._parameters.positions_max)
 
     def _use_notional(self, room_uusd: int, instrument: int, lots: int) -> int:
         left_uusd = room_uusd - self._notional_of(instrument, lots)
@@ -267,14 +277,9 @@ class OrderDesk:
                 f"an account has at most {parameters.open_orders_max} open orders",
             )
         if opened.lots + action.size_lots > ACCOUNT_LOTS_MAX:
-            raise ProtocolViolation(
-                LedgerReason.TOO_MANY_LOTS, f"an account holds and orders at most {ACCOUNT_LOTS_MAX} lots"
-            )
+            raise _too_many_lots()
         if len(opened.instruments | {action.instrument}) > parameters.positions_max:
-            raise ProtocolViolation(
-                LedgerReason.TOO_MANY_POSITIONS,
-                f"an account is in at most {parameters.positions_max} instruments",
-            )
+            raise _too_many_positions(parameters.positions_max)
         resting = len(workspace.book(action.instrument)) + len(workspace.incoming.get(action.instrument, ()))
         if resting + opened.new.get(action.instrument, 0) >= parameters.orders_per_book_max:
             raise ProtocolViolation(LedgerReason.BOOK_FULL, "the book holds no more orders")
@@ -385,3 +390,13 @@ _INSUFFICIENT = ProtocolViolation(
 _IN_LIQUIDATION = ProtocolViolation(
     LedgerReason.ACCOUNT_IN_LIQUIDATION, "the account is below its maintenance requirement"
 )
+
+
+def _too_many_lots() -> ProtocolViolation:
+    return ProtocolViolation(
+        LedgerReason.TOO_MANY_LOTS, f"an account holds and orders at most {ACCOUNT_LOTS_MAX} lots"
+    )
+
+
+def _too_many_positions(limit: int) -> ProtocolViolation:
+    return ProtocolViolation(LedgerReason.TOO_MANY_POSITIONS, f"an account is in at most {limit} instruments")

@@ -407,6 +407,7 @@ Action = (
     | Withdraw
     | TransferCash
     | SettingAction
+    | PackageAction
     | BidAuction
     | StakingAction
 )

@@ -46,6 +46,25 @@ class OpenAccount:
         """Signed lots held of one instrument."""
         return self.positions.get(instrument, (0, 0))[0]
 
+    def copy(self) -> OpenAccount:
+        """Another one to try things on; the workspace does not know it."""
+        return OpenAccount(self.closed())
+
+    def trade(self, instrument: Instrument, lots: int, basis_uusd: int) -> int:
+        """Change the position as a trade does, at a price less funding; gives the cash that the caller moves."""
+        value_uusd = lots * basis_uusd // instrument.lots_per_contract
+        held, cost_uusd = self.positions.get(instrument.id, (0, 0))
+        if instrument.kind == Kind.PERPETUAL:
+            new_lots, new_cost, cash = trade_perpetual(held, cost_uusd, lots, value_uusd)
+        else:
+            new_lots, new_cost, cash = held + lots, 0, -value_uusd
+        if new_lots:
+            self.positions[instrument.id] = (new_lots, new_cost)
+        else:
+            ensure(new_cost == 0, "a closed position has no cost left")
+            self.positions.pop(instrument.id, None)
+        return cash
+
     def closed(self) -> Account:
         """The leaf these values make."""
         owner, subaccount = self.key
@@ -132,21 +151,12 @@ class Workspace:
 
     def trade(self, account: OpenAccount, instrument: Instrument, lots: int, price_uusd: int) -> None:
         """Give an account `lots` (signed, + buys) of an instrument at a price per contract on the grid."""
-        basis_uusd = price_uusd - funding_uusd(self.state, instrument)
-        value_uusd = lots * basis_uusd // instrument.lots_per_contract
-        held, cost_uusd = account.positions.get(instrument.id, (0, 0))
-        if instrument.kind == Kind.PERPETUAL:
-            new_lots, new_cost, cash = trade_perpetual(held, cost_uusd, lots, value_uusd)
-        else:
-            new_lots, new_cost, cash = held + lots, 0, -value_uusd
+        _, cost_uusd = account.positions.get(instrument.id, (0, 0))
+        cash = account.trade(instrument, lots, price_uusd - funding_uusd(self.state, instrument))
+        _, new_cost = account.positions.get(instrument.id, (0, 0))
         self.lots_change[instrument.id] = self.lots_change.get(instrument.id, 0) + lots
         self.cost_change_uusd += new_cost - cost_uusd
         self.add_cash(account, cash)
-        if new_lots:
-            account.positions[instrument.id] = (new_lots, new_cost)
-        else:
-            ensure(new_cost == 0, "a closed position has no cost left")
-            account.positions.pop(instrument.id, None)
 
     def close_position(self, account: OpenAccount, instrument: int) -> None:
         """Take a settled option position away; its payment is the caller's."""

@@ -99,7 +99,7 @@ def default_trading() -> TradingParameters:
         triggers_max=20,
         session_keys_max=8,
         requests_max=4,
-        requests_total_max=10_000,
+        requests_total_max=256,
         request_quotes_max=16,
         request_legs_max=8,
         request_lots_max=100_000,

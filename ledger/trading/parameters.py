@@ -59,5 +59,5 @@ def trading_rules(parameters: TradingParameters) -> Iterator[tuple[bool, str]]:
     yield parameters.request_quotes_max <= 64, "a request has at most 64 quotes"
     yield parameters.request_legs_max <= 16, "a request has at most 16 legs"
     yield parameters.request_lots_max <= PPM, "a leg has at most a million lots"
-    yield parameters.requests_max <= parameters.requests_total_max <= 100_000, "requests are bounded"
+    yield parameters.requests_max <= parameters.requests_total_max <= 1_000, "requests are bounded"
     yield 0 < parameters.request_lifetime_ns_max <= 86_400 * NS, "a request lives at most a day"

@@ -1,6 +1,7 @@
 """What an account keeps beyond cash, positions and orders: one leaf, only for those who use it. Pure.
 
-Keys: "qa" owner sub-account (AccountTrading), "qs" address (Session), "qr" id (QuoteRequest), "qp" (parameters).
+Keys: "qa" owner sub-account (AccountTrading), "qs" address (Session), "qr" id (QuoteRequest), "qi" (OpenRequests),
+"qp" (TradingParameters).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ledger.state import State
 
 KEY_TRADING = b"qp"
+KEY_OPEN_REQUESTS = b"qi"
 
 
 class Trigger(Wire):
@@ -97,7 +99,7 @@ class Session(Wire):
     notional_uusd_max: U63
 
 
-class RequestQuote(Wire):
+class MakerQuote(Wire):
     """One maker's firm prices for the whole package: what its buyer pays in all; None: no such side."""
 
     owner: Bytes20
@@ -115,11 +117,27 @@ class QuoteRequest(Wire):
     subaccount: U8
     legs: tuple[Leg, ...]
     expires_ns: U63
-    quotes: tuple[RequestQuote, ...]
+    quotes: tuple[MakerQuote, ...]
+
+
+class OpenRequest(Wire):
+    """One open request, as the list of all knows it."""
+
+    request_id: U63
+    owner: Bytes20
+    subaccount: U8
+    expires_ns: U63
+
+
+class OpenRequests(Wire):
+    """All open requests, in order of id; absent when there are none."""
+
+    requests: tuple[OpenRequest, ...]
 
 
 LEAF_KINDS: dict[int, type[Wire]] = {
     ord("a"): AccountTrading,
+    ord("i"): OpenRequests,
     ord("p"): TradingParameters,
     ord("r"): QuoteRequest,
     ord("s"): Session,
@@ -158,6 +176,12 @@ def get_request(state: State, request_id: int) -> QuoteRequest | None:
     """An open request, or None."""
     found: QuoteRequest | None = state.leaves.get(request_key(request_id))
     return found
+
+
+def get_open_requests(state: State) -> tuple[OpenRequest, ...]:
+    """All open requests, in order of id."""
+    found: OpenRequests | None = state.leaves.get(KEY_OPEN_REQUESTS)
+    return () if found is None else found.requests
 
 
 def get_parameters(state: State) -> TradingParameters:

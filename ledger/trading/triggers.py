@@ -88,7 +88,8 @@ class TriggerDesk:
         workspace = self._workspace
         self._check(account, action)
         if notional_uusd_max is not None and not action.reduce_only:
-            self._desk.check_notional(account, action.instrument, action.size_lots, notional_uusd_max)
+            more = [(action.instrument, action.size_lots)]
+            self._desk.check_notional(account, more, notional_uusd_max)
         trading = workspace.trading(account.key)
         trigger_id = workspace.take_id()
         trading.triggers[trigger_id] = Trigger(trigger_id, transaction_id, index, action)
