@@ -18,6 +18,9 @@ from primitives.hashing import digest
 POOL_ENTRIES_MAX = 1_024
 """(offender, epoch) pairs remembered; further ones are refused and come again with their sender's next gossip."""
 
+ANY, UNJUSTIFIED = 1, 2
+"""How bad an offence is; 0 is none."""
+
 About = tuple[int, int]
 """(offender, epoch): what is punished once, at the worst kind."""
 
@@ -29,8 +32,8 @@ def about(evidence: Evidence) -> About:
 
 
 def severity(evidence: Evidence) -> int:
-    """2 for E6, which is punished as part of a coordinated attack; 1 for every other kind."""
-    return 2 if offence_in(evidence) is Offence.UNJUSTIFIED else 1
+    """UNJUSTIFIED for E6, which is punished as part of a coordinated attack; ANY for every other kind."""
+    return UNJUSTIFIED if offence_in(evidence) is Offence.UNJUSTIFIED else ANY
 
 
 def evidence_id(evidence: Evidence) -> bytes:
@@ -73,10 +76,10 @@ class EvidencePool:
         entry.evidence = evidence
         return True
 
-    def knows(self, offender: int, epoch: int, worst: int = 2) -> bool:
+    def knows(self, offender: int, epoch: int, at_least: int) -> bool:
         """Whether as bad an offence by this validator in this epoch is here or on chain already."""
         entry = self._entries.get((offender, epoch))
-        return entry is not None and worst <= max(entry.settled, severity(entry.evidence))
+        return entry is not None and at_least <= max(entry.settled, severity(entry.evidence))
 
     def settle(self, evidence: Evidence) -> None:
         """The chain holds this piece, or refuses it because it holds as bad a one."""

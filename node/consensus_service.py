@@ -37,7 +37,8 @@ from consensus.effects import (
     WatchEnded,
 )
 from consensus.epochs import EpochManager
-from consensus.evidence import evidence_of_refusal
+from consensus.evidence import evidence_of_refusal, vote_of
+from consensus.evidence_pool import ANY, UNJUSTIFIED
 from consensus.inputs import (
     Input,
     MessageReceived,
@@ -50,12 +51,14 @@ from consensus.inputs import (
 )
 from consensus.messages import (
     Block,
+    BlockEvidence,
     BlockResponse,
     ConsensusMessage,
     EvidenceMessage,
     Flag,
     Proposal,
     QuorumCertificate,
+    Vote,
     hash_of,
 )
 from gossip.network import Lane, Network
@@ -153,6 +156,12 @@ class ConsensusService:
             ProtocolViolation: the sender is to blame; the message has had no effect, except that an unjustified
             proposal is evidence against its signer.
         """
+        if isinstance(message, EvidenceMessage):
+            evidence = message.evidence
+            if self._is_proved(
+                vote_of(evidence), UNJUSTIFIED if isinstance(evidence, BlockEvidence) else ANY
+            ):
+                return  # Told again, as everybody does until it is on chain.
         number = admission.other_epoch(message, self._core.epoch)
         if number is not None:
             await self._send.send(OtherEpochHeard(peer, number, message))
@@ -160,9 +169,10 @@ class ConsensusService:
         try:
             await self._check(message)
         except ProtocolViolation:
-            proved = isinstance(message, Proposal) and evidence_of_refusal(message, self._core.epoch)
-            if proved:
-                await self._send.send(MessageReceived(peer, EvidenceMessage(proved)))
+            if isinstance(message, Proposal) and not self._is_proved(message.leader_vote, UNJUSTIFIED):
+                proved = evidence_of_refusal(message, self._core.epoch)
+                if proved is not None:
+                    await self._send.send(MessageReceived(peer, EvidenceMessage(proved)))
             raise
         if isinstance(message, Proposal):
             header, now_ns = message.block.header, time.monotonic_ns()
@@ -171,6 +181,10 @@ class ConsensusService:
             if delay_ppm is not None:
                 self.delays.keep(header.height, header.proposer, delay_ppm)
         await self._send.send(MessageReceived(peer, message))
+
+    def _is_proved(self, vote: Vote, severity: int) -> bool:
+        """Whether as bad an offence of the voter in that epoch is known: verifying another could cost 1,000 checks."""
+        return self._core.state.pool.knows(vote.signer, vote.epoch, severity)
 
     async def _readmit(self, effect: Readmit) -> None:
         """A message that came before its epoch; its sender is not blamed, for it is long gone from the wire."""

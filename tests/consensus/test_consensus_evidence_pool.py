@@ -9,7 +9,7 @@ from consensus import admission
 from consensus.certificates import assemble_timeout
 from consensus.effects import Broadcast, Effect
 from consensus.evidence import evidence_of_refusal, offences_of, pair, verify_evidence
-from consensus.evidence_pool import EvidencePool, evidence_id
+from consensus.evidence_pool import ANY, UNJUSTIFIED, EvidencePool, evidence_id
 from consensus.messages import (
     EVIDENCE_ITEMS_MAX,
     Block,
@@ -70,8 +70,8 @@ def test_two_proofs_of_one_offence_have_one_id() -> None:
 
 def test_the_pool_knows_whom_it_need_not_hear_of_again() -> None:
     pool = EvidencePool([a_double_vote(1), an_unjustified_vote(2)])
-    assert [pool.knows(offender, 0) for offender in (1, 2, 3)] == [False, True, False]
-    assert pool.knows(1, 0, worst=1)
+    assert [pool.knows(offender, 0, UNJUSTIFIED) for offender in (1, 2, 3)] == [False, True, False]
+    assert pool.knows(1, 0, ANY)
 
 
 def test_evidence_of_an_old_epoch_is_forgotten() -> None:
