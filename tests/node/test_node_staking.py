@@ -61,7 +61,7 @@ async def test_validators_agree_on_how_late_leaders_are(tmp_path: Path, monkeypa
     async with running_nodes(tmp_path, monkeypatch) as (nodes, _):
         counted: list[list[tuple[int, int]]] = []
         with trio.fail_after(20):
-            while not counted or min(led for led, _ in counted[0]) == 0:  # noqa: ASYNC110
+            while not counted or min(led for led, _ in counted[0]) == 0:
                 await trio.sleep(0.05)
                 counted = [
                     [
