@@ -1,9 +1,9 @@
 """apply_block, the one entrance through which the ledger's state changes, and validate_block before it. Pure.
 
-Phases of a block (market.md section 4): oracle, funding, penalties, settlement, marks and every account's margin,
-liquidation; cancels; cash; stake; orders; one uniform-price call per instrument; what the fund bears; fees and,
-once an epoch, rewards and a validator set. Transactions are processed by owner, sub-account, nonce and id, so
-their order inside the block has no effect.
+Phases of a block (market.md section 4): oracle, funding, penalties, settlement, new series, marks and every
+account's margin, liquidation; cancels; cash; stake; orders; one uniform-price call per instrument; what the fund
+bears; fees and, once an epoch, rewards and a validator set. Transactions are processed by owner, sub-account,
+nonce and id, so their order inside the block has no effect.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from ledger.events import Event
 from ledger.execution import execute_transactions, settle_packages
 from ledger.funding import accrue_funding
 from ledger.invariants import check_invariants
+from ledger.listing_schedule import run_schedule
 from ledger.oracle import apply_reports, check_update, decode_update
 from ledger.prices import keep_prices
 from ledger.reasons import LedgerReason
@@ -105,7 +106,7 @@ def apply_block(state: State, context: BlockContext, transactions: tuple[bytes, 
     """
     validate_block(state, context, transactions)
     reports = check_update(state, read_or_refuse(decode_update, transactions[0])).reports
-    silent = 0 if reports else state.clock.blocks_without_oracle + 1
+    before_ns, silent = state.clock.time_ns, 0 if reports else state.clock.blocks_without_oracle + 1
     state.put(KEY_CLOCK, Clock(context.height, context.time_ns, state.clock.next_order_id, silent))
     apply_reports(state, reports, context.time_ns)
     if reports:
@@ -113,6 +114,7 @@ def apply_block(state: State, context: BlockContext, transactions: tuple[bytes, 
     workspace = Workspace(state, context.height, context.time_ns)
     begin_staking(workspace, reports, context.observations)
     settle_expiries(workspace, has_update=bool(reports))
+    run_schedule(workspace, before_ns)
     workspace.write_back()
     valuation = Valuation(state)
     valuation.record_health(workspace)

@@ -162,6 +162,15 @@ class Deleveraged(Wire, tag=74):
     loss_uusd: U63
 
 
+class SeriesListed(Wire, tag=76):
+    """Calls and puts of a new expiry, `count` of them from `first_id` on."""
+
+    underlying: U8
+    expiry_ns: U63
+    first_id: U32
+    count: U32
+
+
 class DebtChanged(Wire, tag=75):
     """What nobody has paid yet; while it is above 0, withdrawals pay their part of it."""
 
@@ -186,5 +195,6 @@ Event = (
     | VaultTook
     | Deleveraged
     | DebtChanged
+    | SeriesListed
     | StakingEvent
 )

@@ -221,11 +221,14 @@ class State:
     ) -> State:
         """Exactly the state whose leaves these are (same root). Raises msgspec errors on foreign bytes."""
         state = cls(chain_id, genesis)
+        state.instruments.clear()
         for key, raw in leaves:
             value = decode_own(_kind_of(key), raw)
             state.put(key, value)
             if isinstance(value, Account):
                 state.dirty_accounts.add(value.key)
+            elif isinstance(value, Listing):
+                state.instruments[value.instrument.id] = value.instrument
             elif isinstance(value, Book):
                 for order in (*value.bids, *value.asks):
                     state.orders.put(order.order_id, order)
@@ -251,6 +254,8 @@ class State:
         for key in self.leaves.rollback():
             if key[0] == ord("a"):
                 self.dirty_accounts.add((key[1:21], key[21]))
+            elif key[0] == ord("i"):
+                self._follow_listing(key)
         self.orders.rollback()
         self.watched.rollback()
 
@@ -302,6 +307,19 @@ class State:
         """Write one leaf (None deletes)."""
         self.leaves.put(key, value)
         self._dirty.add(key)
+
+    def put_listing(self, instrument: int, listing: Listing | None) -> None:
+        """Write one instrument's leaf (None: it is forgotten)."""
+        self.put(listing_key(instrument), listing)
+        self._follow_listing(listing_key(instrument))
+
+    def _follow_listing(self, key: bytes) -> None:
+        """Keep `instruments` in step with a listing's leaf."""
+        listing: Listing | None = self.leaves.get(key)
+        if listing is None:
+            self.instruments.pop(int.from_bytes(key[1:], "big"), None)
+        else:
+            self.instruments[listing.instrument.id] = listing.instrument
 
     def put_account(self, account: Account) -> None:
         """Write one account."""

@@ -13,7 +13,12 @@ from ledger.genesis import (
 )
 from ledger.instruments import LOTS_PER_CONTRACT, Instrument, Kind, Underlying
 from ledger.margin.parameters import default_margin_parameters
-from ledger.settlement.parameters import AuctionParameters, FundingParameters, ProtectionParameters
+from ledger.settlement.parameters import (
+    AuctionParameters,
+    FundingParameters,
+    ListingParameters,
+    ProtectionParameters,
+)
 from ledger.staking.parameters import GenesisStake, StakingParameters
 from ledger.trading.parameters import TradingParameters
 from node.genesis import GENESIS_VERSION, ConsensusParameters, GenesisDocument, ValidatorEntry
@@ -155,8 +160,13 @@ def default_staking(
     )
 
 
-def default_protection(vault_uusd: int = 1_000_000 * USD) -> ProtectionParameters:
-    """market.md section 5's numbers; markets, not networks, set these times, so no speed scales them."""
+def default_protection(
+    vault_uusd: int = 1_000_000 * USD, listing: ListingParameters | None = None
+) -> ProtectionParameters:
+    """market.md section 5's numbers; markets, not networks, set these times, so no speed scales them.
+
+    `listing` None: the series of genesis are all there will be.
+    """
     return ProtectionParameters(
         auction=AuctionParameters(
             patience_ns=30 * NS,
@@ -171,6 +181,21 @@ def default_protection(vault_uusd: int = 1_000_000 * USD) -> ProtectionParameter
         ),
         vault_uusd=vault_uusd,
         funding=FundingParameters(period_ns=8 * 3_600 * NS, premium_max_ppm=5_000, gap_ns_max=60 * NS),
+        listing=listing or default_listing(strikes_max=0),
+    )
+
+
+def default_listing(strikes_max: int = 21) -> ListingParameters:
+    """market.md section 6's schedule."""
+    return ListingParameters(
+        daily=2,
+        weekly=3,
+        monthly=3,
+        quarterly=3,
+        deviations=3,
+        strikes_max=strikes_max,
+        instruments_max=2_000,
+        keep_settled_ns=7 * DAY_NS,
     )
 
 

@@ -1,7 +1,8 @@
 """The obvious version of the kernel: pure Python integers at a fixed scale, 1e27 unless told otherwise. Pure.
 
-Slow and short; only tests use it, to hold the fast kernel to 1e-12. Every value is an integer numerator over
-`scale`; results carry an error of some units of the last place. A larger scale reaches further into tails.
+Slow and short; tests hold the fast kernel to it (1e-12), and the listing schedule widens strikes with it once a
+day. Every value is an integer numerator over `scale`; results carry an error of some units of the last place. A
+larger scale reaches further into tails.
 """
 
 from __future__ import annotations

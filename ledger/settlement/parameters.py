@@ -36,12 +36,30 @@ class FundingParameters(Wire):
     gap_ns_max: U63
 
 
+class ListingParameters(Wire):
+    """Expiries kept listed of each kind, and strikes of each; `strikes_max` 0: nothing is listed after genesis.
+
+    `instruments_max` counts settled ones too, which stay for `keep_settled_ns`; an expiry that would not fit is
+    tried again the next day.
+    """
+
+    daily: U32
+    weekly: U32
+    monthly: U32
+    quarterly: U32
+    deviations: U32
+    strikes_max: U32
+    instruments_max: U32
+    keep_settled_ns: U63
+
+
 class ProtectionParameters(Wire):
     """What protects the exchange from its accounts; `vault_uusd` is the backstop vault's cash at genesis."""
 
     auction: AuctionParameters
     vault_uusd: U63
     funding: FundingParameters
+    listing: ListingParameters
 
 
 def protection_rules(protection: ProtectionParameters) -> Iterator[tuple[bool, str]]:
@@ -62,4 +80,13 @@ def protection_rules(protection: ProtectionParameters) -> Iterator[tuple[bool, s
     funding = protection.funding
     yield 3_600 * NS <= funding.period_ns <= DAY_NS, "a funding period is an hour to a day"
     yield funding.premium_max_ppm <= PPM // 20, "funding is at most 5 % in a period"
+    listing = protection.listing
+    yield max(listing.daily, listing.weekly) <= 8, "at most 8 daily and weekly expiries"
+    yield (
+        listing.monthly <= 12 and listing.quarterly <= 4,
+        "monthly and quarterly expiries for a year at most",
+    )
+    yield 1 <= listing.deviations <= 6, "strikes within 1 to 6 standard deviations"
+    yield listing.strikes_max <= 100 and listing.instruments_max <= 4_096, "at most 4,096 instruments"
+    yield listing.keep_settled_ns <= 60 * DAY_NS, "settled series stay 60 days at most"
     yield funding.gap_ns_max <= funding.period_ns, "a gap that is charged is at most a period"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ledger.state import State
 
 KEY_PROTECTION = b"xp"
+KEY_SCHEDULE = b"xn"
 VAULT_KEY: AccountKey = (digest(b"quorate-account", b"backstop vault")[:20], 0)
 """The protocol's own account; nobody has its key."""
 
@@ -38,9 +39,16 @@ class Funding(Wire):
     time_ns: U63
 
 
+class Schedule(Wire):
+    """The id that the next new instrument gets."""
+
+    next_id: U32
+
+
 LEAF_KINDS: dict[int, type[Wire]] = {
     ord("f"): Funding,
     ord("l"): Liquidation,
+    ord("n"): Schedule,
     ord("p"): ProtectionParameters,
 }
 

@@ -20,6 +20,7 @@ from ledger.margin.parameters import default_margin_parameters
 from ledger.market import Slice
 from ledger.matching.orders import AccountKey
 from ledger.oracle import build_oracle_update, compute_block_time, decode_update
+from ledger.settlement.parameters import ListingParameters
 from ledger.state import State
 from ledger.transactions import (
     Action,
@@ -95,6 +96,7 @@ def a_genesis(
     instruments: Sequence[Instrument] = INSTRUMENTS,
     *,
     vault_usd: int = 0,
+    listing: ListingParameters | None = None,
     **parameters: int,
 ) -> LedgerGenesis:
     """Traders with cash in their sub-account 0."""
@@ -121,7 +123,7 @@ def a_genesis(
         parameters=LedgerParameters(**{**PARAMETERS, **parameters}),
         staking=default_staking(()),
         trading=default_trading(),
-        protection=default_protection(vault_usd * USD),
+        protection=default_protection(vault_usd * USD, listing),
     )
 
 
