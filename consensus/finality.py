@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from consensus.block_tree import Node, Standing
-from consensus.effects import CancelTimer, ClosedEpoch, Conflict, DeliverFinal, EpochClosed, Send
+from consensus.effects import CancelTimer, ClosedEpoch, Conflict, DeliverFinal, EpochClosed, Send, SetTimer
 from consensus.inputs import TimerKind
 from consensus.messages import Block, EpochClosing, EpochProof, QuorumCertificate, hash_of
 from consensus.state import ConsensusState
@@ -81,10 +81,24 @@ def _deliver(state: ConsensusState, path: list[Node]) -> None:
     for node in path:
         for evidence in node.block.evidence:
             state.pool.settle(evidence)
+    final_view = state.tree.root.view
     state.tree.finalize(path, proved=proof.block == path[-1].hash)
     state.tree_changed = True
     _prune(state)
     _end_epoch(state, path, proof)
+    if state.closed is None:
+        _shorten_waits(state, final_view)
+
+
+def _shorten_waits(state: ConsensusState, before: int) -> None:
+    """A laggard entered its view with the patience of long ago; as soon as it has caught up it waits as others do.
+
+    `before`: the view of the final tip until now. In good time the factor is the same, and no timer is touched.
+    """
+    pace, view, final_view = state.pacemaker, state.view, state.tree.root.view
+    if pace.factor_milli(view, final_view) < pace.factor_milli(view, before):
+        state.out.add(SetTimer(TimerKind.PROPOSAL, view, pace.proposal_ms(view, final_view)))
+        state.out.add(SetTimer(TimerKind.VIEW, view, pace.view_ms(view, final_view)))
 
 
 def _end_epoch(state: ConsensusState, path: list[Node], proof: QuorumCertificate) -> None:
