@@ -25,8 +25,9 @@ PRICE_UUSD_MAX = 10_000_000_000_000
 SLICES_MAX = 32
 """Expiries per underlying in one report."""
 SUBACCOUNT_MAX = 255
-DELAYS_MAX = 16
-"""Proposals whose delay one report tells; older ones are left out."""
+DELAYS_MAX = 8
+"""Proposals whose delay one report tells; older ones are left out. Delays are a sample: with many blocks between
+two reports some proposals are never told of, and 100 reports must still fit one update."""
 QUOTES_MAX = 128
 """Instruments in one mass quote."""
 LEGS_MAX = 16
@@ -396,7 +397,9 @@ StakingAction = (
     | Unjail
 )
 OrderAction = PlaceOrder | PlaceUntil | PlaceMarket | PlaceTrigger | ReplaceOrder | MassQuote
-SettingAction = SetCancelTime | SetProtection | ResetProtection | RegisterSessionKey | RevokeSessionKey
+SettingAction = (
+    SetCancelTime | SetProtection | ResetProtection | RegisterSessionKey | RevokeSessionKey | SetMarginModel
+)
 PackageAction = RequestQuotes | QuotePackage | AcceptQuote | WithdrawRequest | BlockTrade
 Action = (
     OrderAction
