@@ -132,17 +132,7 @@ class ConsensusState:
         self.parameters = parameters
         self.epoch: Epoch = config.epoch or first_epoch(config.chain_id, config.validator_set)
         validators = self.validators = self.epoch.validators
-        self.watch = config.watch
-        silent = self.watch is not None and not self.watch.may_sign(self.epoch.number)
-        self.holds_place = (
-            config.own_index is not None
-            and validators.is_member(config.own_index)
-            and config.own_key in (None, validators.public_keys[config.own_index])
-        )
-        """Whether votes under our place are votes under our key."""
-        votes = self.holds_place and not silent
-        self.own_index = ValidatorIndex(config.own_index or 0) if votes else None
-        """Our place, if we have weight in this epoch and may sign; None for an observer."""
+        self._identify(config)
         self.pacemaker = Pacemaker(parameters.delta_ms, parameters.min_block_ms)
         self.own = OwnVotes(config.chain_id, self.epoch.number, self.own_index, signer.sign)
         tip_hash = hash_of(tip.block.header)
@@ -172,21 +162,39 @@ class ConsensusState:
         self.pool = pool
         self.offered: tuple[Evidence, ...] = ()
         """The evidence for the block that is being built."""
-        self.closed: EpochProof | None = None
-        """Why this epoch is over: nothing is voted or delivered any more, only questions are answered."""
+        self._expect_end(tip)
+        self._restore(records, tip)
+        self.observed_from = self.view
+        """The view from which on we have listened without a gap."""
+
+    def _identify(self, config: CoreConfig) -> None:
+        """Who we are in this epoch, and whether we may sign."""
         self.place = config.own_index
         """Our place in the directory of validators, whether we have weight in this epoch or not."""
+        self.watch = config.watch
+        silent = self.watch is not None and not self.watch.may_sign(self.epoch.number)
+        self.holds_place = (
+            config.own_index is not None
+            and self.validators.is_member(config.own_index)
+            and config.own_key in (None, self.validators.public_keys[config.own_index])
+        )
+        """Whether votes under our place are votes under our key."""
+        votes = self.holds_place and not silent
+        self.own_index = ValidatorIndex(config.own_index or 0) if votes else None
+        """Our place, if we have weight in this epoch and may sign; None for an observer."""
+
+    def _expect_end(self, tip: FinalTip) -> None:
+        """What leads to the end of the epoch; the tip may be its boundary."""
+        self.closed: EpochProof | None = None
+        """Why this epoch is over: nothing is voted or delivered any more, only questions are answered."""
         self.tail: list[Header] = []
         """The boundary and the suffix blocks upon it that are final: headers of the epoch's proof."""
         self.boundary_proof: EpochProof | None = None
         """The proof that a peer gave us, before we have delivered the boundary."""
-        if self.tree.root.height == self.epoch.last_height and not begins:
+        if self.tree.root.height == self.epoch.last_height:
             self.tail.append(tip.block.header)
         self.boundary_block = tip.block
         """The epoch's last block, once it is delivered."""
-        self._restore(records, tip)
-        self.observed_from = self.view
-        """The view from which on we have listened without a gap."""
 
     def _restore(self, records: Iterable[JournalRecord], tip: FinalTip) -> None:
         restored = restore(self.own, records)
