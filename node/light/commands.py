@@ -6,10 +6,11 @@ import json
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from ledger.listing import Listing
 from node.config import load_config
 from node.genesis import GenesisDocument, load_genesis
 from node.light.describe import describe
@@ -19,7 +20,7 @@ from node.light.verifier import ProofRefused, Trust, trust_of_checkpoint, verify
 from node.storage.block_store import BlockStore
 from node.storage.epoch_files import EpochFiles
 from node.storage.files import write_durably
-from primitives.codec import encode
+from primitives.codec import decode_own, encode
 from primitives.errors import OperatorError
 
 app = App(name="proof", help="Write a proof of a part of the state, and check one without a node.")
@@ -196,10 +197,11 @@ def _read(path: Path) -> bytes:
 
 
 def _instrument(home: Path, name: str) -> int:
-    instruments: Any = load_genesis(load_config(home).genesis_path).ledger.instruments
-    for item in instruments:
+    with closing(_store(home)) as store:
+        listed = [decode_own(Listing, raw).instrument for _, raw in store.leaves(b"i")]
+    for item in listed:
         if item.name == name.upper():
-            return int(item.id)
+            return item.id
     raise OperatorError(f"there is no instrument {name}")
 
 

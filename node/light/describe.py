@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ledger.instruments import Instrument
 from ledger.state import State
 from node.genesis import GenesisDocument
 from node.light.margin import recompute_margin, state_of
-from node.light.verifier import ProofRefused, Proven
+from node.light.verifier import Proven
 from node.named_form import to_named
 
 Content = dict[str, Any]
@@ -52,31 +51,31 @@ def _margin(proven: Proven, document: GenesisDocument) -> Content:
 
 
 def _mark(proven: Proven, state: State) -> Content:
-    item, marks = _instrument(proven, state), state.marks
+    (number, name), marks = _instrument(proven, state), state.marks
     agreed = {} if marks is None else dict(marks.marks)
-    return {"instrument": item.name, "mark_uusd": agreed.get(item.id, "none: settled, or not live yet")}
+    return {"instrument": name, "mark_uusd": agreed.get(number, "none: settled, or not live yet")}
 
 
 def _settlement(proven: Proven, state: State) -> Content:
-    item = _instrument(proven, state)
-    listing = state.listing(item.id)
+    number, name = _instrument(proven, state)
+    listing = state.listing(number)
     settled = listing is not None and listing.is_settled
     price = listing.settlement_price_uusd if listing is not None and settled else "none"
-    return {"instrument": item.name, "is_settled": settled, "settlement_price_uusd": price}
+    return {"instrument": name, "is_settled": settled, "settlement_price_uusd": price}
 
 
 def _order(proven: Proven, state: State) -> Content:
-    order_id, item = int.from_bytes(proven.subject[:8], "big"), _instrument(proven, state)
-    found = state.book(item.id).find(order_id)
-    content: Content = {"order_id": order_id, "instrument": item.name, "rests": found is not None}
+    order_id, (number, name) = int.from_bytes(proven.subject[:8], "big"), _instrument(proven, state)
+    found = state.book(number).find(order_id)
+    content: Content = {"order_id": order_id, "instrument": name, "rests": found is not None}
     return content if found is None else content | to_named(found)
 
 
 _DESCRIBED = {"account": _account, "mark": _mark, "settlement": _settlement, "order": _order}
 
 
-def _instrument(proven: Proven, state: State) -> Instrument:
+def _instrument(proven: Proven, state: State) -> tuple[int, str]:
+    """Its id, and its name if genesis or a proven leaf says it."""
     number = int.from_bytes(proven.subject[-4:], "big")
-    if number not in state.instruments:
-        raise ProofRefused(f"genesis lists no instrument {number}")
-    return state.instruments[number]
+    known = {item.id: item.name for item in (*state.genesis.instruments, *state.instruments.values())}
+    return number, known.get(number, str(number))

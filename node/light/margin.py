@@ -26,10 +26,11 @@ def recompute_margin(proven: Proven, genesis: LedgerGenesis) -> AccountView | No
     Raises:
         ProofRefused: a leaf is missing, or the marks computed are not those that the state commits to.
     """
-    account = proven.leaves[b"a" + proven.subject]
-    if account is None:
+    if proven.leaves[b"a" + proven.subject] is None:
         return None
-    missing = [key for key in margin_keys(genesis, account) if key not in proven.leaves]
+    missing = [
+        key for key in margin_keys(genesis, proven.subject, proven.leaves.get) if key not in proven.leaves
+    ]
     if missing:
         raise ProofRefused(f"{len(missing)} leaves that the margin follows from are not in the proof")
     state = state_of(proven, genesis)

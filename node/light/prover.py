@@ -20,8 +20,10 @@ from consensus.validator_set import ValidatorSet
 from ledger.accounts import Account
 from ledger.genesis import LedgerGenesis
 from ledger.instruments import Instrument, Kind
+from ledger.listing import Listing
 from ledger.state_keys import listing_key, oracle_key, window_key
 from ledger.state_tree import StateTree
+from ledger.trading.state import KEY_TRADING, trading_key
 from node.genesis import GenesisDocument, chain_id_of
 from node.light.verifier import VERSION, keys_of
 from node.storage.block_store import Before, BlockStore
@@ -158,7 +160,7 @@ class Prover:
         snapshot = self.snapshot()
         keys = keys_of(kind, subject)
         if kind == "margin":
-            keys += margin_keys(self._genesis.ledger, snapshot.leaves.get(keys[0]))
+            keys += margin_keys(self._genesis.ledger, subject, snapshot.leaves.get)
         leaves = [(key, snapshot.leaves.get(key), snapshot.tree.prove(key)) for key in keys]
         last = snapshot.tip.epoch
         if first_epoch > last:
@@ -194,13 +196,18 @@ def _first(signers: Sequence[int], needed: int, weight_of: Callable[[int], int])
     return chosen
 
 
-def margin_keys(genesis: LedgerGenesis, account: bytes | None) -> list[bytes]:
-    """Leaves beyond the account's, the clock's, the marks' and the parameters' that a margin follows from."""
-    positions = () if account is None else decode_own(Account, account).positions
-    wanted = {item.instrument for item in positions}
-    held = [item for item in genesis.instruments if item.id in wanted]
+def margin_keys(genesis: LedgerGenesis, subject: bytes, find: Callable[[bytes], bytes | None]) -> list[bytes]:
+    """Leaves beyond the account's, the clock's, the marks' and the parameters' that its margin follows from.
+
+    `find` gives a leaf's bytes, None when there is none.
+    """
+    raw = find(b"a" + subject)
+    account = None if raw is None else decode_own(Account, raw)
+    listings = [listing_key(item.instrument) for item in (account.positions if account else ())]
+    held = [decode_own(Listing, raw).instrument for key in listings if (raw := find(key)) is not None]
     oracles = [oracle_key(item.underlying) for item in genesis.underlyings]
-    return [*oracles, *(listing_key(item.id) for item in held), *_window_keys(held)]
+    trading = trading_key((subject[:20], subject[20]))
+    return [KEY_TRADING, trading, *oracles, *listings, *_window_keys(held)]
 
 
 def _window_keys(held: Iterable[Instrument]) -> list[bytes]:

@@ -53,7 +53,7 @@ class LightChain:
     ) -> None:
         self.genesis = genesis or a_genesis()
         self.chain_id = chain_id_of(self.genesis)
-        self.store = BlockStore.open(path / "store", chain_id=self.chain_id)
+        self.store = BlockStore.open(path / "blocks", chain_id=self.chain_id)
         self.epochs = EpochFiles(path / "epochs")
         self.state = State.from_genesis(self.genesis.ledger, self.chain_id)
         self.epoch = self.height = self.view = 0
