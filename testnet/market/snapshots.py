@@ -67,8 +67,8 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    """One quoted option, premiums already in USD."""
+class OptionRow:
+    """One option of a chain, premiums already in USD; 0 where a side is not quoted."""
 
     index: float
     future: float
@@ -96,16 +96,12 @@ def find_snapshots(directory: Path) -> list[tuple[int, Path]]:
 def read_snapshot(time_ns: int, path: Path, skipped: Counter[str]) -> Snapshot:
     """One chain snapshot. Raises OperatorError when the file is unreadable or nothing in it can be used."""
     indexes: dict[Underlying, list[float]] = {}
-    rows: dict[Series, list[_Row]] = {}
-    for record in _records(path):
-        try:
-            series, row = _option_row(record)
-        except (KeyError, ValueError, TypeError, AttributeError):
-            skipped["option_row"] += 1
-            continue
-        indexes.setdefault(series[0], []).append(row.index)
-        if series[1] > time_ns and 0 < row.bid <= row.ask:
-            rows.setdefault(series, []).append(row)
+    rows: dict[Series, list[OptionRow]] = {}
+    for series, found in read_options(path, skipped).items():
+        indexes.setdefault(series[0], []).extend(row.index for row in found)
+        quoted = [row for row in found if 0 < row.bid <= row.ask]
+        if series[1] > time_ns and quoted:
+            rows[series] = quoted
     spots = {underlying: median(prices) for underlying, prices in sorted(indexes.items())}
     smiles = {
         series: _smile(rows[series], spots[series[0]], years_between(time_ns, series[1]))
@@ -117,11 +113,24 @@ def read_snapshot(time_ns: int, path: Path, skipped: Counter[str]) -> Snapshot:
     return Snapshot(time_ns, spots, usable)
 
 
-def _option_row(record: dict[str, str]) -> tuple[Series, _Row]:
+def read_options(path: Path, skipped: Counter[str]) -> dict[Series, list[OptionRow]]:
+    """Every row of a chain snapshot by series. Raises OperatorError when the file is unreadable."""
+    rows: dict[Series, list[OptionRow]] = {}
+    for record in _records(path):
+        try:
+            series, row = _option_row(record)
+        except (KeyError, ValueError, TypeError, AttributeError):
+            skipped["option_row"] += 1
+            continue
+        rows.setdefault(series, []).append(row)
+    return rows
+
+
+def _option_row(record: dict[str, str]) -> tuple[Series, OptionRow]:
     """Coin premiums become USD at the row's own futures price; an empty premium is 0."""
     expiry_ns = _time_ns(datetime.fromisoformat(record["expiry_datetime"]))
     future = _positive(record["futures_price"])
-    row = _Row(
+    row = OptionRow(
         index=_positive(record["index_price"]),
         future=future,
         strike=_positive(record["strike"]),
@@ -132,9 +141,9 @@ def _option_row(record: dict[str, str]) -> tuple[Series, _Row]:
     return (Underlying[record["currency"]], expiry_ns), row
 
 
-def _smile(rows: list[_Row], index: float, tau: float) -> Smile:
+def _smile(rows: list[OptionRow], index: float, tau: float) -> Smile:
     """Per strike the out-of-the-money option, the other where that is not quoted on both sides."""
-    best: dict[float, _Row] = {}
+    best: dict[float, OptionRow] = {}
     for row in rows:
         if row.strike not in best or row.is_call == (row.strike >= row.future):
             best[row.strike] = row
