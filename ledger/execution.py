@@ -104,7 +104,10 @@ def execute_transactions(
         )
     for batch in batches:
         _each_action(
-            workspace, batch, SETTINGS, lambda item, action: change_setting(workspace, item.account, action)
+            workspace,
+            batch,
+            SETTINGS,
+            lambda item, action: change_setting(workspace, desk, item.account, action),
         )
     cancel_silent(workspace)
     triggers = TriggerDesk(workspace, valuation, desk)

@@ -24,7 +24,7 @@ from ledger.trading.protection import check_not_frozen, reserve_uusd
 from ledger.trading.reasons import TradingReason
 from ledger.trading.state import Protection
 from ledger.trading.wanted import Wanted, wanted_of
-from ledger.transactions import Action, PlaceOrder, Side
+from ledger.transactions import Action, MarginModel, PlaceOrder, Side
 from ledger.valuation import Valuation
 from ledger.workspace import OpenAccount, Workspace
 from primitives.amounts import ceil_div
@@ -163,6 +163,14 @@ class OrderDesk:
                 LedgerReason.INSUFFICIENT_MARGIN, "the initial requirement would not hold after it"
             )
 
+    def check_model(self, account: OpenAccount, model: int) -> None:
+        """Raises ProtocolViolation(INSUFFICIENT_MARGIN) if the account could not open under that model."""
+        orders = [item.order for item in _Open(self._workspace, account).margined.values()]
+        if self._valuation.excess_with_orders_uusd(account, orders, account.cash_uusd, model) < 0:
+            raise ProtocolViolation(
+                LedgerReason.INSUFFICIENT_MARGIN, "the initial requirement would not hold under that model"
+            )
+
     # --- what a session key may build ---
 
     def check_notional(self, account: OpenAccount, more: Sequence[tuple[int, int]], max_uusd: int) -> None:
@@ -295,7 +303,9 @@ class OrderDesk:
         every = [item.order for item in orders]
         full = self._valuation.excess_with_orders_uusd(account, every, cash_uusd)
         trading = self._workspace.find_trading(account.key)
-        if full >= 0 or trading is None or not any(item.lots_max for item in trading.protections.values()):
+        if full >= 0 or trading is None or trading.margin_model != MarginModel.PORTFOLIO:
+            return full
+        if not any(item.lots_max for item in trading.protections.values()):
             return full
         rest, reserved_uusd = self._with_protection(trading.protections, orders)
         bounded = self._valuation.excess_with_orders_uusd(account, rest, cash_uusd) - reserved_uusd

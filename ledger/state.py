@@ -40,6 +40,7 @@ from ledger.state_keys import (
 from ledger.state_tree import Proof, StateTree
 from ledger.trading.state import KEY_TRADING, AccountTrading, trading_key
 from ledger.trading.state import LEAF_KINDS as TRADING_KINDS
+from ledger.transactions import MarginModel
 from primitives.codec import I64, U32, U63, Bytes32, Wire, decode_own, encode
 from primitives.errors import ensure
 from primitives.signing import address_of
@@ -172,6 +173,8 @@ class State:
         """Accounts whose triggers or times every block must look at: derived from their trading leaves."""
         self.dirty_accounts: set[AccountKey] = set()
         """Accounts written since the portfolio table last looked."""
+        self.standard: Table[AccountKey, bool] = Table()
+        """Accounts that chose the standard margin model: derived from their trading leaves."""
         self._tree = StateTree()
         self._trees: list[StateTree] = []
         self._dirty: set[bytes] = set()
@@ -232,8 +235,8 @@ class State:
             elif isinstance(value, Book):
                 for order in (*value.bids, *value.asks):
                     state.orders.put(order.order_id, order)
-            elif isinstance(value, AccountTrading) and value.is_watched:
-                state.watched.put((value.owner, value.subaccount), True)
+            elif isinstance(value, AccountTrading):
+                state._index_trading((value.owner, value.subaccount), value)
         return state
 
     # --- blocks that may be undone ---
@@ -246,6 +249,7 @@ class State:
         self.leaves.begin()
         self.orders.begin()
         self.watched.begin()
+        self.standard.begin()
 
     def rollback_block(self) -> None:
         """Undo the newest applied block; the root is again the one before it."""
@@ -258,6 +262,7 @@ class State:
                 self._follow_listing(key)
         self.orders.rollback()
         self.watched.rollback()
+        self.standard.rollback()
 
     def commit_oldest(self) -> None:
         """The oldest applied block is final: it can no longer be undone."""
@@ -265,6 +270,7 @@ class State:
         self.leaves.commit_oldest()
         self.orders.commit_oldest()
         self.watched.commit_oldest()
+        self.standard.commit_oldest()
 
     @property
     def open_blocks(self) -> int:
@@ -329,9 +335,15 @@ class State:
     def put_trading(self, key: AccountKey, leaf: AccountTrading | None) -> None:
         """Write one account's trading leaf (None deletes)."""
         self.put(trading_key(key), leaf)
-        is_watched = leaf is not None and leaf.is_watched
-        if is_watched != (self.watched.get(key) is not None):
-            self.watched.put(key, True if is_watched else None)
+        self._index_trading(key, leaf)
+
+    def _index_trading(self, key: AccountKey, leaf: AccountTrading | None) -> None:
+        for table, holds in (
+            (self.watched, leaf is not None and leaf.is_watched),
+            (self.standard, leaf is not None and leaf.margin_model != MarginModel.PORTFOLIO),
+        ):
+            if holds != (table.get(key) is not None):
+                table.put(key, True if holds else None)
 
     def account(self, key: AccountKey) -> Account | None:
         """One sub-account, or None."""

@@ -28,6 +28,8 @@ from ledger.margin.requirements import (
 from ledger.matching.orders import AccountKey
 from ledger.prices import Prices
 from ledger.pricing.kernel import Ints
+from ledger.trading.margin_model import model_of, overwrite_standard, standard_order_excess, with_standard
+from ledger.transactions import MarginModel
 from primitives.hashing import digest
 
 if TYPE_CHECKING:
@@ -97,6 +99,7 @@ class Valuation(Prices):
         accounts: AccountTable = state.caches.setdefault("accounts", AccountTable())
         self.table = accounts.follow(state)
         self.margins: MarginArrays = compute_margins(self.risk, accounts.portfolios)
+        overwrite_standard(state, self.risk, accounts.portfolios, self.margins)
         self._place_of = accounts.portfolios.place_of
         self._portfolios = accounts.portfolios
 
@@ -147,7 +150,10 @@ class Valuation(Prices):
     def margin_now(self, account: OpenAccount) -> Margin:
         """An account's margin with the positions and cash it has by now in this block."""
         positions = [Position(item, *account.positions[item]) for item in sorted(account.positions)]
-        return compute_margin(self.risk, account.cash_uusd, positions)
+        margin = compute_margin(self.risk, account.cash_uusd, positions)
+        if model_of(self.state, account.key) == MarginModel.STANDARD:
+            return with_standard(self.state, self.risk, margin, account.cash_uusd, positions)
+        return margin
 
     def opposing_uusd(self, wanted: dict[int, int]) -> list[tuple[AccountKey, int]]:
         """(account, value at the index of what it held of `wanted` (signed lots) when the block began)."""
@@ -172,9 +178,16 @@ class Valuation(Prices):
             for place in np.flatnonzero(totals).tolist()
         ]
 
-    def excess_with_orders_uusd(self, account: OpenAccount, orders: list[OpenOrder], cash_uusd: int) -> int:
-        """IM excess with `cash_uusd` for cash and the worse of all buys and all sells filled."""
+    def excess_with_orders_uusd(
+        self, account: OpenAccount, orders: list[OpenOrder], cash_uusd: int, model: int | None = None
+    ) -> int:
+        """IM excess with `cash_uusd` for cash and the worse of all buys and all sells filled.
+
+        `model`: another margin model than the account's own.
+        """
         positions = [Position(item, *account.positions[item]) for item in sorted(account.positions)]
+        if (model_of(self.state, account.key) if model is None else model) == MarginModel.STANDARD:
+            return standard_order_excess(self.state, self.risk, cash_uusd, positions, orders)
         if not orders:
             return compute_margin(self.risk, cash_uusd, positions).im_excess_uusd
         return compute_order_margin(self.risk, cash_uusd, positions, orders)

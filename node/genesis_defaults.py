@@ -13,6 +13,7 @@ from ledger.genesis import (
 )
 from ledger.instruments import LOTS_PER_CONTRACT, Instrument, Kind, Underlying
 from ledger.margin.parameters import default_margin_parameters
+from ledger.margin.standard import DEFAULT_STANDARD_PARAMETERS
 from ledger.settlement.parameters import (
     AuctionParameters,
     FundingParameters,
@@ -109,6 +110,7 @@ def default_trading() -> TradingParameters:
         request_legs_max=8,
         request_lots_max=100_000,
         request_lifetime_ns_max=3_600 * NS,
+        standard=DEFAULT_STANDARD_PARAMETERS,
         fees=(),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ledger.margin.standard import StandardParameters
 from primitives.amounts import NS, PPM, USD
 from primitives.codec import U8, U32, U63, Wire
 
@@ -43,6 +44,8 @@ class TradingParameters(Wire):
     """Lots of one leg of a request or block trade."""
     request_lifetime_ns_max: U63
     """How far ahead a request, a quote on it, or a block trade may expire."""
+    standard: StandardParameters
+    """The standard margin model's, the same for every underlying."""
     fees: tuple[UnderlyingFees, ...]
     """Exceptions from the general rates, in order of underlying, at most one each."""
 

@@ -37,7 +37,6 @@ class TradingReason(StrEnum):
     """The key to register did not sign that it serves this sub-account."""
     TOO_MANY_SESSION_KEYS = "too_many_session_keys"
     UNKNOWN_SESSION_KEY = "unknown_session_key"
-    UNKNOWN_MARGIN_MODEL = "unknown_margin_model"
     BAD_LEGS = "bad_legs"
     """Legs are in order of instrument, each once, within the limits of number and size, and not expired."""
     TOO_MANY_REQUESTS = "too_many_requests"

@@ -13,15 +13,17 @@ from ledger.transactions import (
     ResetProtection,
     RevokeSessionKey,
     SetCancelTime,
+    SetMarginModel,
     SetProtection,
 )
 from primitives.errors import ProtocolViolation
 
 if TYPE_CHECKING:
+    from ledger.placement import OrderDesk
     from ledger.workspace import OpenAccount, Workspace
 
 
-def change_setting(workspace: Workspace, account: OpenAccount, action: object) -> None:
+def change_setting(workspace: Workspace, desk: OrderDesk, account: OpenAccount, action: object) -> None:
     """Do what was asked. Raises ProtocolViolation with the reason; then nothing has changed."""
     match action:
         case SetCancelTime():
@@ -34,6 +36,12 @@ def change_setting(workspace: Workspace, account: OpenAccount, action: object) -
             register(workspace, account, action)
         case RevokeSessionKey():
             revoke(workspace, account, action)
+        case SetMarginModel():
+            desk.check_model(account, action.model)
+            trading = workspace.trading(account.key)
+            trading.margin_model = action.model
+            # Written at once: margins of this very block follow the leaf.
+            workspace.state.put_trading(account.key, trading.closed())
     workspace.events.append(SettingChanged(*account.key, type(action).__name__))
 
 
