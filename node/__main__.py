@@ -176,6 +176,7 @@ def _password(file: Path | None, prompt: str) -> str:
     return read_password(file, os.environ, prompt)
 
 
+app.command("testnet.bench.commands:app", name="bench", help="Measure what this machine does in a second.")
 app.command("testnet.sim.commands:app", name="sim", help="Simulate networks from a seed and break them.")
 app.command("node.forensics_commands:app", name="forensics", help="Name the guilty of a fork, with proof.")
 app.command("node.light.commands:app", name="proof", help="Prove a part of the state; check a proof offline.")

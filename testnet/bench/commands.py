@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from testnet.bench.execution import execution_figures
+from testnet.bench.margin import margin_figures
+from testnet.bench.pricing import pricing_figures
 
-app = App(name="bench", help="Measure this machine: what a block's execution costs.")
+app = App(name="bench", help="Measure this machine: what prices, margins and a block's execution cost.")
 
 
 @app.command
@@ -27,11 +29,39 @@ def execution(*, json_file: Annotated[Path | None, Parameter(name="--json")] = N
     show(execution_figures(), json_file)
 
 
+@app.command
+def pricing(*, json_file: Annotated[Path | None, Parameter(name="--json")] = None) -> None:
+    """Option values, Greeks and implied volatilities, beside the peers of the extra `bench` where installed.
+
+    Parameters
+    ----------
+    json_file
+        Also write the figures there, as one flat object.
+    """
+    show(pricing_figures(_tell), json_file)
+
+
+@app.command
+def margin(*, json_file: Annotated[Path | None, Parameter(name="--json")] = None) -> None:
+    """A block's marks and risk arrays of 1,002 instruments, and every account's portfolio margin.
+
+    Parameters
+    ----------
+    json_file
+        Also write the figures there, as one flat object.
+    """
+    show(margin_figures(), json_file)
+
+
+def _tell(sentence: str) -> None:
+    Console(stderr=True).print(sentence, markup=False, soft_wrap=True)
+
+
 def show(figures: dict[str, float], path: Path | None) -> None:
     """Print figures as a table, and write them if a file is named."""
     table = Table("figure", "value")
     for name, value in figures.items():
-        table.add_row(name, f"{value:,}")
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:,.4g}")
     Console().print(table)
     if path is not None:
         path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
