@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 TESTNET_ARGS := --validators 4 --seconds 60
 
-.PHONY: help install testnet test test-slow lint format clean
+.PHONY: help install testnet test test-slow sim lint format clean
 
 help:
 	@echo "make testnet    four validators trading on this machine for a minute, and a verdict;"
 	@echo "                ARGS='--validators 7 --seconds 300' says otherwise"
 	@echo "make test       lint, types and the default test suite"
 	@echo "make test-slow  the tests marked slow"
+	@echo "make sim        a few minutes of simulation: seeds, twins, forks, canaries"
 	@echo "make install | lint | format | clean"
 
 install: $(VENV)/.installed
@@ -48,6 +49,13 @@ test: lint
 
 test-slow: install
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+sim: install
+	@$(BIN)/quorate sim run --seeds 1..200 --save .
+	@$(BIN)/quorate sim run --seeds 1..40 --validators 4 --application exchange --save .
+	@$(BIN)/quorate sim twins --scenarios 20000
+	@$(BIN)/quorate sim fork --seeds 1..60 --save .
+	@$(BIN)/quorate sim canaries
 
 clean:
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

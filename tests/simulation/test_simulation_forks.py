@@ -187,7 +187,7 @@ def test_chains_and_proofs_pass_through_the_command(
 
 def test_every_fork_of_colluders_names_enough_of_them_and_nobody_honest() -> None:
     quiet()
-    results = [run_seed(Wishes(over_threshold=True), seed) for seed in range(20)]
+    results = [run_seed(Wishes(over_threshold=True, hostile_ms=6_000), seed) for seed in range(20)]
     assert [(one.seed, one.oracle, one.detail) for one in results if one.oracle] == []
     assert sum(1 for one in results if one.forks) >= 5
 

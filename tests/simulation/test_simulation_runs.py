@@ -73,6 +73,36 @@ def test_a_plan_is_data_and_replays_from_its_file() -> None:
     assert verdict_of(again)[0].event_hash() == verdict_of(plan)[0].event_hash()
 
 
+@pytest.mark.parametrize("seed", [3, 6, 8])
+def test_the_real_ledger_keeps_its_books_under_the_faults_of_a_seed(seed: int) -> None:
+    result = run_seed(Wishes(validators=4, hostile_ms=8_000, application="exchange"), seed)
+    assert (result.oracle, result.detail) == ("", "")
+
+
+def test_orders_are_filled_and_every_validator_has_the_same_books() -> None:
+    plan = msgspec.structs.replace(CALM, application="exchange", hostile_ms=15_000)
+    simulation, violation = verdict_of(plan)
+    assert violation is None
+    trades = [
+        account
+        for account in simulation.validators[0].executor._state.accounts()  # type: ignore[attr-defined]
+        if account.positions
+    ]
+    assert len(trades) >= 2
+    at_one_height = {
+        tuple(sorted(validator.store.leaves.items()))
+        for validator in simulation.validators
+        if validator.height == simulation.validators[0].height
+    }
+    assert len(at_one_height) == 1
+
+
+def test_epochs_follow_each_other() -> None:
+    simulation, violation = verdict_of(msgspec.structs.replace(CALM, epoch_blocks=5))
+    assert violation is None
+    assert min(len(validator.store.opened) for validator in simulation.validators) >= 5
+
+
 def test_another_seed_is_another_run() -> None:
     assert run_seed(Wishes(), 2).event_hash != run_seed(Wishes(), 3).event_hash
 
