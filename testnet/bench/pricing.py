@@ -49,7 +49,7 @@ class Chain(NamedTuple):
 
 
 def a_chain(count: int, seed: int = 1) -> Chain:
-    """Twenty expiries from a day to two years, strikes from half to twice the forward, in order of expiry as chains are.
+    """Twenty expiries from a day to two years, in their order; strikes from half to twice the forward.
 
     The rate is nearly one: that of the discount as we hold it, to a millionth.
     """
