@@ -14,6 +14,7 @@ from ledger.admission import read_or_refuse, read_transaction
 from ledger.calls import run_calls
 from ledger.events import Event
 from ledger.execution import execute_transactions, settle_packages
+from ledger.exposure import record_exposure
 from ledger.funding import accrue_funding
 from ledger.invariants import check_invariants
 from ledger.listing_schedule import run_schedule
@@ -127,6 +128,7 @@ def apply_block(state: State, context: BlockContext, transactions: tuple[bytes, 
     end_staking(workspace)
     workspace.write_back()
     state.put(KEY_CLOCK, Clock(context.height, context.time_ns, workspace.next_order_id, silent))
+    record_exposure(state, valuation, valuation.stress)
     state.put(KEY_MARKS, Marks(valuation.marks(), valuation.margins_digest()))
     keep_prices(state, valuation)
     check_invariants(workspace)

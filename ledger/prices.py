@@ -17,6 +17,7 @@ from ledger.margin.scenarios import SETTLEMENT_BUCKETS, RiskArrays, SettlementWi
 from ledger.market import UnderlyingMarket
 from ledger.oracle import SILENT_BLOCKS_PER_EPOCH, current_market
 from ledger.settlement.expiry import buckets_total
+from ledger.settlement.state import get_exposure
 from primitives.amounts import PPM
 
 if TYPE_CHECKING:
@@ -74,7 +75,9 @@ def build_risk(state: State, markets: dict[Underlying, UnderlyingMarket]) -> Ris
         state.clock.time_ns, instruments, markets, parameters, settlement_progress(state, instruments)
     )
     paid = np.array([funding_uusd(state, item) for item in instruments], dtype=np.int64)
-    return replace(risk, basis_uusd=risk.mark_uusd - paid)
+    exposure = get_exposure(state)
+    extra_ppm = exposure.im_extra_ppm if exposure else 0
+    return replace(risk, basis_uusd=risk.mark_uusd - paid, im_factor_ppm=risk.im_factor_ppm + extra_ppm)
 
 
 class Prices:

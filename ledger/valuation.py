@@ -14,8 +14,9 @@ import numpy as np
 from ledger.accounts import Account
 from ledger.accounts import Position as StoredPosition
 from ledger.events import HealthChanged
+from ledger.exposure import compute_stress, is_critical
 from ledger.margin.health import Health, health_of_all
-from ledger.margin.portfolio import PortfolioTable, Position
+from ledger.margin.portfolio import Portfolios, PortfolioTable, Position
 from ledger.margin.requirements import (
     Margin,
     MarginArrays,
@@ -102,6 +103,14 @@ class Valuation(Prices):
         overwrite_standard(state, self.risk, accounts.portfolios, self.margins)
         self._place_of = accounts.portfolios.place_of
         self._portfolios = accounts.portfolios
+        self.stress = compute_stress(
+            self.risk, self.portfolios, self.margins.mtm_uusd + self.portfolios.cash_uusd
+        )
+
+    @property
+    def portfolios(self) -> Portfolios:
+        """Every account's holdings, in the order of the margin arrays."""
+        return self._portfolios.portfolios(self.risk)[0]
 
     @property
     def account_count(self) -> int:
@@ -122,7 +131,10 @@ class Valuation(Prices):
     def record_health(self, workspace: Workspace) -> None:
         """Write every account's health that is not what it was, with an event."""
         order = self.table.order
-        codes = health_of_all(self.margins.im_excess_uusd, self.margins.mm_excess_uusd)[order]
+        codes = health_of_all(self.margins.im_excess_uusd, self.margins.mm_excess_uusd)
+        if is_critical(self.state, self.stress):
+            codes[self.stress.places] = np.maximum(codes[self.stress.places], Health.REDUCE_ONLY)
+        codes = codes[order]
         for at in np.flatnonzero(codes != self.table.health).tolist():
             key = self.table.keys[at]
             workspace.existing(key).health = int(codes[at])
@@ -157,7 +169,7 @@ class Valuation(Prices):
 
     def opposing_uusd(self, wanted: dict[int, int]) -> list[tuple[AccountKey, int]]:
         """(account, value at the index of what it held of `wanted` (signed lots) when the block began)."""
-        portfolios, _ = self._portfolios.portfolios(self.risk)
+        portfolios = self.portfolios
         ids = sorted(wanted)
         rows = np.searchsorted(ids, portfolios.instrument_ids)
         rows = np.minimum(rows, len(ids) - 1)

@@ -16,6 +16,7 @@ from ledger.margin.parameters import default_margin_parameters
 from ledger.margin.standard import DEFAULT_STANDARD_PARAMETERS
 from ledger.settlement.parameters import (
     AuctionParameters,
+    ExposureParameters,
     FundingParameters,
     ListingParameters,
     ProtectionParameters,
@@ -163,11 +164,14 @@ def default_staking(
 
 
 def default_protection(
-    vault_uusd: int = 1_000_000 * USD, listing: ListingParameters | None = None
+    vault_uusd: int = 1_000_000 * USD,
+    listing: ListingParameters | None = None,
+    critical_from_ppm: int = 0,
 ) -> ProtectionParameters:
     """market.md section 5's numbers; markets, not networks, set these times, so no speed scales them.
 
-    `listing` None: the series of genesis are all there will be.
+    `listing` None: the series of genesis are all there will be. `critical_from_ppm` 0: a young fund covers no
+    five-fold rise, so nobody is held to reducing before governance (market.md: 1,000,000).
     """
     return ProtectionParameters(
         auction=AuctionParameters(
@@ -184,6 +188,15 @@ def default_protection(
         vault_uusd=vault_uusd,
         funding=FundingParameters(period_ns=8 * 3_600 * NS, premium_max_ppm=5_000, gap_ns_max=60 * NS),
         listing=listing or default_listing(strikes_max=0),
+        exposure=ExposureParameters(
+            rise_from_ppm=500_000,
+            critical_from_ppm=critical_from_ppm,
+            step_ppm=50_000,
+            step_ns=3_600 * NS,
+            im_extra_max_ppm=500_000,
+            delta_limit_ppm=50_000,
+            vega_limit_ppm=20_000,
+        ),
     )
 
 

@@ -53,6 +53,20 @@ class ListingParameters(Wire):
     keep_settled_ns: U63
 
 
+class ExposureParameters(Wire):
+    """Above `rise_from_ppm` of fund and vault the stress shortfall raises the initial factor by `step_ppm` for
+    each `step_ns`, up to `im_extra_max_ppm`; above `critical_from_ppm` (0: never) it holds accounts to reducing.
+    """
+
+    rise_from_ppm: U32
+    critical_from_ppm: U32
+    step_ppm: U32
+    step_ns: U63
+    im_extra_max_ppm: U32
+    delta_limit_ppm: U32
+    vega_limit_ppm: U32
+
+
 class ProtectionParameters(Wire):
     """What protects the exchange from its accounts; `vault_uusd` is the backstop vault's cash at genesis."""
 
@@ -60,6 +74,7 @@ class ProtectionParameters(Wire):
     vault_uusd: U63
     funding: FundingParameters
     listing: ListingParameters
+    exposure: ExposureParameters
 
 
 def protection_rules(protection: ProtectionParameters) -> Iterator[tuple[bool, str]]:
@@ -80,6 +95,14 @@ def protection_rules(protection: ProtectionParameters) -> Iterator[tuple[bool, s
     funding = protection.funding
     yield 3_600 * NS <= funding.period_ns <= DAY_NS, "a funding period is an hour to a day"
     yield funding.premium_max_ppm <= PPM // 20, "funding is at most 5 % in a period"
+    exposure = protection.exposure
+    yield 0 < exposure.rise_from_ppm <= 10 * PPM, "stress raises the factor from at most ten times the cover"
+    yield exposure.step_ppm <= PPM // 2 and exposure.im_extra_max_ppm <= PPM, "the factor rises by 1 at most"
+    yield 60 * NS <= exposure.step_ns <= DAY_NS, "the factor's step is a minute to a day"
+    yield (
+        max(exposure.delta_limit_ppm, exposure.vega_limit_ppm) <= PPM,
+        "exposure limits are at most the cover",
+    )
     listing = protection.listing
     yield max(listing.daily, listing.weekly) <= 8, "at most 8 daily and weekly expiries"
     yield (

@@ -12,6 +12,7 @@ from primitives.hashing import digest
 if TYPE_CHECKING:
     from ledger.state import State
 
+KEY_EXPOSURE = b"xe"
 KEY_PROTECTION = b"xp"
 KEY_SCHEDULE = b"xn"
 VAULT_KEY: AccountKey = (digest(b"quorate-account", b"backstop vault")[:20], 0)
@@ -39,6 +40,41 @@ class Funding(Wire):
     time_ns: U63
 
 
+class ExpiryExposure(Wire):
+    """Greeks of one expiry's open interest (a perpetual's: expiry 0).
+
+    Delta and gamma per 1 % move in 1e-6 contracts, vega in micro-USD per volatility point, theta per day.
+    """
+
+    underlying: U8
+    expiry_ns: U63
+    delta_ppm: I64
+    gamma_1pct_ppm: I64
+    vega_uusd: I64
+    theta_uusd: I64
+
+
+class NetExposure(Wire):
+    """The protocol's own: vault and accounts in liquidation. Delta is its value at the index, both micro-USD."""
+
+    underlying: U8
+    delta_uusd: I64
+    vega_uusd: I64
+
+
+class Exposure(Wire):
+    """One leaf: every scenario's stress shortfall, the worst one's place, and what follows from it."""
+
+    shortfalls_uusd: tuple[U63, ...]
+    worst_scenario: U32
+    im_extra_ppm: U32
+    is_stressed: bool
+    since_ns: U63
+    expiries: tuple[ExpiryExposure, ...]
+    net: tuple[NetExposure, ...]
+    is_within_limits: bool
+
+
 class Schedule(Wire):
     """The id that the next new instrument gets."""
 
@@ -46,6 +82,7 @@ class Schedule(Wire):
 
 
 LEAF_KINDS: dict[int, type[Wire]] = {
+    ord("e"): Exposure,
     ord("f"): Funding,
     ord("l"): Liquidation,
     ord("n"): Schedule,
@@ -66,6 +103,12 @@ def funding_key(instrument: int) -> bytes:
 def get_liquidation(state: State, key: AccountKey) -> Liquidation | None:
     """An account's liquidation, None while it is above maintenance."""
     found: Liquidation | None = state.leaves.get(liquidation_key(key))
+    return found
+
+
+def get_exposure(state: State) -> Exposure | None:
+    """The last block's exposure; None before the first."""
+    found: Exposure | None = state.leaves.get(KEY_EXPOSURE)
     return found
 
 
