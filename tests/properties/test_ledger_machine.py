@@ -12,27 +12,34 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from ledger.matching.orders import floor_to_tick
 from ledger.state import State
+from ledger.trading.events import QuotesRequested
 from ledger.transactions import (
+    AcceptQuote,
     Action,
     CancelAll,
     CancelLabel,
     Deposit,
+    Leg,
     MassQuote,
     PlaceMarket,
     PlaceOrder,
     PlaceTrigger,
     PlaceUntil,
     Quote,
+    QuotePackage,
     RegisterSessionKey,
     ReplaceOrder,
+    RequestQuotes,
     ResetProtection,
     RevokeSessionKey,
     SetCancelTime,
+    SetMarginModel,
     SetProtection,
     Side,
     Transaction,
     TransferCash,
     Withdraw,
+    WithdrawRequest,
     session_proof_bytes,
 )
 from primitives.amounts import NS, USD
@@ -46,6 +53,7 @@ from tests.ledger.exchange import (
     NEAR_PUT,
     Exchange,
     a_key,
+    events_of,
     sign,
 )
 
@@ -157,6 +165,37 @@ class LedgerMachine(RuleBasedStateMachine):
         exchange.nonces[name, 0] = nonce
         exchange.block()
 
+    @rule(
+        pair=st.permutations(["alice", "bob", "carol"]),
+        lots=st.tuples(SIZES, st.integers(-150, 150)),
+        off_usd=st.integers(-300, 300),
+        side=st.sampled_from(Side),
+        is_accepted=st.booleans(),
+    )
+    def package(
+        self, pair: list[str], lots: tuple[int, int], off_usd: int, side: Side, is_accepted: bool
+    ) -> None:
+        """A request, a quote near the marks, and perhaps an acceptance that either side may not carry."""
+        exchange = self.exchange
+        until_ns = exchange.now_ns + 600 * NS
+        legs = tuple(Leg(item, size) for item, size in zip((BTC_PERP, CALL_110), lots, strict=True) if size)
+        exchange.does(pair[0], RequestQuotes(legs, until_ns))
+        opened = events_of(exchange.block(), QuotesRequested)
+        if not opened:
+            return
+        marks = dict(exchange.state.marks.marks)
+        price = sum(leg.lots * (marks[leg.instrument] // 100) for leg in legs) + off_usd * USD
+        exchange.does(pair[1], QuotePackage(opened[0].request_id, price, price + 1, until_ns))
+        exchange.block()
+        offered = price + 1 if side == Side.BUY else price
+        if is_accepted:
+            exchange.does(pair[0], AcceptQuote(opened[0].request_id, *exchange.key(pair[1]), side, offered))
+        exchange.does(pair[0], WithdrawRequest(opened[0].request_id + 1))
+
+    @rule(name=NAMES, model=st.integers(0, 1))
+    def margin_model(self, name: str, model: int) -> None:
+        self.exchange.does(name, SetMarginModel(model))
+
     @rule(pair=st.permutations(["alice", "bob", "carol"]), instrument=INSTRUMENTS, lots=SIZES)
     def deal(self, pair: list[str], instrument: int, lots: int) -> None:
         """Two who agree on a price near the mark, so that positions come to be."""
@@ -208,6 +247,16 @@ class LedgerMachine(RuleBasedStateMachine):
         assert exchange.state.root() == before
         assert exchange.apply(content).root == root
 
+    def trading_names_open_orders_only(self) -> None:
+        """Quotes and times of an account belong to orders that it has open."""
+        state = self.exchange.state
+        for key, leaf in state.leaves.values.items():
+            if key[:2] == b"qa":
+                account = state.account((leaf.owner, leaf.subaccount))
+                assert account is not None
+                open_orders = {order.order_id for order in account.orders}
+                assert open_orders >= {*leaf.quotes, *(item.order_id for item in leaf.deadlines)}
+
     @rule()
     def restore(self) -> None:
         leaves = self.exchange.state.all_leaves()
@@ -215,6 +264,8 @@ class LedgerMachine(RuleBasedStateMachine):
         assert restored.root() == self.exchange.state.root()
         assert restored.orders.values == self.exchange.state.orders.values
         assert restored.watched.values == self.exchange.state.watched.values
+        assert restored.standard.values == self.exchange.state.standard.values
+        self.trading_names_open_orders_only()
         self.exchange.state = restored
 
 
