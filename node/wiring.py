@@ -250,14 +250,15 @@ class Wiring:
         )
         pool = EvidencePool(self.evidence.load())
         staking = self.genesis.ledger.staking
+        epoch_blocks = staking.epoch_blocks if staking.validators else 0
         return EpochManager(
             config,
             self.keys.consensus,
             self.restored.tip,
             self.restored.records,
             pool,
-            epoch_blocks=staking.epoch_blocks if staking.validators else 0,
-            opened=self.epochs.load(),
+            epoch_blocks=epoch_blocks,
+            opened=self.epochs.load(self.restored.tip_height, epoch_blocks),
         )
 
     def _network_config(self) -> NetworkConfig:

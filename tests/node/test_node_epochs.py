@@ -55,7 +55,7 @@ async def test_nodes_change_epochs_and_a_restarted_one_goes_on(tmp_path: Path, m
         await nodes.start(nursery, 3)
         await wait_epoch(nodes, 6)
         assert not any(node.consensus.halted or node.observer for node, _, _ in nodes.running.values())
-        kept = EpochFiles(nodes.config(3).data_path / "epochs").load()
+        kept = EpochFiles(nodes.config(3).data_path / "epochs").load(0, EPOCH_BLOCKS)
         assert [opened.number for opened in kept] == list(range(1, len(kept) + 1))
         assert [opened.first_height for opened in kept] == [one.number * EPOCH_BLOCKS for one in kept]
         assert nodes.network(0).blamed == []
