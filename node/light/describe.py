@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from ledger.state import State
+from ledger.trading.state import AccountTrading, trading_key
+from ledger.transactions import MarginModel
 from node.genesis import GenesisDocument
 from node.light.margin import recompute_margin, state_of
 from node.light.verifier import Proven
 from node.named_form import to_named
+from primitives.codec import decode_own
 
 Content = dict[str, Any]
 
@@ -46,8 +49,14 @@ def _margin(proven: Proven, document: GenesisDocument) -> Content:
         "cash_uusd": view.account.cash_uusd,
         "equity_uusd": view.equity_uusd,
         "health": view.health.name.lower(),
+        "margin_model": _model(proven).name.lower(),
         "margin": view.margin._asdict(),
     }
+
+
+def _model(proven: Proven) -> MarginModel:
+    raw = proven.leaves.get(trading_key((proven.subject[:20], proven.subject[20])))
+    return MarginModel(0 if raw is None else decode_own(AccountTrading, raw).margin_model)
 
 
 def _mark(proven: Proven, state: State) -> Content:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,28 +121,33 @@ class Prover:
     # --- the state ---
 
     def snapshot(self) -> Snapshot:
-        """The newest provable state, or one of shortly before. Raises NotProvable."""
+        """The newest provable state, or one of shortly before. Raises NotProvable when there never was one."""
         with self._building:
             held = self._snapshot
-            tip = self._store.tip()
-            if held is not None:
-                rests = time.monotonic() - held.made_s < BUILD_REST * held.cost_s
-                if rests or (tip is not None and tip.height == held.tip.height):
-                    return held
-            start_s = time.monotonic()
-            before = self._store.before_tip()
-            if before is None:
-                raise NotProvable("no block is final and stored here yet")
-            block = decode_own(Block, before.block)
-            finality = self._finality(block.header, before)
-            tree = StateTree().update(before.leaves)
-            if tree.root != block.header.parent_state_root:
-                raise OperatorError(f"the stored state is not the one that block {before.height} commits to")
-            now_s = time.monotonic()
-            self._snapshot = Snapshot(
-                block.header, finality, tree, dict(before.leaves), now_s, now_s - start_s
-            )
-            return self._snapshot
+            if held is None:
+                self._snapshot = held = self._built()
+            elif time.monotonic() - held.made_s >= BUILD_REST * held.cost_s and not self._is_newest(held):
+                # While an epoch ends its last block may not be provable yet.
+                with suppress(NotProvable):
+                    self._snapshot = held = self._built()
+            return held
+
+    def _is_newest(self, held: Snapshot) -> bool:
+        tip = self._store.tip()
+        return tip is not None and tip.height == held.tip.height
+
+    def _built(self) -> Snapshot:
+        start_s = time.monotonic()
+        before = self._store.before_tip()
+        if before is None:
+            raise NotProvable("no block is final and stored here yet")
+        header = decode_own(Block, before.block).header
+        finality = self._finality(header, before)
+        tree = StateTree().update(before.leaves)
+        if tree.root != header.parent_state_root:
+            raise OperatorError(f"the stored state is not the one that block {before.height} commits to")
+        now_s = time.monotonic()
+        return Snapshot(header, finality, tree, dict(before.leaves), now_s, now_s - start_s)
 
     def _finality(self, header: Header, before: Before) -> EpochProof:
         name, members = hash_of(header), self.set_of(header.epoch)

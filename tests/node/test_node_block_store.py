@@ -165,3 +165,32 @@ def test_sigkill_in_the_middle_of_commits_loses_nothing_acknowledged(tmp_path: P
             store.height_of_transaction(named(height)) == height for height in range(1, tip.height + 1)
         )
         store.close()
+
+
+def test_the_state_before_the_newest_block_is_at_hand(tmp_path: Path) -> None:
+    store = BlockStore.open(tmp_path / "store")
+    assert store.before_tip() is None
+    store.commit(a_block(0, leaves=((b"kept", b"1"), (b"gone", b"2"), (b"other", b"3"))))
+    assert store.before_tip() is None
+    changes = ((b"kept", b"9"), (b"gone", None), (b"new", b"8"), (b"never", None))
+    store.commit(a_block(1, leaves=changes))
+    before = store.before_tip()
+    assert before is not None
+    assert (before.height, before.block, before.proof) == (1, store.block_at(1), store.proof_at(1))
+    assert before.leaves == [(b"gone", b"2"), (b"kept", b"1"), (b"other", b"3")]
+    store.commit_many((a_block(2, leaves=((b"kept", b"7"),)), a_block(3, leaves=())))
+    after = store.before_tip()
+    assert after is not None
+    assert after.leaves == [(b"kept", b"7"), (b"new", b"8"), (b"other", b"3")]
+
+
+def test_a_store_whose_newest_block_has_no_undo_says_so_by_none(tmp_path: Path) -> None:
+    store = BlockStore.open(tmp_path / "store")
+    store.commit(a_block(0))
+    store.commit(a_block(1))
+    environment, views = store._environment, store._databases["view"]
+    with environment.begin(write=True) as transaction:
+        transaction.delete(b"undo", db=views)
+    assert store.before_tip() is None
+    store.commit(a_block(2))
+    assert store.before_tip() is not None
