@@ -10,13 +10,15 @@ from __future__ import annotations
 FACTOR_MAX = 64
 
 
-def bound_ms(*, validators: int, healed: int, delta_ms: int, min_block_ms: int, views_behind: int) -> int:
+def bound_ms(*, bad_turns: int, delta_ms: int, min_block_ms: int, views_behind: int) -> int:
     """Milliseconds within which every healed validator must have a new final block.
 
-    `views_behind` is how many views the fastest is ahead of its final tip: the waits have grown by that.
+    `bad_turns` of a cycle belong to leaders outside the healed core. `views_behind` is how many views the fastest is
+    ahead of its final tip: the waits have grown by that.
     """
-    bad = 2 * (validators - healed)
-    waits = sum(_view_wait_ms(delta_ms, views_behind + one) + min_block_ms for one in range(bad + 4))
+    waits = sum(
+        _view_wait_ms(delta_ms, views_behind + one) + min_block_ms for one in range(2 * bad_turns + 4)
+    )
     return waits + 30 * (2 * delta_ms + min_block_ms)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from math import gcd
 
 from consensus.messages import Block, Certificate, QuorumCertificate, TimeoutCertificate
 from primitives.codec import encode
@@ -27,6 +28,8 @@ class Rules:
         self.genesis = {0: genesis}
         """By epoch: the block that its first blocks stand on, the boundary of the epoch before."""
         self._verify = verify
+        self.turns = _turns(tuple(weights))
+        """Who leads in a cycle, before it is permuted: as often as its weight says."""
         total = sum(weights)
         self.quorum = next(q for q in range(1, total + 1) if 3 * q > 2 * total)
         # The smallest weight whose honest part is a majority of every possible timeout certificate.
@@ -38,7 +41,8 @@ class Rules:
         """Section 6: drawn from the boundary two epochs before, from the chain's name at first."""
         source = self.genesis[epoch - 1] if epoch else self.chain_id
         seed = digest(b"quorate-leadseed", source + epoch.to_bytes(8, "big"))
-        return _cycle(seed, view // len(self.keys), len(self.keys))[view % len(self.keys)]
+        turns = len(self.turns)
+        return self.turns[_cycle(seed, view // turns, turns)[view % turns]]
 
     def fault_of_certificate(self, certificate: Certificate) -> str | None:
         """What is wrong with it, signatures included; None when nothing is."""
@@ -124,6 +128,18 @@ class Rules:
         certificates = [parent] if parent is not None else []
         faults = (self.fault_of_certificate(one) for one in (*certificates, *justification.skips))
         return next((fault for fault in faults if fault is not None), None)
+
+
+def _turns(weights: tuple[int, ...]) -> tuple[int, ...]:
+    """Section 6, smooth weighted round-robin: whoever is owed most, the first of equals, until all is paid."""
+    length = sum(weights) // gcd(*weights)
+    owed = [0] * len(weights)
+    turns = []
+    for _ in range(length):
+        owed = [debt + weight for debt, weight in zip(owed, weights, strict=True)]
+        turns.append(owed.index(max(owed)))
+        owed[turns[-1]] -= sum(weights)
+    return tuple(turns)
 
 
 @lru_cache(maxsize=4_096)

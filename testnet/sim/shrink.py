@@ -42,7 +42,9 @@ def shrink(plan: Plan, oracle: str, runs_max: int = RUNS_MAX) -> Plan:
 def _simpler(plan: Plan) -> Iterator[Plan]:
     """Simpler plans, the boldest first."""
     replace = msgspec.structs.replace
-    if plan.validators > 4:
+    if plan.weights:
+        yield replace(plan, weights=())
+    elif plan.validators > 4:
         yield from _with_fewer_validators(plan)
     for size in _sizes(len(plan.faults)):
         for start in range(0, len(plan.faults), size):

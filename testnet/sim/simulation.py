@@ -171,8 +171,7 @@ class Simulation:
         core = [self.validators[index] for index in self.plan.healed]
         behind = max(self._views_behind(validator) for validator in core)
         limit_ms = bound_ms(
-            validators=self.plan.validators,
-            healed=len(core),
+            bad_turns=sum(1 for leader in self.rules.turns if leader not in self.plan.healed),
             delta_ms=self.plan.delta_ms,
             min_block_ms=self.plan.min_block_ms,
             views_behind=behind,

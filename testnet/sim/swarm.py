@@ -14,6 +14,8 @@ CALM_SHARE = 0.05
 """Runs without any fault."""
 ED25519_SHARE = 0.03
 """Runs with real signatures."""
+WEIGHTED_SHARE = 0.2
+"""Runs whose validators have unequal weights, 1 to 5."""
 FAMILY_SHARE = 0.5
 """How often a family is in."""
 
@@ -39,11 +41,14 @@ def draw_plan(seed: int, wishes: Wishes = DEFAULT_WISHES) -> Plan:
     rng = stream(seed, "shape")
     count = wishes.validators or rng.choice([4, 4, 7, 10])
     hostile_ms = wishes.hostile_ms or rng.randrange(10_000, 60_000)
-    quorum = 2 * count // 3 + 1
-    faulty = count - quorum
+    weights = () if wishes.over_threshold else _weights(seed, count)
+    total = sum(weights) or count
+    quorum = 2 * total // 3 + 1
+    faulty = total - quorum
     base = Plan(
         seed=seed,
         validators=count,
+        weights=weights,
         delta_ms=rng.choice([50, 100, 100, 400]),
         min_block_ms=rng.choice([0, 50, 200, 200, 1_000]),
         epoch_blocks=0 if wishes.over_threshold else stream(seed, "epochs").choice([0, 0, 4, 10, 30]),
@@ -57,7 +62,7 @@ def draw_plan(seed: int, wishes: Wishes = DEFAULT_WISHES) -> Plan:
         return base
     # Loss of a disk takes a validator out of the vote for good: it counts against f like a traitor.
     out_max = stream(seed, "out").randint(faulty + 1, 2 * faulty) if wishes.over_threshold else faulty
-    out = stream(seed, "who").sample(range(count), out_max)
+    out = _up_to(out_max, stream(seed, "who").sample(range(count), min(count, out_max)), weights)
     traitors = _traitors(seed, out, over=wishes.over_threshold)
     loyal_out = [index for index in out if index not in {traitor.validator for traitor in traitors}]
     if wishes.over_threshold:
@@ -65,16 +70,40 @@ def draw_plan(seed: int, wishes: Wishes = DEFAULT_WISHES) -> Plan:
     faults = _faults(seed, count, hostile_ms, loyal_out)
     lost = {node for fault in faults if fault.kind is FaultKind.LOST_DISK for node in fault.nodes}
     able = [i for i in range(count) if i not in lost and all(i != t.validator for t in traitors)]
-    rng_core = stream(seed, "core")
-    size = rng_core.randint(min(quorum, len(able)), len(able))
     return Plan(
         **{name: getattr(base, name) for name in base.__struct_fields__ if name not in _REDRAWN},
         network=_network(seed),
         torn_writes=stream(seed, "torn").random() < FAMILY_SHARE,
         traitors=tuple(traitors),
         faults=tuple(faults),
-        healed=tuple(sorted(rng_core.sample(able, size))),
+        healed=_core(seed, able, quorum, weights),
     )
+
+
+def _weights(seed: int, count: int) -> tuple[int, ...]:
+    rng = stream(seed, "weights")
+    return tuple(rng.randint(1, 5) for _ in range(count)) if rng.random() < WEIGHTED_SHARE else ()
+
+
+def _up_to(limit: int, order: list[int], weights: tuple[int, ...]) -> list[int]:
+    """The first in `order` whose weight fits under the limit together."""
+    chosen: list[int] = []
+    for index in order:
+        weight = weights[index] if weights else 1
+        if weight <= limit:
+            chosen.append(index)
+            limit -= weight
+    return chosen
+
+
+def _core(seed: int, able: list[int], quorum: int, weights: tuple[int, ...]) -> tuple[int, ...]:
+    """A quorum of the able, or more."""
+    rng = stream(seed, "core")
+    order = rng.sample(able, len(able))
+    core: list[int] = []
+    while order and (sum(weights[i] if weights else 1 for i in core) < quorum or rng.random() < 0.4):
+        core.append(order.pop())
+    return tuple(sorted(core))
 
 
 def _divided(seed: int, base: Plan, traitors: list[Traitor]) -> Plan:
