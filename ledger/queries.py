@@ -20,7 +20,8 @@ from ledger.pricing.kernel import volatility_e9
 from ledger.state import State
 from ledger.state_keys import account_key
 from ledger.state_tree import Proof
-from ledger.transactions import Side
+from ledger.trading.margin_model import model_of, with_standard
+from ledger.transactions import MarginModel, Side
 from ledger.valuation import positions_of
 
 
@@ -107,7 +108,10 @@ def get_account(state: State, key: AccountKey) -> AccountView | None:
     if account is None:
         return None
     prices = get_prices(state)
-    margin = compute_margin(prices.risk, account.cash_uusd, positions_of(account))
+    held = positions_of(account)
+    margin = compute_margin(prices.risk, account.cash_uusd, held)
+    if model_of(state, key) == MarginModel.STANDARD:
+        margin = with_standard(state, prices.risk, margin, account.cash_uusd, held)
     positions = []
     for item in account.positions:
         instrument, mark_uusd = state.instruments[item.instrument], prices.mark_uusd(item.instrument)

@@ -109,7 +109,7 @@ def verify(
         print(json.dumps({**content, "bytes": len(raw), "checked_us": checked_us}))
         return
     for field, value in content.items():
-        print(f"{field}: {value if isinstance(value, str | int) else json.dumps(value)}")
+        print(f"{field}: {value if isinstance(value, str) else json.dumps(value)}")
     print(f"proven by {len(raw)} bytes, checked in {checked_us / 1_000:.1f} ms")
 
 

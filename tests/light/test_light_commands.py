@@ -11,12 +11,19 @@ import msgspec
 import pytest
 import trio
 
+from ledger.margin.requirements import compute_margin
+from ledger.margin.standard import compute_standard_margin
+from ledger.prices import get_prices
 from ledger.queries import get_account
+from ledger.trading.margin_model import parameters_of
+from ledger.transactions import MarginModel, SetMarginModel
+from ledger.valuation import positions_of
 from node.__main__ import app
 from node.config import load_config
 from node.genesis import GenesisDocument
 from node.genesis_defaults import default_staking
 from node.home import create_homes
+from node.light.describe import describe
 from node.light.margin import recompute_margin
 from node.light.prover import account_subject
 from node.light.sync import from_gateway, sync_epochs, trust_of
@@ -131,6 +138,27 @@ def test_a_margin_is_computed_again_from_proven_leaves_alone(exchange: Exchange,
     # The proof holds only what is traded here, so ETH, of which alice has nothing, has no worst scenario.
     assert (view.margin.worst_scenario, full.margin.worst_scenario) == ((27,), (27, 0))
     assert view == full._replace(margin=full.margin._replace(worst_scenario=(27,)))
+
+
+def test_the_standard_model_of_an_account_that_chose_it_is_proven_with_it(
+    exchange: Exchange, tmp_path: Path
+) -> None:
+    key = exchange.key("alice")
+    exchange.does("alice", SetMarginModel(MarginModel.STANDARD))
+    exchange.block()
+    state = exchange.state
+    genesis = msgspec.structs.replace(a_genesis(), ledger=state.genesis)
+    chain = LightChain(tmp_path, genesis)
+    chain.block(dict(state.all_leaves()))
+    chain.block()
+    proven = verify_proof_file(chain.proof("margin", account_subject(*key)), trust_of(genesis))
+    view, account = recompute_margin(proven, genesis.ledger), state.account(key)
+    assert view is not None and account is not None
+    risk, held = get_prices(state).risk, positions_of(account)
+    standard = compute_standard_margin(risk, account.cash_uusd, held, parameters_of(state))
+    assert view.margin.im_excess_uusd == standard.im_excess_uusd
+    assert standard.im_excess_uusd != compute_margin(risk, account.cash_uusd, held).im_excess_uusd
+    assert describe(proven, genesis)["margin_model"] == "standard"
 
 
 def test_a_margin_proof_without_a_leaf_that_matters_is_refused(exchange: Exchange, chain: LightChain) -> None:
