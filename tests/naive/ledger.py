@@ -35,7 +35,15 @@ from ledger.listing import Listing
 from ledger.matching.book import Book
 from ledger.matching.orders import RestingOrder
 from ledger.oracle import UnderlyingOracle
-from ledger.settlement.state import Funding, Liquidation, funding_key, get_protection, liquidation_key
+from ledger.settlement.state import (
+    KEY_EXPOSURE,
+    Exposure,
+    Funding,
+    Liquidation,
+    funding_key,
+    get_protection,
+    liquidation_key,
+)
 from ledger.state import Clock, Marks, State, Supply, Totals
 from ledger.state_keys import (
     KEY_CLOCK,
@@ -53,6 +61,7 @@ from primitives.codec import encode
 from primitives.hashing import digest
 from tests.naive.account import HEALTHY, LIQUIDATION, REDUCE_ONLY, AccountKey, NaiveAccount
 from tests.naive.call import Order, Ticks, above_or_at, below_or_at, naive_call
+from tests.naive.exposure import exposure, shortfalls_uusd
 from tests.naive.funding import accrue, paid_uusd
 from tests.naive.liquidation import liquidate
 from tests.naive.margin import PPM, NaiveMargin, Rows, naive_margin
@@ -86,6 +95,7 @@ class NaiveLedger:
         self.marks: Marks | None = None
         self.protection = get_protection(state)
         self.funding: dict[int, Funding] = {}
+        self.exposure: Exposure | None = None
         self.liquidations: dict[AccountKey, Liquidation] = {}
         self.margins: dict[AccountKey, NaiveMargin] = {}
         self.held_before: dict[AccountKey, dict[int, int]] = {}
@@ -116,6 +126,8 @@ class NaiveLedger:
             key: {instrument: lots for instrument, (lots, _) in item.positions.items()}
             for key, item in self.accounts.items()
         }
+        equities = {key: margins[key].mtm_uusd + item.cash_uusd for key, item in self.accounts.items()}
+        shortfalls = shortfalls_uusd(self, equities)
         end_recovered(self, healths_before)
         if self.silent_blocks < DECAY_BLOCKS:
             for key in sorted(margins):
@@ -127,6 +139,7 @@ class NaiveLedger:
         ):
             self._call(self.instruments[instrument])
         absorb_debts(self, debt_before_uusd)
+        self.exposure = exposure(self, shortfalls, self.exposure)
         marks = tuple((item, self.rows.mark[self.rows.row_of[item]]) for item in live)
         raw = b"".join(
             getattr(margins[key], name).to_bytes(8, "little", signed=True)
@@ -342,6 +355,8 @@ class NaiveLedger:
         }
         if self.marks is not None:
             values[KEY_MARKS] = self.marks
+        if self.exposure is not None:
+            values[KEY_EXPOSURE] = self.exposure
         for key in self.accounts:
             values[account_key(key)] = self._account_leaf(key)
         for instrument in self.instruments.values():
