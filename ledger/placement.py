@@ -20,18 +20,22 @@ from ledger.margin.requirements import OpenOrder
 from ledger.matching.orders import RestingOrder
 from ledger.reasons import CancelReason, LedgerReason
 from ledger.trading.cancels import unknown_order
-from ledger.trading.protection import check_not_frozen, reserve_uusd
+from ledger.trading.protection import check_not_frozen, order_requirement_uusd, reserve_uusd
 from ledger.trading.reasons import TradingReason
 from ledger.trading.state import Protection
 from ledger.trading.wanted import Wanted, wanted_of
 from ledger.transactions import Action, MarginModel, PlaceOrder, Side
 from ledger.valuation import Valuation
 from ledger.workspace import OpenAccount, Workspace
-from primitives.amounts import ceil_div
+from primitives.amounts import USD, ceil_div
 from primitives.errors import ProtocolViolation
 
 POST_ONLY_CONFIDENCE_PPM = 200_000
 """At or below this confidence only post-only and reduce-only orders are taken (market.md section 2)."""
+
+
+SURE_UUSD = USD
+"""By so much the sum of single requirements must be covered before the joint one is taken for granted."""
 
 
 class Margined(NamedTuple):
@@ -311,6 +315,21 @@ class OrderDesk:
         bounded = self._valuation.excess_with_orders_uusd(account, rest, cash_uusd) - reserved_uusd
         return max(full, bounded)
 
+    def _surely_holds(self, account: OpenAccount, orders: Sequence[Margined]) -> bool:
+        """Whether even the sum of each order's own requirement is covered: then so is their joint one.
+
+        The initial excess is superadditive (netting only helps), so this spares most orders the portfolio
+        computation and never changes its answer; the slack outweighs every rounding.
+        """
+        stored = self._workspace.state.account(account.key)
+        if stored is None or self._workspace.state.standard.get(account.key):
+            return False
+        if account.positions != {item.instrument: (item.lots, item.cost_uusd) for item in stored.positions}:
+            return False
+        excess_uusd = self._valuation.im_excess_uusd(account.key) + account.cash_uusd - stored.cash_uusd
+        required_uusd = sum(order_requirement_uusd(self._valuation, item.order) for item in orders)
+        return excess_uusd - required_uusd >= SURE_UUSD
+
     def _with_protection(
         self, protections: dict[int, Protection], orders: list[Margined]
     ) -> tuple[list[OpenOrder], int]:
@@ -342,7 +361,10 @@ class OrderDesk:
         def holds(count: int) -> bool:
             gone = {item.replaces for item in candidates[:count]}
             kept = [order for order_id, order in opened.margined.items() if order_id not in gone]
-            return self._excess(account, kept + new[:count], account.cash_uusd) >= 0
+            orders = kept + new[:count]
+            return (
+                self._surely_holds(account, orders) or self._excess(account, orders, account.cash_uusd) >= 0
+            )
 
         good, bad = 0, len(new) + 1
         probe = len(new)

@@ -128,6 +128,10 @@ class Valuation(Prices):
         """An account's margin at the start of the block."""
         return margin_at(self.margins, self._place_of(key))
 
+    def im_excess_uusd(self, key: AccountKey) -> int:
+        """An account's IM excess at the start of the block."""
+        return int(self.margins.im_excess_uusd[self._place_of(key)])
+
     def record_health(self, workspace: Workspace) -> None:
         """Write every account's health that is not what it was, with an event."""
         order = self.table.order

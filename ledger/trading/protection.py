@@ -109,6 +109,20 @@ def quotes_on(workspace: Workspace, trading: OpenTrading, underlying: int) -> li
     return [item for item in sorted(trading.quotes) if listed[orders[item]].underlying == underlying]
 
 
+def lot_requirement_uusd(prices: Prices, order: OpenOrder) -> int:
+    """What one lot of an order requires by itself, with the loss against the mark; rounded up."""
+    is_sell = order.lots < 0
+    over_uusd = order.price_uusd - prices.mark_uusd(order.instrument_id)
+    per_contract = prices.state.instruments[order.instrument_id].lots_per_contract
+    worse_uusd = ceil_div(max(0, -over_uusd if is_sell else over_uusd), per_contract)
+    return prices.unit_margins[order.instrument_id, int(is_sell)] + worse_uusd
+
+
+def order_requirement_uusd(prices: Prices, order: OpenOrder) -> int:
+    """What an order requires by itself; rounded up."""
+    return abs(order.lots) * lot_requirement_uusd(prices, order)
+
+
 def reserve_uusd(prices: Prices, protection: Protection, quotes: Iterable[OpenOrder]) -> int:
     """What one block's fills of these quotes, all on one underlying, can require at most; rounded up."""
     sides: dict[tuple[int, int], int] = {}
@@ -116,10 +130,7 @@ def reserve_uusd(prices: Prices, protection: Protection, quotes: Iterable[OpenOr
     for quote in quotes:
         side = Side.BUY if quote.lots > 0 else Side.SELL
         sides[quote.instrument_id, side] = sides.get((quote.instrument_id, side), 0) + abs(quote.lots)
-        over_uusd = (quote.price_uusd - prices.mark_uusd(quote.instrument_id)) * (1 if quote.lots > 0 else -1)
-        per_contract = prices.state.instruments[quote.instrument_id].lots_per_contract
-        worse = ceil_div(max(0, over_uusd), per_contract)
-        unit_uusd = max(unit_uusd, prices.unit_margins[quote.instrument_id, side] + worse)
+        unit_uusd = max(unit_uusd, lot_requirement_uusd(prices, quote))
     if not sides:
         return 0
     lots = min(sum(sides.values()), protection.lots_max - 1 + max(sides.values()))

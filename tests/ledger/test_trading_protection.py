@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
 from ledger.events import OrderAccepted, OrderCancelled, Trade
+from ledger.margin.portfolio import Position
+from ledger.margin.requirements import OpenOrder, compute_margin, compute_order_margin
+from ledger.placement import SURE_UUSD
+from ledger.prices import get_prices
 from ledger.trading.events import ProtectionTripped
-from ledger.trading.protection import UNTIL_RESET_NS
+from ledger.trading.protection import UNTIL_RESET_NS, order_requirement_uusd
 from ledger.transactions import MassQuote, Quote, ResetProtection, SetProtection
 from primitives.amounts import NS, USD
 from tests.ledger.exchange import (
@@ -14,6 +20,7 @@ from tests.ledger.exchange import (
     CALL_100,
     CALL_110,
     ETH_PERP,
+    NEAR_CALL,
     PUT_90,
     Exchange,
     a_genesis,
@@ -201,3 +208,27 @@ def test_protection_is_removed_by_setting_no_limit() -> None:
     exchange.does("maria", protection())
     exchange.block()
     assert [key for key, _ in exchange.state.all_leaves() if key[:2] == b"qa"] == []
+
+
+def test_orders_one_by_one_never_require_less_than_together() -> None:
+    """The bound that spares a portfolio computation, against that computation."""
+    exchange = a_maker()
+    prices, random = get_prices(exchange.state), Random(11)
+    ids = (BTC_PERP, CALL_110, PUT_90, CALL_100, NEAR_CALL, ETH_PERP)
+    for _ in range(200):
+        held = [
+            Position(item, lots, lots * prices.mark_uusd(item) // 100 if item in (BTC_PERP, ETH_PERP) else 0)
+            for item in random.sample(ids, random.randint(0, 4))
+            if (lots := random.choice((-1, 1)) * random.randint(1, 300))
+        ]
+        orders = [
+            OpenOrder(
+                item,
+                random.choice((-1, 1)) * random.randint(1, 300),
+                max(1, prices.mark_uusd(item) * random.randint(80, 120) // 100),
+            )
+            for item in random.choices(ids, k=random.randint(1, 6))
+        ]
+        alone = compute_margin(prices.risk, 10**12, held).im_excess_uusd
+        bound = alone - sum(order_requirement_uusd(prices, order) for order in orders)
+        assert bound <= compute_order_margin(prices.risk, 10**12, held, orders) + SURE_UUSD // 100
