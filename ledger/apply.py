@@ -16,6 +16,7 @@ from ledger.events import Event
 from ledger.execution import execute_transactions, settle_packages
 from ledger.exposure import record_exposure
 from ledger.funding import accrue_funding
+from ledger.governance import apply_decided
 from ledger.invariants import check_invariants
 from ledger.listing_schedule import run_schedule
 from ledger.oracle import apply_reports, check_update, decode_update
@@ -113,6 +114,7 @@ def apply_block(state: State, context: BlockContext, transactions: tuple[bytes, 
     if reports:
         accrue_funding(state, context.time_ns)
     workspace = Workspace(state, context.height, context.time_ns)
+    apply_decided(workspace)
     begin_staking(workspace, reports, context.observations)
     settle_expiries(workspace, has_update=bool(reports))
     run_schedule(workspace, before_ns)

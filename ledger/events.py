@@ -162,6 +162,40 @@ class Deleveraged(Wire, tag=74):
     loss_uusd: U63
 
 
+class VoteCounted(Wire, tag=77):
+    """An operator's vote, and the weight that wants this value now, of all."""
+
+    validator: U32
+    name: str
+    value: U63
+    weight: U63
+    total: U63
+
+
+class ParameterDecided(Wire, tag=78):
+    """Two thirds want it; it holds from this block time on."""
+
+    name: str
+    value: U63
+    effective_ns: U63
+
+
+class ParameterChanged(Wire, tag=79):
+    """A number of policy has a new value."""
+
+    name: str
+    before: U63
+    after: U63
+
+
+class ParameterDropped(Wire, tag=80):
+    """A decided value that other changes since have made impossible."""
+
+    name: str
+    value: U63
+    detail: str
+
+
 class SeriesListed(Wire, tag=76):
     """Calls and puts of a new expiry, `count` of them from `first_id` on."""
 
@@ -196,5 +230,9 @@ Event = (
     | Deleveraged
     | DebtChanged
     | SeriesListed
+    | VoteCounted
+    | ParameterDecided
+    | ParameterChanged
+    | ParameterDropped
     | StakingEvent
 )

@@ -15,6 +15,7 @@ from ledger.accounts import use_nonce
 from ledger.admission import ReadTransaction, check_custodian, check_session_time, resolve_sender
 from ledger.events import ActionRejected, CashMoved, TransactionApplied, TransactionRejected
 from ledger.genesis import ACCOUNTS_MAX, DEPOSITED_UUSD_MAX
+from ledger.governance import vote
 from ledger.placement import OrderDesk
 from ledger.reasons import LedgerReason
 from ledger.settlement.auction import AuctionDesk, check_no_auction
@@ -45,6 +46,7 @@ from ledger.transactions import (
     RequestQuotes,
     SettingAction,
     TransferCash,
+    VoteParameter,
     Withdraw,
     WithdrawRequest,
 )
@@ -97,6 +99,10 @@ def execute_transactions(
     auctions = AuctionDesk(workspace, valuation)
     for batch in batches:
         _each_action(workspace, batch, (BidAuction,), lambda item, action: auctions.bid(item.account, action))
+    for batch in batches:
+        _each_action(
+            workspace, batch, (VoteParameter,), lambda item, action: vote(workspace, item.account, action)
+        )
     staking = StakingDesk(workspace, desk.check_withdrawal)
     for batch in batches:
         _each_action(

@@ -321,6 +321,14 @@ class BidAuction(Wire, tag=70):
     pay_at_most_uusd: I64
 
 
+class VoteParameter(Wire, tag=71):
+    """A validator's operator wants a number of policy (ledger/governance.py) to have a value."""
+
+    validator: U32
+    name: Annotated[str, msgspec.Meta(max_length=64)]
+    value: U63
+
+
 class RegisterValidator(Wire, tag=50):
     """Become a validator with stake of one's own; the sender is its operator from now on."""
 
@@ -412,6 +420,7 @@ Action = (
     | SettingAction
     | PackageAction
     | BidAuction
+    | VoteParameter
     | StakingAction
 )
 

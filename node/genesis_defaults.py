@@ -197,6 +197,7 @@ def default_protection(
             delta_limit_ppm=50_000,
             vega_limit_ppm=20_000,
         ),
+        governance_delay_ns=2 * DAY_NS,
     )
 
 

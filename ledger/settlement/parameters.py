@@ -75,6 +75,8 @@ class ProtectionParameters(Wire):
     funding: FundingParameters
     listing: ListingParameters
     exposure: ExposureParameters
+    governance_delay_ns: U63
+    """From a decision to its effect."""
 
 
 def protection_rules(protection: ProtectionParameters) -> Iterator[tuple[bool, str]]:
@@ -95,6 +97,7 @@ def protection_rules(protection: ProtectionParameters) -> Iterator[tuple[bool, s
     funding = protection.funding
     yield 3_600 * NS <= funding.period_ns <= DAY_NS, "a funding period is an hour to a day"
     yield funding.premium_max_ppm <= PPM // 20, "funding is at most 5 % in a period"
+    yield protection.governance_delay_ns <= 60 * DAY_NS, "decisions take effect within 60 days"
     exposure = protection.exposure
     yield 0 < exposure.rise_from_ppm <= 10 * PPM, "stress raises the factor from at most ten times the cover"
     yield exposure.step_ppm <= PPM // 2 and exposure.im_extra_max_ppm <= PPM, "the factor rises by 1 at most"

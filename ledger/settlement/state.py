@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ledger.state import State
 
 KEY_EXPOSURE = b"xe"
+KEY_GOVERNANCE = b"xg"
 KEY_PROTECTION = b"xp"
 KEY_SCHEDULE = b"xn"
 VAULT_KEY: AccountKey = (digest(b"quorate-account", b"backstop vault")[:20], 0)
@@ -75,6 +76,29 @@ class Exposure(Wire):
     is_within_limits: bool
 
 
+class Ballot(Wire):
+    """Validators (ascending) whose operators want one value of one number."""
+
+    name: str
+    value: U63
+    voters: tuple[U32, ...]
+
+
+class DecidedChange(Wire):
+    """A value that two thirds wanted, and the block time from which it holds."""
+
+    name: str
+    value: U63
+    effective_ns: U63
+
+
+class Governance(Wire):
+    """Open ballots by (name, value), and decided changes in order of decision; no leaf while nobody voted."""
+
+    ballots: tuple[Ballot, ...]
+    decided: tuple[DecidedChange, ...]
+
+
 class Schedule(Wire):
     """The id that the next new instrument gets."""
 
@@ -84,6 +108,7 @@ class Schedule(Wire):
 LEAF_KINDS: dict[int, type[Wire]] = {
     ord("e"): Exposure,
     ord("f"): Funding,
+    ord("g"): Governance,
     ord("l"): Liquidation,
     ord("n"): Schedule,
     ord("p"): ProtectionParameters,
@@ -110,6 +135,12 @@ def get_exposure(state: State) -> Exposure | None:
     """The last block's exposure; None before the first."""
     found: Exposure | None = state.leaves.get(KEY_EXPOSURE)
     return found
+
+
+def get_governance(state: State) -> Governance:
+    """Ballots and decided changes."""
+    found: Governance | None = state.leaves.get(KEY_GOVERNANCE)
+    return found or Governance((), ())
 
 
 def get_protection(state: State) -> ProtectionParameters:
