@@ -92,7 +92,7 @@ def _attempt(kind: str, attempt: int) -> str:
         return violation.oracle
     except InvariantViolation:
         return "invariant"
-    plan = _focused(attempt)
+    plan = focused_plan(attempt)
     simulation, violation_found = verdict_of(plan)
     if violation_found is not None and violation_found.oracle != "no exception":
         return violation_found.oracle
@@ -102,8 +102,8 @@ def _attempt(kind: str, attempt: int) -> str:
     return ""
 
 
-def _focused(seed: int) -> Plan:
-    """A swarm plan of four, with one traitor more often than not."""
+def focused_plan(seed: int) -> Plan:
+    """A swarm plan of four, with one traitor more often than not. A whole build keeps every promise in it."""
     plan = draw_plan(seed, Wishes(validators=4, hostile_ms=8_000))
     rng = stream(seed, "focus")
     lost = {node for fault in plan.faults if fault.kind == "lost_disk" for node in fault.nodes}
@@ -112,6 +112,7 @@ def _focused(seed: int) -> Plan:
     who = plan.traitors[0].validator if plan.traitors else next(i for i in range(4))
     behaviour = rng.choice(["liar", "mutator", "stale leader", "false reporter", "equivocating leader"])
     fields = {name: getattr(plan, name) for name in plan.__struct_fields__}
+    fields["weights"] = ()
     fields["traitors"] = (Traitor(validator=who, behaviour=behaviour),)
     fields["healed"] = tuple(index for index in range(4) if index != who)
     return Plan(**fields)

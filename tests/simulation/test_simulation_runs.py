@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from testnet.sim.campaign import quiet, result_of, run_seed, run_twins
-from testnet.sim.canaries import CANARIES, Canary, broken, hunt
+from testnet.sim.canaries import CANARIES, Canary, broken, focused_plan, hunt
 from testnet.sim.plan import FaultKind, Plan, from_json, to_json
 from testnet.sim.report import Verdict, never_reached, verdict_on
 from testnet.sim.shrink import shrink
@@ -157,6 +157,14 @@ def test_a_healed_build_passes_after_a_canary() -> None:
     with broken(CANARIES[0]):
         assert verdict_of(draw_plan(1))[1] is not None
     assert verdict_of(draw_plan(1))[1] is None
+
+
+@pytest.mark.slow
+def test_the_build_as_it_should_be_is_never_taken_for_a_canary() -> None:
+    found = [
+        (seed, str(violation)) for seed in range(1, 401) if (violation := verdict_of(focused_plan(seed))[1])
+    ]
+    assert found == []
 
 
 def test_twins_never_fork_the_chain() -> None:
