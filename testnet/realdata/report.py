@@ -44,6 +44,9 @@ def _summary(results: Sequence[SnapshotResult]) -> dict[str, Any]:
         "snapshots_with_median_rmse_up_to_0.8": sum(
             median(error for _, error in item.fit_vol_points) <= 0.8 for item in results
         ),
+        "snapshots_with_pooled_rmse_up_to_0.8": sum(
+            _pooled([error for _, error in item.fit_vol_points]) <= 0.8 for item in results
+        ),
         "slices": sum(item.slices for item in results),
         "slices_with_butterfly_arbitrage": sum(item.butterflies for item in results),
         "neighbours_with_calendar_arbitrage": sum(item.calendars for item in results),
@@ -77,15 +80,19 @@ def _distribution(values: Sequence[float]) -> dict[str, float]:
     def quantile(share: float) -> float:
         return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3) if ordered else 0.0
 
-    pooled = sqrt(sum(value * value for value in ordered) / max(1, len(ordered)))
     return {
         "slices": len(ordered),
         "p10": quantile(0.1),
         "median": quantile(0.5),
         "p90": quantile(0.9),
         "max": quantile(1),
-        "pooled": round(pooled, 3),
+        "pooled": round(_pooled(ordered), 3),
     }
+
+
+def _pooled(errors: Sequence[float]) -> float:
+    """Root of the mean square over slices."""
+    return sqrt(sum(error * error for error in errors) / max(1, len(errors)))
 
 
 def crashes_report(results: Iterable[CrashResult]) -> list[dict[str, Any]]:
