@@ -494,3 +494,39 @@ def test_a_hundred_validators_proof_is_small_and_quick(
         print(f"\n  100 validators, 3 epochs: {len(raw)} bytes, {certificates} in certificates, {took_us} us")
     assert len(raw) - certificates < 50_000
     assert all(isinstance(one, list) and len(one[5]) == 67 for one in (fields[6][1],))
+
+
+ODD: tuple[Any, ...] = (
+    *(None, True, False, 0, 1, -1, 255, 2**63, 2**64 - 1, "", "x", b"", b"x", bytes(32), bytes(64)),
+    *((), (0,), (None, None), ((), ()), (b"", 0, ()), (0,) * 7),
+)
+
+
+def places_of(value: Any) -> list[tuple[int, ...]]:
+    """Every place in nested lists."""
+    if not isinstance(value, list):
+        return []
+    here = [(index,) for index in range(len(value))]
+    return here + [(index, *rest) for index, item in enumerate(value) for rest in places_of(item)]
+
+
+def test_anything_odd_at_any_place_is_refused_and_never_crashes(chain: LightChain, trust: Trust) -> None:
+    chain.end_epoch()
+    chain.block()
+    raw = chain.proof("account", NOBODY)
+    accepted = []
+    for place in places_of(msgspec.msgpack.decode(raw)):
+        for odd in ODD:
+            fields = msgspec.msgpack.decode(raw)
+            within = fields
+            for index in place[:-1]:
+                within = within[index]
+            if encode(within[place[-1]]) == encode(odd):
+                continue
+            within[place[-1]] = odd
+            try:
+                verify_proof_file(encode(fields), trust)
+            except ProofRefused:
+                continue
+            accepted.append((place, odd))
+    assert accepted == []
