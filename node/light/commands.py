@@ -120,6 +120,7 @@ def sync(
     out: Annotated[Path, Parameter(help="The checkpoint to write.")],
     url: Annotated[str | None, Parameter(help="A gateway, such as http://127.0.0.1:26700.")] = None,
     home: Annotated[Path | None, Parameter(help="A node's home directory, instead of a gateway.")] = None,
+    token_file: Annotated[Path | None, Parameter(help="File with the gateway's token.")] = None,
     checkpoint: Annotated[
         Path | None, Parameter(help="Go on from this trusted checkpoint; may be the same file as --out.")
     ] = None,
@@ -132,9 +133,10 @@ def sync(
         raise OperatorError("give either --url or --home")
     document = load_genesis(genesis)
     trust = _trust(document, checkpoint)
+    token = None if token_file is None else _read(token_file).decode("ascii", "replace").strip()
     try:
         if url is not None:
-            reached = sync_epochs(trust, from_gateway(url))
+            reached = sync_epochs(trust, from_gateway(url, token))
         else:
             with closing(_store(home or Path())) as store:
                 reached = sync_epochs(trust, from_prover(_prover(home or Path(), store)))

@@ -56,15 +56,17 @@ def from_prover(prover: Prover) -> Links:
     return links
 
 
-def from_gateway(url: str) -> Links:
-    """The links of a gateway, over HTTP. Raises OperatorError when it does not answer."""
+def from_gateway(url: str, token: str | None = None) -> Links:
+    """The links of a gateway, over HTTP; `token` if it asks for one. Raises OperatorError when it does not answer."""
     if urlsplit(url).scheme not in ("http", "https"):
         raise OperatorError(f"{url} is no gateway: give http://HOST:PORT or https://HOST")
 
     def links(epoch: int) -> list[bytes]:
         address = f"{url.rstrip('/')}/v1/epochs?from={epoch}"
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        request = urllib.request.Request(address, headers=headers)
         try:
-            with urllib.request.urlopen(address, timeout=REQUEST_SECONDS_MAX) as answer:
+            with urllib.request.urlopen(request, timeout=REQUEST_SECONDS_MAX) as answer:
                 body = answer.read(2 * FILE_BYTES_MAX + 1)
         except (OSError, ValueError) as error:
             raise OperatorError(f"the gateway {url} does not answer: {error}") from None

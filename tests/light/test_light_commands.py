@@ -223,6 +223,31 @@ async def test_a_gateway_serves_proofs_and_epochs_that_nobody_has_to_believe(tmp
         nursery.cancel_scope.cancel()
 
 
+async def test_a_gateway_that_asks_for_a_token_is_synced_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    genesis, home = a_genesis(1), tmp_path / "home"
+    settings = [{"gateway": {"port": 0, "token_file": "token"}, "log_file": "node.log"}]
+    create_homes([home], [keys_of(0)], genesis, [("127.0.0.1", 1)], password=None, settings=settings)
+    (home / "token").write_text("0123456789abcdef")
+    config = load_config(home)
+    chain = LightChain(config.data_path, genesis)
+    chain.block()
+    chain.end_epoch()
+    gateway = GatewayProcess(config)
+    words = ["--genesis", config.genesis_path, "--url", f"http://127.0.0.1:{gateway.port}"]
+    out = ["--out", tmp_path / "kept"]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(gateway.run)
+        # The listening socket is bound already: the request waits for the process.
+        with pytest.raises(OperatorError, match="401"):
+            await trio.to_thread.run_sync(lambda: quorate("light", "sync", *words, *out))
+        given = ["--token-file", home / "token"]
+        await trio.to_thread.run_sync(lambda: quorate("light", "sync", *words, *given, *out))
+        nursery.cancel_scope.cancel()
+    assert "epoch 1, 1 followed, 1 validators" in capsys.readouterr().out
+
+
 async def answers(http: httpx.AsyncClient) -> bool:
     """Whether the gateway is up; without a node it says 503 for its health."""
     try:
