@@ -5,7 +5,8 @@ underlying, the lower of the worst scenario PnL and the forward contingency, add
 offset between them). PnL rounds down, contingencies round up. Source: market.md section 3.
 
 Sums over runs of positions are differences of running sums, kept modulo 2^64: a running sum over many
-accounts may wrap, the difference is exact because one account's own sum is below 2^62 (ACCOUNT_LOTS_MAX).
+accounts may wrap, the difference is exact because one account's own sum is below 2^62 (ACCOUNT_LOTS_MAX). All
+accounts at once take a faster way where their sums are below 2^53 (ledger.pricing.kernel_sums), to the same unit.
 """
 
 from __future__ import annotations
@@ -26,12 +27,15 @@ from ledger.margin.portfolio import (
     single_portfolio,
 )
 from ledger.margin.scenarios import VALUE_SCALE, RiskArrays
-from ledger.pricing import kernel_margin
+from ledger.pricing import kernel_margin, kernel_sums
 from ledger.pricing.kernel import Bools, Ints
 from primitives.amounts import PPM
 
-CHUNK_POSITIONS = 4096
-"""Positions multiplied at a time, so that the product stays in a core's cache; one account is never split."""
+CHUNK_POSITIONS = 12_288
+"""Positions multiplied at a time, so that the work stays in a core's cache; one account is never split."""
+
+ROUNDING_MAX = 1 << 20
+"""What rounding down each group's value adds at most to a part's sums, kept free below 2^53."""
 
 
 class MarginArrays(NamedTuple):
@@ -107,14 +111,14 @@ all sums are of integers, so neither the order nor the number of threads changes
 def compute_margins(risk: RiskArrays, table: PortfolioTable[Any], spread: Spread = map) -> MarginArrays:
     """Margins of all accounts of the table."""
     portfolios, layout = table.portfolios(risk)
-    return _compute(risk, portfolios, layout, spread)
+    return _compute(risk, portfolios, layout, _PartLosses(risk, portfolios.lots, layout).compute(spread))
 
 
 def compute_margin(risk: RiskArrays, cash_uusd: int, positions: Sequence[Position]) -> Margin:
-    """Margin of one account: the very same computation. Raises as `PortfolioTable.replace`."""
+    """Margin of one account, to the unit that of `compute_margins`. Raises as `PortfolioTable.replace`."""
     portfolios = single_portfolio(risk, cash_uusd, positions)
-    arrays = _compute(risk, portfolios, compute_layout(risk, portfolios))
-    return margin_at(arrays, 0)
+    layout = compute_layout(risk, portfolios)
+    return margin_at(_compute(risk, portfolios, layout, _integer_losses(risk, portfolios.lots, layout)), 0)
 
 
 def margin_at(arrays: MarginArrays, place: int) -> Margin:
@@ -145,7 +149,7 @@ def compute_order_margin(
     gross = np.maximum(np.abs(bought), np.abs(sold))
     check_gross_lots(int(gross.sum()))
     runs = GroupRuns(layout.rows, layout.group_ends, layout.group_index)
-    variants = [group_pnl(risk, runs, lots, Work(risk, len(lots))) for lots in (bought, sold)]
+    variants = [group_pnl(risk, runs, lots) for lots in (bought, sold)]
     pnl, forward = (np.minimum(buys, sells) for buys, sells in zip(*variants, strict=True))
     strike_lots = np.maximum(contingent_lots(risk, bought, layout), contingent_lots(risk, sold, layout))
     margins = _combine(
@@ -176,9 +180,8 @@ def _with_orders(
     return extended, sum(min(sides) for sides in slippage.values())
 
 
-def _compute(risk: RiskArrays, portfolios: Portfolios, layout: Layout, spread: Spread = map) -> MarginArrays:
+def _compute(risk: RiskArrays, portfolios: Portfolios, layout: Layout, losses: Losses) -> MarginArrays:
     lots = portfolios.lots
-    losses = _part_losses(risk, lots, layout, spread)
     strike_lots = contingent_lots(risk, lots, layout)
     return _combine(
         risk,
@@ -255,14 +258,6 @@ def account_sums(values: Ints, offsets: Ints) -> Ints:
     return sums
 
 
-class Work:
-    """Work arrays for one chunk, reused from chunk to chunk so that they stay cached."""
-
-    def __init__(self, risk: RiskArrays, positions: int) -> None:
-        width = risk.table_e8.shape[1]
-        self.products, self.sums, self.rest = np.empty((3, positions, width), dtype=np.int64)
-
-
 def _stretches(layout: Layout, part_ends: Ints) -> list[Stretch]:
     """Stretches of at least CHUNK_POSITIONS positions, but for the last; `part_ends` counts positions."""
     stretches: list[Stretch] = []
@@ -278,56 +273,80 @@ def _stretches(layout: Layout, part_ends: Ints) -> list[Stretch]:
     return stretches
 
 
-def _part_losses(risk: RiskArrays, lots: Ints, layout: Layout, spread: Spread) -> Losses:
+class _PartLosses:
     """Losses of every part, some thousand positions at a time; an account's part is never split."""
-    losses = Losses(*np.zeros((3, len(layout.part_account)), dtype=np.int64))
-    part_ends = layout.group_ends[layout.part_group_ends - 1]
-    longest = int(np.diff(part_ends, prepend=0).max(initial=0))
-    idle: list[Work] = []
 
-    def compute(stretch: Stretch) -> None:
-        parts, groups, positions = stretch
-        work = idle.pop() if idle else Work(risk, min(len(lots), CHUNK_POSITIONS + longest))
-        runs = GroupRuns(
-            layout.rows[positions], layout.group_ends[groups] - positions.start, layout.group_index[groups]
+    def __init__(self, risk: RiskArrays, lots: Ints, layout: Layout) -> None:
+        self._risk, self._lots, self._layout = risk, lots, layout
+        self.losses = Losses(*np.zeros((3, len(layout.part_account)), dtype=np.int64))
+        self._part_ends = layout.group_ends[layout.part_group_ends - 1]
+        self._table = kernel_sums.risk_table(
+            risk.table_e8, risk.group_positive_e15, risk.group_negative_e15, risk.skew_count
         )
-        pnl, forward = group_pnl(risk, runs, lots[positions], work)
-        ends = layout.part_group_ends[parts] - groups.start
-        chunk = part_losses(risk, pnl, forward, ends, layout.part_underlying[parts])
-        idle.append(work)
-        for total, part in zip(losses, chunk, strict=True):
-            total[parts] = part
+        self._gross_max = _gross_max(risk)
+        self._gross = run_sums(np.abs(lots), self._part_ends)
+        longest = int(np.diff(self._part_ends, prepend=0).max(initial=0))
+        self._work_shape = min(len(lots), CHUNK_POSITIONS + longest), risk.table_e8.shape[1]
+        self._idle: list[kernel_sums.SumWork] = []
 
-    deque(spread(compute, _stretches(layout, part_ends)), maxlen=0)
-    return losses
+    def compute(self, spread: Spread) -> Losses:
+        deque(spread(self._stretch, _stretches(self._layout, self._part_ends)), maxlen=0)
+        return self.losses
+
+    def _stretch(self, stretch: Stretch) -> None:
+        parts, groups, positions = stretch
+        layout = self._layout
+        rows, lots = layout.rows[positions], self._lots[positions]
+        group_ends = layout.group_ends[groups] - positions.start
+        part_ends = layout.part_group_ends[parts] - groups.start
+        group_index, underlying = layout.group_index[groups], layout.part_underlying[parts]
+        if int(self._gross[parts].max()) <= self._gross_max:
+            runs = kernel_sums.Runs(rows, lots, group_ends, group_index, part_ends)
+            order, chunk = self._exact_in_floats(runs, underlying)
+        else:
+            pnl, forward = group_pnl(self._risk, GroupRuns(rows, group_ends, group_index), lots)
+            chunk = part_losses(self._risk, pnl, forward, part_ends, underlying)
+            order = np.arange(len(underlying))
+        for total, part in zip(self.losses, chunk, strict=True):
+            total[parts][order] = part
+
+    def _exact_in_floats(self, runs: kernel_sums.Runs, underlying: Ints) -> tuple[Ints, Losses]:
+        work = self._idle.pop() if self._idle else kernel_sums.SumWork(*self._work_shape)
+        order, pnl = kernel_sums.part_pnl(self._table, runs, work)
+        self._idle.append(work)
+        return order, _worst(self._risk, pnl, pnl[:, -2], underlying[order])
 
 
-def group_pnl(risk: RiskArrays, runs: GroupRuns, lots: Ints, work: Work) -> tuple[Ints, Ints]:
+def _integer_losses(risk: RiskArrays, lots: Ints, layout: Layout) -> Losses:
+    """The same by 64-bit integers alone, all at once: for few positions."""
+    runs = GroupRuns(layout.rows, layout.group_ends, layout.group_index)
+    return part_losses(risk, *group_pnl(risk, runs, lots), layout.part_group_ends, layout.part_underlying)
+
+
+def _gross_max(risk: RiskArrays) -> int:
+    """Gross lots of a part up to which all its sums, and those less its mark, stay below 2^53."""
+    peak = np.abs(risk.table_e8).max(axis=0, initial=0)
+    # A skew counts as the mark less |value - mark|: up to three times the larger of the two.
+    peak[risk.scenario_count - risk.skew_count : risk.scenario_count] *= 3
+    discounted = int(peak.max()) * int(risk.group_negative_e15.max(initial=10**15)) // 10**15
+    return (kernel_sums.SUM_MAX - ROUNDING_MAX) // (discounted + int(peak[-1]) + 1)
+
+
+def group_pnl(risk: RiskArrays, runs: GroupRuns, lots: Ints) -> tuple[Ints, Ints]:
     """Per expiry group: PnL of every scenario before its weight, forward contingency; in 1e-8 USD.
 
     An expiry's value is discounted by its sign before today's value is taken off; skew counts as a loss
-    either way; an index group (perpetuals) has no discount. The PnL lives in `work`,
-    shape (n, S + 3) with the last three columns without meaning; the contingency has shape (n,).
+    either way; an index group (perpetuals) has no discount. The PnL has shape (n, S + 3), its last three columns
+    without meaning; the contingency has shape (n,).
     """
-    positions, groups = len(lots), len(runs.ends)
-    products, running_at_ends, rest = (array[:positions] for array in (work.products, work.sums, work.rest))
-    np.take(risk.table_e8, runs.rows, axis=0, out=products, mode="clip")
-    np.multiply(products, lots[:, None], out=products)
-    running = products.view(np.uint64)
-    np.cumsum(running, axis=0, out=running)
-    np.take(products, runs.ends - 1, axis=0, out=running_at_ends[:groups], mode="clip")
-    # The products are spent: their memory takes the differences of the running sums.
-    totals = products[:groups]
-    totals[:1] = running_at_ends[:1]
-    np.subtract(running_at_ends[1:groups], running_at_ends[: groups - 1], out=totals[1:])
+    totals = run_sums(risk.table_e8[runs.rows] * lots[:, None], runs.ends)
     mark = totals[:, -1].copy()
     forward = np.minimum(np.minimum(totals[:, -3], totals[:, -2]), 0)
     factors = risk.group_positive_e15[runs.group], risk.group_negative_e15[runs.group]
-    kernel_margin.discount_by_sign(totals, *factors, (running_at_ends[:groups], rest[:groups]))
-    np.subtract(totals, mark[:, None], out=totals)
-    for column in range(risk.scenario_count - risk.skew_count, risk.scenario_count):
-        np.negative(np.abs(totals[:, column]), out=totals[:, column])
-    return totals, forward
+    pnl = kernel_margin.discount_by_sign(totals, *factors) - mark[:, None]
+    skew = slice(risk.scenario_count - risk.skew_count, risk.scenario_count)
+    pnl[:, skew] = -np.abs(pnl[:, skew])
+    return pnl, forward
 
 
 def part_losses(risk: RiskArrays, pnl: Ints, forward: Ints, ends: Ints, underlying: Ints) -> Losses:
@@ -335,12 +354,17 @@ def part_losses(risk: RiskArrays, pnl: Ints, forward: Ints, ends: Ints, underlyi
 
     `pnl` and `forward` are as from `group_pnl` and destroyed.
     """
-    total = run_sums(pnl, ends)[:, : risk.scenario_count]
+    return _worst(risk, run_sums(pnl, ends), run_sums(forward, ends), underlying)
+
+
+def _worst(risk: RiskArrays, pnl: Ints, forward: Ints, underlying: Ints) -> Losses:
+    """Losses of parts from their PnL, shape (R, S or more) and destroyed, and forward contingency."""
+    total = pnl[:, : risk.scenario_count]
     tails = np.flatnonzero((risk.weights_ppm != PPM).any(axis=0))
     total[:, tails] = scale_down(total[:, tails], risk.weights_ppm[:, tails][underlying])
     scenario = total.argmin(axis=1)
-    worst = total[np.arange(len(ends)), scenario] // VALUE_SCALE
-    return Losses(worst, scenario, run_sums(forward, ends) // VALUE_SCALE)
+    worst = total[np.arange(len(total)), scenario] // VALUE_SCALE
+    return Losses(worst, scenario, forward // VALUE_SCALE)
 
 
 def contingent_lots(risk: RiskArrays, lots: Ints, layout: Layout) -> Ints:

@@ -87,18 +87,13 @@ def scale(values: Ints, factor_e12: Ints) -> Ints:
     return to_int(values.astype(np.float64) * (factor_e12.astype(np.float64) / 1e12))
 
 
-def discount_by_sign(values: Ints, positive_e15: Ints, negative_e15: Ints, work: tuple[Ints, Ints]) -> None:
-    """values = floor(values * factor), in place: `positive` for values above 0 and `negative` below.
+def discount_by_sign(values: Ints, positive_e15: Ints, negative_e15: Ints) -> Ints:
+    """floor(values * factor): `positive` for values above 0 and `negative` below.
 
-    `values` is contiguous, shape (n, C); factors have shape (n,) with positive <= 1e15 <= negative, so that
-    the factor by sign is the one that gives the smaller product. `work` is two arrays like it, destroyed.
-    Values up to 2^53 are taken exactly; larger ones to 16 digits.
+    `values` has shape (n, C); factors have shape (n,) with positive <= 1e15 <= negative, so that the factor by
+    sign is the one that gives the smaller product. Values up to 2^53 are taken exactly; larger ones to 16 digits.
     """
-    kept, reduced = (array.view(np.float64) for array in work)
-    np.copyto(kept, values)
-    np.multiply(kept, (positive_e15.astype(np.float64) / 1e15)[:, None], out=reduced)
-    if bool((negative_e15 != 10**15).any()):
-        np.multiply(kept, (negative_e15.astype(np.float64) / 1e15)[:, None], out=kept)
-    np.minimum(kept, reduced, out=kept)
-    np.floor(kept, out=kept)
-    np.copyto(values, kept, casting="unsafe")
+    number = values.astype(np.float64)
+    reduced = number * (positive_e15.astype(np.float64) / 1e15)[:, None]
+    number *= (negative_e15.astype(np.float64) / 1e15)[:, None]
+    return np.floor(np.minimum(number, reduced)).astype(np.int64)

@@ -56,7 +56,7 @@ BY_NAME = {("node/__main__.py", "testnet")}
 """The one import by name: a console script with every command, and no arrow that points up."""
 KNOWS_LIBP2P = {f"gossip/{name}.py" for name in ("host", "pubsub", "request_response", "service", "muxer")}
 HAS_FLOATS = "ledger/pricing/kernel*.py"
-"""The kernel: kernel.py, and beside it what margin and implied volatility ask of binary64."""
+"""The kernel: kernel.py, and beside it what margin, its sums and implied volatility ask of binary64."""
 INTEGER_MATH = {"comb", "factorial", "gcd", "isqrt", "lcm", "perm", "prod"}
 FLOAT_NUMPY = re.compile(
     r"(float|double|half|single|longdouble|floating|complex)\w*|true_divide|divide|sqrt|cbrt|exp\d?|expm1"
@@ -378,7 +378,7 @@ def test_every_rule_has_a_planted_breach() -> None:
 
 
 def test_the_kernel_alone_may_have_floats() -> None:
-    for name in ("kernel", "kernel_margin", "kernel_implied"):
+    for name in ("kernel", "kernel_margin", "kernel_implied", "kernel_sums"):
         assert list(state_is_integers(Source(f"ledger/pricing/{name}.py", "x = 0.5 / 2"))) == []
 
 

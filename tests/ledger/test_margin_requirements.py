@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ledger.instruments import Underlying
+from ledger.margin import requirements
 from ledger.margin.health import Health, health_of, health_of_all
 from ledger.margin.parameters import default_margin_parameters
 from ledger.margin.portfolio import ACCOUNT_LOTS_MAX, PortfolioTable, Position
@@ -93,6 +94,27 @@ def test_all_accounts_together_are_as_each_alone(monkeypatch: pytest.MonkeyPatch
     arrays = compute_margins(risk, table)
     together = [margin_at(arrays, table.place_of(account)) for account in plain]
     assert together == [compute_margin(risk, *portfolio) for portfolio in plain.values()]
+
+
+def test_sums_in_floats_are_those_of_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    risk = two_markets(980_000)
+    table, _ = filled_table(60)
+    fast = compute_margins(risk, table)
+    monkeypatch.setattr("ledger.pricing.kernel_sums.SUM_MAX", 0)
+    assert all(
+        np.array_equal(one, other) for one, other in zip(fast, compute_margins(risk, table), strict=True)
+    )
+
+
+def test_a_whale_among_others_is_summed_in_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ledger.margin.requirements.CHUNK_POSITIONS", 37)
+    risk = two_markets(980_000)
+    table, _ = filled_table(20)
+    whale = [Position(number, (-1) ** number * ACCOUNT_LOTS_MAX // 26) for number in range(1, 27)]
+    table.replace(7, 10**12, whale)
+    arrays = compute_margins(risk, table)
+    assert requirements._gross_max(risk) < ACCOUNT_LOTS_MAX // 2
+    assert margin_at(arrays, table.place_of(7)) == compute_margin(risk, 10**12, whale)
 
 
 @pytest.mark.parametrize("stretches", [reversed, sorted])

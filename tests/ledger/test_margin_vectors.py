@@ -8,7 +8,7 @@ import pytest
 
 from ledger.instruments import Underlying
 from ledger.margin.portfolio import compute_layout, single_portfolio
-from ledger.margin.requirements import GroupRuns, Work, group_pnl
+from ledger.margin.requirements import GroupRuns, group_pnl
 from ledger.margin.scenarios import SettlementWindow, compute_forward
 from ledger.market import Slice
 from tests.ledger.margin_builders import (
@@ -95,7 +95,7 @@ def scenario_pnl(example: Example) -> list[int]:
     portfolios = single_portfolio(risk, 0, positions_of(example.legs))
     layout = compute_layout(risk, portfolios)
     runs = GroupRuns(layout.rows, layout.group_ends, layout.group_index)
-    pnl, _ = group_pnl(risk, runs, portfolios.lots, Work(risk, len(layout.rows)))
+    pnl, _ = group_pnl(risk, runs, portfolios.lots)
     weighted = pnl[0, : risk.scenario_count] * risk.weights_ppm[0]
     return [value // 10**8 for value in weighted.tolist()]
 
