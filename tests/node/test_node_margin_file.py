@@ -77,7 +77,8 @@ def published_arrays() -> RiskArrays:
         + [0, 0, 0]
         for row in (published["long_future"], published["long_dec410_call"])
     ]
-    return replace(risk, table_e8=np.array(rows, dtype=np.int64), mark_uusd=np.zeros(2, dtype=np.int64))
+    zero = np.zeros(2, dtype=np.int64)
+    return replace(risk, table_e8=np.array(rows, dtype=np.int64), mark_uusd=zero, basis_uusd=zero)
 
 
 @needs_vectors
