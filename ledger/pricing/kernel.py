@@ -319,25 +319,23 @@ def _values(
     return result
 
 
-def option_greeks(
-    terms: OptionTerms, forward_uusd: Ints, deviation_e15: Ints, time_ns: Ints
-) -> tuple[Ints, ...]:
-    """Value, delta, gamma, vega, theta and rho of Black-76, each of shape (I,); see `black76.Greeks` for units.
+def option_greeks(terms: OptionTerms, forward_uusd: Ints, deviation_e15: Ints, time_ns: Ints) -> Ints:
+    """Value, delta, gamma, vega, theta and rho of Black-76, shape (6, I); see `black76.Greeks` for units.
 
     Arguments are as in `option_values`, whose values these are to the last unit.
     """
     count = len(forward_uusd)
-    out = tuple(np.empty(count, dtype=np.int64) for _ in range(6))
+    out = np.empty((6, count), dtype=np.int64)
     work = Work(2 * min(count, CHUNK))
     for start in range(0, count, CHUNK):
         at = slice(start, start + CHUNK)
         forward, deviation = positive(forward_uusd[at]), _deviation(deviation_e15[at])
-        _greeks_into(work, terms.part(at), forward, deviation, time_ns[at], [row[at] for row in out])
+        _greeks_into(work, terms.part(at), forward, deviation, time_ns[at], out[:, at])
     return out
 
 
 def _greeks_into(
-    work: Work, terms: OptionTerms, forward: Floats, s: Floats, time_ns: Ints, out: Sequence[Ints]
+    work: Work, terms: OptionTerms, forward: Floats, s: Floats, time_ns: Ints, out: Ints
 ) -> None:
     """One chunk of `option_greeks`; `forward` is destroyed."""
     strike = positive(terms.strike_uusd)
@@ -361,10 +359,10 @@ def _greeks_into(
     theta_per_year = (slope * s * -0.5 - carry) / (years * DAYS_PER_YEAR)
     np.copyto(out[0], np.rint(value), casting="unsafe")
     np.copyto(out[1], np.rint(np.multiply(delta, 1e9, out=delta)), casting="unsafe")
-    out[2][:] = to_int(density / s * 1e18)
+    out[2] = to_int(density / s * 1e18)
     np.copyto(out[3], np.rint(slope * np.sqrt(years) / 100.0), casting="unsafe")
-    out[4][:] = to_int(theta_per_year)
-    out[5][:] = to_int(value * years / -100.0)
+    out[4] = to_int(theta_per_year)
+    out[5] = to_int(value * years / -100.0)
 
 
 def ssvi_total_variance_e15(
