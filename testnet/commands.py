@@ -121,7 +121,7 @@ def _print_verdict(console: Console, facts: Facts, verdict: Verdict) -> None:
             f"{recovery['voted_seconds']} s after its restart"
         )
     for line in lines:
-        console.print(f"  {line}", highlight=False)
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
 
 
 def _headline(facts: Facts, verdict: Verdict) -> str:

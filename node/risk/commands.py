@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,7 +39,7 @@ def account(
     """
     state = open_state(home)
     risk = account_risk(state, _key(address), [parse_leg(state, text) for text in leg])
-    console = Console()
+    console = _console()
     if as_json:
         console.print_json(json.dumps(_account_json(risk)))
         return
@@ -67,7 +68,7 @@ def surface(
     except KeyError:
         known = ", ".join(item.name for item in Underlying)
         raise OperatorError(f"there is no underlying {underlying}: choose one of {known}") from None
-    console = Console()
+    console = _console()
     title = f"{underlying.upper()} implied volatility at height {state.clock.height}"
     if as_json:
         console.print_json(json.dumps([smile._asdict() for smile in smiles]))
@@ -99,7 +100,7 @@ def protocol(*, home: Home, as_json: Json = False) -> None:
         "fees_usd": supply.fees_uusd / 1e6,
         "vault_usd": supply.vault_uusd / 1e6,
     }
-    console = Console()
+    console = _console()
     if as_json:
         console.print_json(json.dumps({"height": state.clock.height, "money": money, "open_interest": rows}))
         return
@@ -136,6 +137,11 @@ def _open_interest_rows(state: State) -> list[dict[str, Any]]:
         row["vega_usd"] += contracts * item.vega_uusd / 1e6
         row["theta_usd"] += contracts * item.theta_uusd / 1e6
     return [rows[key] for key in sorted(rows)]
+
+
+def _console() -> Console:
+    """As wide as the terminal; where there is none, wide enough for every table."""
+    return Console(width=None if sys.stdout.isatty() else 120)
 
 
 def _key(text: str) -> tuple[bytes, int]:
