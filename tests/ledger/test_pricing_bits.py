@@ -16,7 +16,7 @@ from tests.ledger.pricing_digest import digest_of_everything
 ROOT = Path(__file__).resolve().parents[2]
 RECORDED = "771655260bee19b954aef01327428abc2d1409c3e693f9ff9477f2e6f28b670a"
 """What every machine gave so far. It changes with the kernel alone, on purpose: with it every state root does."""
-OTHER_PYTHONS = "QUORATE_OTHER_PYTHONS"
+PYTHONS = "QUORATE_PYTHONS"
 """Environment variable: interpreters with numpy to compare with, separated as PATH is."""
 
 
@@ -41,7 +41,7 @@ def digest_under(python: str, **variables: str) -> str:
 
 def other_pythons() -> list[str]:
     """Interpreters of other versions that have numpy."""
-    named = [path for path in os.environ.get(OTHER_PYTHONS, "").split(os.pathsep) if path]
+    named = [path for path in os.environ.get(PYTHONS, "").split(os.pathsep) if path]
     found = [shutil.which(f"python3.{minor}") for minor in range(11, 16) if minor != sys.version_info.minor]
     return named + [path for path in found if path and _has_numpy(path)]
 
@@ -64,5 +64,5 @@ def test_every_instruction_set_and_hash_seed_gives_the_same_bits(disabled: str, 
 def test_another_python_gives_the_same_bits() -> None:
     pythons = other_pythons()
     if not pythons:
-        pytest.skip(f"no other Python 3 with numpy on the PATH or in {OTHER_PYTHONS}")
+        pytest.skip(f"no other Python 3 with numpy on the PATH or in {PYTHONS}")
     assert {digest_under(python) for python in pythons} == {digest_of_everything()}
