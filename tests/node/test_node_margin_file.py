@@ -78,7 +78,6 @@ def published_arrays() -> RiskArrays:
         for row in (published["long_future"], published["long_dec410_call"])
     ]
     zero = np.zeros(2, dtype=np.int64)
-    zeros = np.zeros(2, dtype=np.int64)
     return replace(risk, table_e8=np.array(rows, dtype=np.int64), mark_uusd=zero, basis_uusd=zero)
 
 
