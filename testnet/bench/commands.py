@@ -13,8 +13,9 @@ from rich.table import Table
 from testnet.bench.execution import execution_figures
 from testnet.bench.margin import margin_figures
 from testnet.bench.pricing import pricing_figures
+from testnet.bench.simulation import simulation_figures
 
-app = App(name="bench", help="Measure this machine: what prices, margins and a block's execution cost.")
+app = App(name="bench", help="Measure this machine: what prices, margins, blocks and simulations cost.")
 
 
 @app.command
@@ -51,6 +52,18 @@ def margin(*, json_file: Annotated[Path | None, Parameter(name="--json")] = None
         Also write the figures there, as one flat object.
     """
     show(margin_figures(), json_file)
+
+
+@app.command
+def sim(*, json_file: Annotated[Path | None, Parameter(name="--json")] = None) -> None:
+    """Hours of a simulated cluster of four in a minute of one core, and Twins scenarios in a second of it.
+
+    Parameters
+    ----------
+    json_file
+        Also write the figures there, as one flat object.
+    """
+    show(simulation_figures(), json_file)
 
 
 def _tell(sentence: str) -> None:
