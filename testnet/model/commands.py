@@ -1,4 +1,4 @@
-"""`python -m testnet.model`: check the rules, or plant a mistake and be shown the fork. Prints."""
+"""`quorate sim model`: check the rules, or plant a mistake and be shown the fork. Prints."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def model(*, views: Views = 2, deep_views: Views = 3, plant: MutationName | None
 
     Examples:
 
-        python -m testnet.model
+        quorate sim model
 
-        python -m testnet.model --plant report-dropped
+        quorate sim model --plant report-dropped
 
     Parameters
     ----------

@@ -29,6 +29,7 @@ from testnet.sim.swarm import Wishes, draw_plan
 
 T = TypeVar("T")
 app = App(name="sim", help="Simulate whole networks from a seed, break them, and judge what they promise.")
+app.command("testnet.model.commands:app", name="model", help="Check the consensus rules exhaustively.")
 console = Console()
 
 
