@@ -14,6 +14,8 @@ from primitives.identifiers import ValidatorIndex
 
 LEADER_LIST_MAX = 1_024
 """Views of one cycle. Weights whose reduced total is larger are rounded: a share below 1/1024 may never lead."""
+VIEWS_CACHED = 1_024
+"""Every vote asks who leads its view."""
 CYCLES_CACHED = 8
 """Recent and coming cycles; older ones are computed again."""
 
@@ -64,6 +66,7 @@ class LeaderSchedule:
         self._list = leader_list(weights if weights is not None else (1,) * count)
         self.count = len(self._list)
         self._cycle = lru_cache(maxsize=CYCLES_CACHED)(self._compute_cycle)
+        self._leader = lru_cache(maxsize=VIEWS_CACHED)(self._compute_leader)
 
     def _compute_cycle(self, cycle: int) -> tuple[ValidatorIndex, ...]:
         order = permutation(self.seed, cycle, self.count)
@@ -71,4 +74,7 @@ class LeaderSchedule:
 
     def leader_of(self, view: int) -> ValidatorIndex:
         """The validator whose block may be notarized in `view`."""
+        return self._leader(view)
+
+    def _compute_leader(self, view: int) -> ValidatorIndex:
         return self._cycle(view // self.count)[view % self.count]

@@ -64,7 +64,9 @@ class VoteKeeper:
                 contradictions += 1
         if contradictions >= VOTES_PER_KIND_MAX:
             return None
-        evidence = tuple(pair(other, vote) for other in known if offence_of(other, vote) is not None)
+        evidence: tuple[PairEvidence, ...] = ()
+        if known:
+            evidence = tuple(pair(other, vote) for other in known if offence_of(other, vote) is not None)
         known.append(vote)
         if vote.kind != VoteKind.NULLIFY:
             return Counted(self._count(view, vote), evidence)
@@ -74,13 +76,11 @@ class VoteKeeper:
         tally = view.tallies.setdefault((vote.kind, vote.subject), _Tally())
         before = tally.weight
         tally.votes[vote.signer] = vote
-        tally.weight += self._validators.weights[vote.signer]
-        thresholds = [self._validators.quorum]
-        if vote.kind == VoteKind.NOTARIZE:
-            thresholds.append(self._validators.final_weight)
-        if any(before < threshold <= tally.weight for threshold in thresholds):
-            return assemble_quorum(tally.votes)
-        return None
+        validators = self._validators
+        tally.weight += validators.weights[vote.signer]
+        is_quorum = before < validators.quorum <= tally.weight
+        is_heavy = vote.kind == VoteKind.NOTARIZE and before < validators.final_weight <= tally.weight
+        return assemble_quorum(tally.votes) if is_quorum or is_heavy else None
 
     def _count_nullify(self, view: _ViewVotes, vote: Vote) -> Certificate | None:
         """A signer's first nullify vote counts, so that no signer stands under two reports."""
