@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from primitives.errors import OperatorError
 from testnet.sim.campaign import RunResult, campaign, quiet, result_of, twins_campaign
 from testnet.sim.canaries import CANARIES, SECONDS_MAX, hunt
+from testnet.sim.cluster import cluster_campaign
 from testnet.sim.plan import Plan, from_json, to_json
 from testnet.sim.report import (
     Verdict,
@@ -42,6 +43,7 @@ def run(
     validators: int = 0,
     hours: float = 0.0,
     jobs: int = 0,
+    cluster: str = "",
     report: Path | None = None,
     trace: bool = False,
     application: str = "empty",
@@ -73,6 +75,8 @@ def run(
         Length of the hostile part in simulated hours; by default 10 to 60 seconds, from the seed.
     jobs
         Processes; by default one for each processor.
+    cluster
+        Dask scheduler (tcp://host:port) on whose workers the seeds run instead; give them one thread each.
     report
         Write a JSON report here, and a page beside it that ends in .html.
     trace
@@ -84,15 +88,13 @@ def run(
     """
     quiet()
     wishes = Wishes(validators, int(hours * 3_600_000), _application(application))
-    if seeds:
-        results = list(_watched(campaign(_seeds(seeds), wishes, _jobs(jobs)), len(_seeds(seeds)), "runs"))
+    chosen = None if seeds or cluster else _plan(plan, seed, wishes)
+    if chosen is None:
+        results = _campaign(seeds, wishes, jobs, cluster)
     else:
-        chosen = _plan(plan, seed, wishes)
         results = [result_of(chosen, trace=_print if trace else None)]
-    verdict = verdict_on(results)
-    for broken in [result for result in results if result.oracle][:3]:
-        _save_failure((plan and chosen) or draw_plan(broken.seed, wishes), broken, save)
-    return _finish("Simulation", verdict, report_of_runs(results), report)
+    _save_failures(results, wishes, chosen, save)
+    return _finish("Simulation", verdict_on(results), report_of_runs(results), report)
 
 
 @app.command
@@ -105,9 +107,8 @@ def fork(
     """
     quiet()
     wishes = Wishes(validators=validators, over_threshold=True)
-    results = list(_watched(campaign(_seeds(seeds), wishes, _jobs(jobs)), len(_seeds(seeds)), "runs"))
-    for broken in [result for result in results if result.oracle][:3]:
-        _save_failure(draw_plan(broken.seed, wishes), broken, save)
+    results = _campaign(seeds, wishes, jobs)
+    _save_failures(results, wishes, None, save)
     return _finish("Forks", verdict_on(results, forks_wanted=True), report_of_runs(results), report)
 
 
@@ -157,6 +158,14 @@ def _application(name: str) -> str:
     return name
 
 
+def _campaign(seeds: str, wishes: Wishes, jobs: int, cluster: str = "") -> list[RunResult]:
+    if cluster and not seeds:
+        raise OperatorError("--cluster spreads many runs: give it --seeds, for example --seeds 1..1000.")
+    wanted = _seeds(seeds)
+    runs = cluster_campaign(cluster, wanted, wishes) if cluster else campaign(wanted, wishes, _jobs(jobs))
+    return list(_watched(runs, len(wanted), "runs"))
+
+
 def _seeds(text: str) -> range:
     first, dots, last = text.partition("..")
     if not dots or not first.isdecimal() or not last.isdecimal() or int(last) < int(first):
@@ -189,6 +198,12 @@ def _watched(results: Iterable[T], total: int, unit: str) -> Iterator[T]:
         for result in results:
             progress.advance(task)
             yield result
+
+
+def _save_failures(results: Sequence[RunResult], wishes: Wishes, plan: Plan | None, directory: Path) -> None:
+    """The first three, made small; of the plan that ran, or of what each seed draws."""
+    for broken in [result for result in results if result.oracle][:3]:
+        _save_failure(plan or draw_plan(broken.seed, wishes), broken, directory)
 
 
 def _save_failure(plan: Plan, broken: RunResult, directory: Path) -> None:
