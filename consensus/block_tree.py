@@ -136,10 +136,6 @@ class BlockTree:
         children = self._children.get(found, ())
         return any(child.height <= self.root.height + 1 for child in children)
 
-    def extends_root(self, block: BlockHash) -> bool:
-        """Whether every ancestor down to the root is known."""
-        return isinstance(self.path(block), list)
-
     def orphans(self) -> list[BlockHash]:
         """Hashes of unknown parents of known blocks, sorted."""
         unknown = [parent for parent in self._children if parent not in self._nodes]

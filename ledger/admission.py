@@ -137,11 +137,6 @@ def check_transaction(state: State, raw: bytes) -> ReadTransaction:
     return read
 
 
-def check_sender(state: State, read: ReadTransaction) -> Account:
-    """The account that acts. Raises ProtocolViolation as `resolve_sender`."""
-    return resolve_sender(state, read)[0]
-
-
 def resolve_sender(state: State, read: ReadTransaction) -> tuple[Account, Session | None]:
     """The account that acts, and what its key may do if it is a session key.
 

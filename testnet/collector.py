@@ -6,7 +6,7 @@ height; whatever was missed while a validator was down is compared from its stor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,7 +90,6 @@ class Collector:
         self.final_blocks = 0
         self.final_blocks_fast = 0
         self.first_final = trio.Event()
-        self.on_block: Callable[[FinalBlockNotice], None] | None = None
         self._roots: dict[int, dict[int, bytes]] = {}
         self._compared: set[int] = set()
         self._proposed_ns: dict[bytes, int] = {}
@@ -145,8 +144,6 @@ class Collector:
         if notice.height > self.tally.seen_height:
             self.tally.seen_height = notice.height
             self.tally.add(decode_own(tuple[Event, ...], notice.events))
-            if self.on_block is not None:
-                self.on_block(notice)
         self._compare(lifeline.index, notice.height, notice.state_root)
 
     def _compare(self, index: int, height: int, root: bytes) -> None:
