@@ -178,6 +178,10 @@ def _password(file: Path | None, prompt: str) -> str:
 
 app.command("testnet.bench.commands:app", name="bench", help="Measure what this machine does in a second.")
 app.command("testnet.sim.commands:app", name="sim", help="Simulate networks from a seed and break them.")
+app.command("node.operations.commands:app", name="config", help="Check and show one node's settings.")
+app.command(
+    "node.operations.commands:doctor", name="doctor", help="Examine a node's home, machine and network."
+)
 app.command("node.forensics_commands:app", name="forensics", help="Name the guilty of a fork, with proof.")
 app.command("node.light.commands:app", name="proof", help="Prove a part of the state; check a proof offline.")
 app.command("node.light.commands:light_app", name="light", help="Follow the epochs without a node.")

@@ -192,6 +192,23 @@ def load_config(
     return config
 
 
+def setting_origins(home: Path, path: Path | None, environment: Mapping[str, str]) -> list[tuple[str, str]]:
+    """(dotted name, where its value comes from) of every scalar setting, in the order of the tables.
+
+    The origin is the variable's name, "file" or "default". Raises OperatorError as load_config does.
+    """
+    raw = _read_toml(home / CONFIG_FILE if path is None else path)
+    origins = []
+    for setting, _ in _scalar_settings(NodeConfig):
+        variable = ENVIRONMENT_PREFIX + "_".join(setting).upper()
+        table: Any = raw
+        for name in setting:
+            table = table.get(name) if isinstance(table, dict) else None
+        origin = variable if variable in environment else "default" if table is None else "file"
+        origins.append((".".join(setting), origin))
+    return origins
+
+
 def check_config(config: NodeConfig, path: Path) -> None:
     """Relations between settings that no type can state. Raises OperatorError."""
     if config.log_level not in LEVELS:

@@ -161,6 +161,11 @@ def is_insecure(path: Path) -> bool:
     return _read(path).insecure
 
 
+def read_public_keys(path: Path) -> dict[str, bytes]:
+    """Name -> 32 public bytes, in the file's order; needs no password. Raises like load_keystore."""
+    return {name: _unhex(key, path) for name, key in _read(path).public.items()}
+
+
 def check_password(password: str) -> None:
     """Raises OperatorError for a password that is too short."""
     if len(password) < PASSWORD_CHARACTERS_MIN:

@@ -1,0 +1,1 @@
+"""What an operator asks of a home and of its machine: `quorate config` and `quorate doctor`. Disk, sockets."""
