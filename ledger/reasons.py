@@ -119,3 +119,16 @@ class CancelReason(StrEnum):
     """A new order or a new mass quote took its place."""
     PROTECTION = "protection"
     """Market-maker protection tripped."""
+
+
+class SnapshotReason(StrEnum):
+    """Why a snapshot or a part of it is refused."""
+
+    WRONG_HEIGHT = "snapshot_wrong_height"
+    """The manifest, or the clock inside the state, is of another height."""
+    WRONG_ROOT = "snapshot_wrong_root"
+    """The manifest's parts do not lead to the root that validators have signed."""
+    WRONG_CHUNK = "snapshot_wrong_chunk"
+    """The chunk's leaves are not those of its part, or there is no such chunk: who sent it lies or is damaged."""
+    WRONG_ANCHOR = "snapshot_wrong_anchor"
+    """The blocks and the certificate beside a manifest do not belong together, or are not proved."""

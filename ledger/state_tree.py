@@ -13,7 +13,7 @@ keeping the old tree, and an update costs one digest per branch above a changed 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
@@ -109,7 +109,7 @@ class StateTree:
 
         A key named twice takes its last change. The old tree stays valid; it is returned if nothing is new.
         """
-        last = {_path(key): None if value is None else _value_digest(value) for key, value in changes}
+        last = {path_of(key): None if value is None else _value_digest(value) for key, value in changes}
         if not last:
             return self
         paths = sorted(last)
@@ -118,7 +118,7 @@ class StateTree:
 
     def prove(self, key: bytes) -> Proof:
         """Proof of the key's presence or absence, checked by verify_proof against this tree's root."""
-        path, node, steps = _path(key), self._top, []
+        path, node, steps = path_of(key), self._top, []
         while isinstance(node, _Branch):
             taken, other = (node.right, node.left) if _bit(path, node.bit) else (node.left, node.right)
             steps.append(Step(node.bit, other.digest))
@@ -142,7 +142,7 @@ def verify_proof(root: bytes, key: bytes, value: bytes | None, proof: Proof) -> 
     Raises:
         ProtocolViolation: with a ProofReason.
     """
-    path, other = _path(key), proof.other
+    path, other = path_of(key), proof.other
     if value is not None:
         if other is not None:
             raise ProtocolViolation(ProofReason.NOT_A_PRESENCE, "the proof shows another key's leaf")
@@ -166,7 +166,8 @@ def verify_proof(root: bytes, key: bytes, value: bytes | None, proof: Proof) -> 
         raise ProtocolViolation(ProofReason.ROOT_MISMATCH, "the proof does not lead to the root")
 
 
-def _path(key: bytes) -> int:
+def path_of(key: bytes) -> int:
+    """Where a key stands in the tree: the 256 bits of its digest."""
     return int.from_bytes(digest(b"quorate-st-key", key), "big")
 
 
@@ -202,9 +203,7 @@ def _changed(node: _Node | None, changes: _Changes, low: int, high: int) -> _Nod
             return node
         return _built(kept, 0, len(kept)) if kept else None
     some_path = node.some_path
-    bit = min(
-        _first_difference(paths[low], some_path), _first_difference(paths[high - 1], some_path), node.bit
-    )
+    bit = min(first_difference(paths[low], some_path), first_difference(paths[high - 1], some_path), node.bit)
     # Sorted paths that agree with the node before `bit` part there: zeros below the threshold, ones from it.
     shift = PATH_BITS - 1 - bit
     middle = bisect_left(paths, (some_path >> shift | 1) << shift, low, high)
@@ -227,7 +226,7 @@ def _built(leaves: list[tuple[int, bytes]], low: int, high: int) -> _Node:
     path, value = leaves[low]
     if high - low == 1:
         return _Leaf(path, value, _leaf_digest(path, value))
-    bit = _first_difference(path, leaves[high - 1][0])
+    bit = first_difference(path, leaves[high - 1][0])
     shift = PATH_BITS - 1 - bit
     middle = bisect_left(leaves, ((path >> shift | 1) << shift, b""), low, high)
     return _branch(bit, _built(leaves, low, middle), _built(leaves, middle, high))
@@ -246,6 +245,32 @@ def _branch(bit: int, left: _Node, right: _Node) -> _Branch:
     return _Branch(bit, some_path, left.leaves + right.leaves, left, right, halves)
 
 
-def _first_difference(left: int, right: int) -> int:
+def first_difference(left: int, right: int) -> int:
     """The first bit in which two paths differ; PATH_BITS when they are equal."""
     return PATH_BITS - (left ^ right).bit_length()
+
+
+def part_digest(leaves: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Digest of the branch or leaf that stands over these (key, value), at least one, ascending by path_of(key)."""
+    return _built([(path_of(key), _value_digest(value)) for key, value in leaves], 0, len(leaves)).digest
+
+
+def root_of_parts(leaves: int, digests: Sequence[bytes], bits: Sequence[int]) -> bytes:
+    """The root of a tree of so many leaves that was cut into parts, given each part's digest from left to right.
+
+    `bits`: where neighbours part, one fewer than parts. Bits of no tree give some other root.
+    """
+    if not digests:
+        return _root_digest(leaves, _EMPTY)
+    # Each open entry waits for its right half; a smaller bit stands above and closes those below it.
+    waiting: list[tuple[int, bytes]] = []
+    top = digests[0]
+    for bit, following in zip(bits, digests[1:], strict=True):
+        while waiting and waiting[-1][0] > bit:
+            below, left = waiting.pop()
+            top = _branch_digest(below, left, top)
+        waiting.append((bit, top))
+        top = following
+    for bit, left in reversed(waiting):
+        top = _branch_digest(bit, left, top)
+    return _root_digest(leaves, top)
