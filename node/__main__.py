@@ -182,6 +182,7 @@ app.command("node.operations.commands:app", name="config", help="Check and show 
 app.command(
     "node.operations.commands:doctor", name="doctor", help="Examine a node's home, machine and network."
 )
+app.command("node.operations.commands:trace", name="trace", help="Follow one transaction through nodes' logs.")
 app.command("node.forensics_commands:app", name="forensics", help="Name the guilty of a fork, with proof.")
 app.command("node.light.commands:app", name="proof", help="Prove a part of the state; check a proof offline.")
 app.command("node.light.commands:light_app", name="light", help="Follow the epochs without a node.")

@@ -9,6 +9,7 @@ import structlog
 
 from consensus.messages import QuorumCertificate
 from gossip.network import Network, Topic
+from ledger.transactions import transaction_id
 from node.clock import MarketClock
 from node.consensus_service import ConsensusService
 from node.ledger_service import FinalResult, LedgerService
@@ -16,6 +17,7 @@ from node.messages import FinalBlockMessage
 from node.metrics import NodeMetrics
 from node.rpc.node_socket import NodeSocket
 from node.rpc.protocol import BlockTiming, FinalBlockNotice
+from node.tracing import trace
 from primitives.codec import encode
 
 log = structlog.get_logger()
@@ -65,6 +67,7 @@ class FinalBlocks:
             fast=is_fast,
             finality_us=finality_us,
         )
+        trace("final", map(transaction_id, result.block.transactions[1:]), height=result.height)
         self._socket.publish(
             FinalBlockNotice(
                 result.height,

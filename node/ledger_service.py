@@ -23,6 +23,7 @@ from ledger.transactions import SignedReport, transaction_id
 from node.mempool import Mempool
 from node.observations import context_of, wanted_evidence
 from node.storage.block_store import BlockStore, FinalBlock
+from node.tracing import trace
 from node.verifier import SignatureVerifier
 from node.views import views_of
 from primitives.codec import encode
@@ -201,6 +202,7 @@ class LedgerService:
             # The mempool belongs to the event loop: clients add to it while the worker thread executes.
             excluded = {item for layer in self._layers for item in layer.transaction_ids}
             waiting = self.mempool.pick(PAYLOAD_TRANSACTIONS_MAX, PAYLOAD_BYTES_MAX, excluded)
+            trace("proposed", map(transaction_id, waiting), height=height)
             return Payload((update, *waiting), time_ns, root, wanted)
 
     async def finalize(self, blocks: Sequence[Block], proof: QuorumCertificate) -> list[FinalResult]:

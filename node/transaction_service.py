@@ -18,6 +18,7 @@ from node.ledger_service import LedgerService
 from node.messages import BUNDLE_TRANSACTIONS_MAX, TransactionBundle, lane_of
 from node.metrics import NodeMetrics
 from node.rpc.protocol import SubmitReply
+from node.tracing import trace
 from node.verifier import SignatureVerifier
 from primitives.codec import encode
 from primitives.errors import ProtocolViolation
@@ -59,10 +60,12 @@ class TransactionService:
                 self._metrics.count("transaction_refused", violation.reason.value)
                 named = transaction_id(raw)
                 replies.append(SubmitReply(named, False, violation.reason.value, violation.detail))
+                trace("refused", [named], reason=violation.reason.value)
                 continue
             accepted.append(raw)
             self._own[read.id] = raw
             replies.append(SubmitReply(read.id, True, "", ""))
+            trace("submitted", [read.id])
         self._spread(accepted)
         while len(self._own) > OWN_MAX:
             del self._own[next(iter(self._own))]
@@ -72,7 +75,8 @@ class TransactionService:
         """Admit what another validator passed on; refusals are counted, for its view may be ahead of ours."""
         for raw in bundle.transactions:
             try:
-                await self._admit(raw)
+                read = await self._admit(raw)
+                trace("received", [read.id])
             except ProtocolViolation as violation:
                 self._metrics.count("bundle_transaction_refused", violation.reason.value)
 

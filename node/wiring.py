@@ -49,6 +49,7 @@ from node.storage.epoch_files import EpochFiles
 from node.storage.evidence_files import EvidenceFiles
 from node.storage.home_lock import HomeLock
 from node.storage.watermark import Watermark
+from node.tracing import trace
 from node.transaction_service import TransactionService
 from node.verifier import SignatureVerifier
 from primitives.codec import decode_own, encode
@@ -360,6 +361,7 @@ class Wiring:
         ids = self.ledger.transactions_of(effect.block_hash)
         if ids:
             self.socket.publish(TransactionStatus(TransactionStage.NOTARIZED.value, effect.height, ids))
+            trace("notarized", ids, height=effect.height)
 
     def _on_watch_ended(self) -> None:
         """We sign again, and from the next start on report prices again.

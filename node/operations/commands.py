@@ -1,4 +1,4 @@
-"""The `quorate config` and `quorate doctor` commands. Print; read a home and measure its machine."""
+"""The `quorate config`, `quorate doctor` and `quorate trace` commands. Print; read a home, measure its machine."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.table import Table
 from node.config import load_config, setting_origins
 from node.operations.findings import Finding, Level, worst_of
 from node.operations.home_checks import check_home
+from node.operations.log_steps import read_steps
 from node.operations.machine_checks import check_clock, check_disk, check_limits, check_port, check_versions
 from node.operations.running_checks import check_peers, check_running
 from node.rpc.ask import ask_status
@@ -85,6 +86,33 @@ def doctor(*, home: Home, config: File = None, as_json: Json = False) -> None:
             findings.append(check_port("gateway port", gateway.host, gateway.port, is_running=running))
         findings += [*check_peers(loaded), *check_running(status)]
     _finish(findings, as_json)
+
+
+def trace(transaction: str, *logs: Path) -> None:
+    """Show one transaction's way through every node, from log files written at level debug.
+
+    Give the log files of one or several nodes; their clocks should agree, for lines are put in order of time.
+
+    Exit code: 0 if it was found, 1 if not.
+
+    Example: quorate trace 3f0c2a... network/node0/node.log network/node1/node.log
+
+    Parameters
+    ----------
+    transaction
+        Its id, as the acknowledgement of an order names it; the first 8 or more digits are enough.
+    logs
+        Log files (setting log_file, with log_level = "debug").
+    """
+    steps = read_steps(transaction, logs)
+    if not steps:
+        print(f"no line speaks of {transaction}: is log_level debug?", file=sys.stderr)
+        sys.exit(EXIT_PROBLEM)
+    table = Table("ms", "node", "stage", "", box=None, pad_edge=False)
+    for step in steps:
+        after_ms = (step.time - steps[0].time).total_seconds() * 1_000
+        table.add_row(f"{after_ms:.1f}", step.node, step.stage, step.rest)
+    Console(highlight=False).print(table, markup=False)
 
 
 def _finish(findings: list[Finding], as_json: bool) -> None:
