@@ -6,6 +6,8 @@ A target of catch-up comes only from a certificate, never from a peer's claim (c
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from consensus.messages import BLOCKS_PER_RESPONSE_MAX, BlockRequest, QuorumCertificate
 from primitives.identifiers import BlockHash, ValidatorIndex
 
@@ -78,6 +80,10 @@ class FinalTargets:
         """`block` is an ancestor of the lowest target, by its header: reach it first."""
         if block not in self._blocks:
             self._blocks.append(block)
+
+    def forget(self, delivered: Collection[BlockHash]) -> None:
+        """These blocks are delivered, by whatever way."""
+        self._blocks = [block for block in self._blocks if block not in delivered]
 
     def lowest(self) -> BlockHash:
         """The next block to connect to the final tip."""

@@ -233,10 +233,14 @@ def check_place(block: Block, epoch: Epoch) -> None:
     """What a block may be at its height: inside the epoch, and above the boundary an empty suffix block (section 7).
 
     Raises:
-        ProtocolViolation: WRONG_PLACE.
+        ProtocolViolation: WRONG_VERSION, WRONG_PLACE.
     """
     header = block.header
     suffix = epoch.is_suffix(header.height)
+    if header.version != epoch.version:
+        raise _refuse(
+            ConsensusReason.WRONG_VERSION, f"protocol version {header.version}, ours is {epoch.version}"
+        )
     if header.height <= epoch.first_height:
         raise _refuse(ConsensusReason.WRONG_PLACE, f"height {header.height} is below epoch {epoch.number}")
     if header.flags != (Flag.SUFFIX if suffix else 0):
@@ -257,9 +261,10 @@ def check_epoch_proof(proof: EpochProof, epoch: Epoch) -> None:
     check_certificate(proof.certificate, epoch)
     parent: BlockHash | None = None
     for offset, header in enumerate(proof.headers):
-        here = (header.chain_id, header.epoch, header.height)
+        here = (header.version, header.chain_id, header.epoch, header.height)
         linked = parent is None or (header.parent_hash == parent and header.flags == Flag.SUFFIX)
-        if here != (epoch.chain_id, epoch.number, (epoch.last_height or 0) + offset) or not linked:
+        place = (epoch.version, epoch.chain_id, epoch.number, (epoch.last_height or 0) + offset)
+        if here != place or not linked:
             raise _refuse(ConsensusReason.NOT_CLOSED, "the headers do not lead up from the boundary")
         parent = hash_of(header)
     if epoch.last_height is None or proof.certificate.block != parent:

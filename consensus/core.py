@@ -37,7 +37,16 @@ from consensus.effects import (
 )
 from consensus.evidence import offence_in, vote_of
 from consensus.evidence_pool import EvidencePool
-from consensus.inputs import Input, MessageReceived, PayloadBuilt, Started, TimerFired, TimerKind, Validated
+from consensus.inputs import (
+    BlocksProved,
+    Input,
+    MessageReceived,
+    PayloadBuilt,
+    Started,
+    TimerFired,
+    TimerKind,
+    Validated,
+)
 from consensus.messages import (
     BlockResponse,
     Certificate,
@@ -112,6 +121,8 @@ class Core:
                     proposing.on_payload_built(state, event)
             case Validated(block=block, ok=ok):
                 self._on_validated(block, ok)
+            case BlocksProved(blocks=blocks, proof=proof):
+                finality.on_blocks_proved(state, blocks, proof)
             case Started():
                 self._on_started()
         self._settle()

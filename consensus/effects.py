@@ -19,7 +19,7 @@ from consensus.messages import (
     QuorumCertificate,
     VoteKind,
 )
-from primitives.codec import U8, U32, U63, Bytes32, Wire
+from primitives.codec import U8, U16, U32, U63, Bytes32, Wire
 from primitives.identifiers import BlockHash, ValidatorIndex
 
 # --- records of the safety journal ---
@@ -64,6 +64,8 @@ class OpenedEpoch(Wire):
     last_height: U63
     validators: EpochSet
     next_validators: EpochSet
+    version: U16
+    next_version: U16
 
 
 class RaisedFloor(Wire, tag=4):
@@ -239,6 +241,17 @@ class EpochOpened:
 
 
 @dataclass(frozen=True, slots=True)
+class UpgradeRequired:
+    """The epoch that would begin at `height` is of a protocol version that this build does not know: stop the process.
+
+    Nothing of it was signed. Questions are still answered.
+    """
+
+    version: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
 class ServeEpochProof:
     """A peer is still in an epoch that we have closed: answer it with EpochClosing from what EpochOpened gave."""
 
@@ -284,6 +297,7 @@ Effect = (
     | ReportEvidence
     | EpochClosed
     | EpochOpened
+    | UpgradeRequired
     | ServeEpochProof
     | Readmit
     | WatchEnded

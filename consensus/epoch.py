@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from consensus.leader import LeaderSchedule, following_seed, genesis_seed
 from consensus.messages import (
+    VERSION_FIRST,
     Block,
     Header,
     Justification,
@@ -44,6 +45,10 @@ class Epoch:
     """Height of the boundary; None: the epoch never ends."""
     previous: Epoch | None = None
     """The epoch before, as far back as evidence reaches."""
+    version: int = VERSION_FIRST
+    """The protocol version of all its blocks: an upgrade is in force from an epoch's first height on."""
+    next_version: int = VERSION_FIRST
+    """That of the next epoch, decided together with its set."""
 
     @property
     def next_set(self) -> ValidatorSet:
@@ -61,8 +66,8 @@ class Epoch:
             epoch = epoch.previous
         return epoch if epoch is not None and epoch.number == number else None
 
-    def following(self, boundary: BlockHash, validators: ValidatorSet) -> Epoch:
-        """The next epoch, on top of this one's boundary; `validators` is the set of the epoch after it.
+    def following(self, boundary: BlockHash, validators: ValidatorSet, version: int) -> Epoch:
+        """The next epoch, on top of this one's boundary; `validators` and `version` are those of the epoch after it.
 
         Its leaders are drawn from the boundary before this epoch, known since before its validators were voting.
         """
@@ -79,6 +84,8 @@ class Epoch:
             first_height=self.last_height,
             last_height=2 * self.last_height - self.first_height,
             previous=self.trimmed(EVIDENCE_AGE_EPOCHS_MAX),
+            version=self.next_version,
+            next_version=version,
         )
 
     def trimmed(self, count: int) -> Epoch:
@@ -94,6 +101,7 @@ def _leaders(seed: bytes, validators: ValidatorSet) -> LeaderSchedule:
 def genesis_block(chain_id: bytes) -> Block:
     """The block of height 0 and view 0 that every chain starts from; it commits to the chain id alone."""
     header = Header(
+        version=0,
         chain_id=chain_id,
         epoch=0,
         view=0,
@@ -112,7 +120,9 @@ def genesis_block(chain_id: bytes) -> Block:
     return Block(header=header, transactions=(), evidence=(), justification=GENESIS_JUSTIFICATION)
 
 
-def first_epoch(chain_id: bytes, validators: ValidatorSet, epoch_blocks: int = 0) -> Epoch:
+def first_epoch(
+    chain_id: bytes, validators: ValidatorSet, epoch_blocks: int = 0, version: int = VERSION_FIRST
+) -> Epoch:
     """Epoch 0: its leaders are drawn from the chain id. `epoch_blocks` 0: one endless epoch."""
     return Epoch(
         chain_id=chain_id,
@@ -122,4 +132,6 @@ def first_epoch(chain_id: bytes, validators: ValidatorSet, epoch_blocks: int = 0
         genesis=hash_of(genesis_block(chain_id).header),
         next_validators=validators,
         last_height=epoch_blocks or None,
+        version=version,
+        next_version=version,
     )

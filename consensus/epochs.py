@@ -26,6 +26,7 @@ from consensus.effects import (
     Send,
     ServeEpochProof,
     SetTimer,
+    UpgradeRequired,
     WatchEnded,
 )
 from consensus.epoch import EVIDENCE_AGE_EPOCHS_MAX, Epoch, first_epoch
@@ -43,7 +44,7 @@ from consensus.messages import (
 from consensus.safety import epoch_of_record
 from consensus.state import ConsensusState, CoreConfig, FinalTip, Signer
 from consensus.validator_set import ValidatorSet
-from primitives.errors import ensure
+from primitives.errors import OperatorError, ensure
 from primitives.identifiers import BlockHash, ValidatorIndex
 
 EARLY_MESSAGES_MAX = 32
@@ -74,15 +75,20 @@ class EpochManager:
 
         `config.validator_set` is that of epochs 0 and 1. An epoch that began above `tip` is left out: the store
         is older than that, and the epoch will begin again.
+
+        Raises:
+            OperatorError: the chain has passed on to a protocol version that this build does not know.
         """
         self._config = config
         self._signer = signer
         self._pool = EvidencePool() if pool is None else pool
         height = 0 if tip is None else tip.block.header.height
-        epoch = first_epoch(config.chain_id, config.validator_set, epoch_blocks)
+        epoch = first_epoch(config.chain_id, config.validator_set, epoch_blocks, config.version)
         for one in opened:
             if one.first_height <= height:
                 epoch = restored_epoch(config.chain_id, one, epoch)
+        if epoch.version > config.version_max:
+            raise OperatorError(upgrade_sentence(epoch.version, epoch.first_height + 1, config.version_max))
         self._records = tuple(records)
         self._conflicts = tuple(one for one in self._records if epoch_of_record(one) is None)
         """The journal of earlier lives: an epoch of it may lie ahead, when the store is older than the journal."""
@@ -148,8 +154,8 @@ class EpochManager:
     def step(self, event: Input) -> list[Effect]:
         """Take one input; the effects are to be performed in order."""
         match event:
-            case NextSetDecided(epoch=number, validators=validators):
-                return self._open(validators) if number == self.epoch.number else []
+            case NextSetDecided(epoch=number):
+                return self._open(event) if number == self.epoch.number else []
             case MessageReceived(peer=peer, message=message) if (
                 other := other_epoch(message, self.epoch)
             ) is not None:
@@ -193,13 +199,18 @@ class EpochManager:
         if isinstance(message, EARLY_TYPES):
             kept.append(message)
 
-    def _open(self, decided: ValidatorSet) -> list[Effect]:
-        """The next epoch begins: nothing of the old one is signed again, its core is gone."""
+    def _open(self, decided: NextSetDecided) -> list[Effect]:
+        """The next epoch begins: nothing of the old one is signed again, its core is gone.
+
+        Unless its protocol version is one that we do not know: then we remain where we are, and sign nothing.
+        """
         state = self._core.state
         proof, boundary = state.closed, state.boundary_block
         if proof is None or state.conflict is not None:
             return []
-        epoch = self.epoch.following(hash_of(boundary.header), decided)
+        epoch = self.epoch.following(hash_of(boundary.header), decided.validators, decided.version)
+        if epoch.version > self._config.version_max:
+            return [UpgradeRequired(epoch.version, epoch.first_height + 1)]
         watched = self.is_watching
         self._core = self._core_of(epoch, FinalTip(boundary, None))
         early, self._early = self._early, {}
@@ -227,6 +238,8 @@ def opened(epoch: Epoch) -> OpenedEpoch:
         last_height=epoch.last_height or 0,
         validators=_stored(epoch.validators),
         next_validators=_stored(epoch.next_set),
+        version=epoch.version,
+        next_version=epoch.next_version,
     )
 
 
@@ -243,6 +256,16 @@ def restored_epoch(chain_id: bytes, kept: OpenedEpoch, previous: Epoch | None) -
         first_height=kept.first_height,
         last_height=kept.last_height,
         previous=previous.trimmed(EVIDENCE_AGE_EPOCHS_MAX) if previous is not None else None,
+        version=kept.version,
+        next_version=kept.next_version,
+    )
+
+
+def upgrade_sentence(version: int, height: int, known: int) -> str:
+    """What the operator of a build that is too old must do."""
+    return (
+        f"from height {height} on the chain runs protocol version {version}, and this build knows versions up to"
+        f" {known}: install one that knows {version} and start again; nothing of that version has been signed here"
     )
 
 

@@ -23,6 +23,25 @@ def on_proof(state: ConsensusState, proof: QuorumCertificate, hint: ValidatorInd
         _alarm(state, "conflicting_finality", proof, None)
 
 
+def on_blocks_proved(state: ConsensusState, blocks: tuple[Block, ...], proof: QuorumCertificate) -> None:
+    """Deliver a checked range of final blocks, if it goes on from our final tip."""
+    root = state.tree.root
+    fresh = [block for block in blocks if block.header.height > root.height]
+    if state.is_stopped or not fresh or fresh[0].header.epoch != state.epoch.number:
+        return
+    if fresh[0].header.height > root.height + 1:
+        return
+    if fresh[0].header.parent_hash != root.hash:
+        _alarm(state, "conflicting_finality", proof, None)
+        return
+    path = [state.hold(block, hash_of(block.header)) for block in fresh]
+    if proof.block == path[-1].hash:
+        state.certificates.add(proof)
+    state.targets.forget({node.hash for node in path})
+    _deliver(state, path, proof)
+    advance(state)
+
+
 def on_epoch_proof(state: ConsensusState, proof: EpochProof, hint: ValidatorIndex | None) -> None:
     """A peer's proof (checked) that our epoch is over: close it once the boundary is delivered."""
     if state.boundary_proof is None:
@@ -58,8 +77,8 @@ def advance(state: ConsensusState, hint: ValidatorIndex | None = None) -> None:
         lowest = state.targets.lowest()
         path = state.tree.path(lowest)
         if isinstance(path, list):
-            if path:
-                _deliver(state, path)
+            if path and state.targets.proof is not None:
+                _deliver(state, path, state.targets.proof)
             state.targets.reached()
         elif state.tree.conflicts(lowest):
             _alarm(state, "conflicting_finality", state.targets.proof, None)
@@ -68,10 +87,7 @@ def advance(state: ConsensusState, hint: ValidatorIndex | None = None) -> None:
             return
 
 
-def _deliver(state: ConsensusState, path: list[Node]) -> None:
-    proof = state.targets.proof
-    if proof is None:
-        raise InvariantViolation("every target has a proof at or above it")
+def _deliver(state: ConsensusState, path: list[Node], proof: QuorumCertificate) -> None:
     if any(node.standing is Standing.UNACCEPTABLE for node in path):
         _alarm(state, "final_block_invalid", proof, None)
         return

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from consensus.messages import ConsensusMessage, Evidence
+from consensus.messages import VERSION_FIRST, Block, ConsensusMessage, Evidence, QuorumCertificate
 from consensus.validator_set import ValidatorSet
 from primitives.identifiers import BlockHash, ValidatorIndex
 
@@ -75,10 +75,11 @@ class Validated:
 
 @dataclass(frozen=True, slots=True)
 class NextSetDecided:
-    """Answer to EpochClosed(epoch): the ledger has executed the boundary; the set of epoch + 2."""
+    """Answer to EpochClosed(epoch): the ledger has executed the boundary; set and protocol version of epoch + 2."""
 
     epoch: int
     validators: ValidatorSet
+    version: int = VERSION_FIRST
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,4 +91,25 @@ class OtherEpochHeard:
     message: ConsensusMessage
 
 
-Input = Started | MessageReceived | TimerFired | PayloadBuilt | Validated | NextSetDecided | OtherEpochHeard
+@dataclass(frozen=True, slots=True)
+class BlocksProved:
+    """Consecutive final blocks that the driver fetched and checked (final_range.check_range), signatures included.
+
+    Those at or below our final tip are passed over; a range that begins above it, or is of another epoch, is dropped.
+    """
+
+    blocks: tuple[Block, ...]
+    proof: QuorumCertificate
+    """Of the last block, or of a descendant of it."""
+
+
+Input = (
+    Started
+    | MessageReceived
+    | TimerFired
+    | PayloadBuilt
+    | Validated
+    | NextSetDecided
+    | OtherEpochHeard
+    | BlocksProved
+)

@@ -15,6 +15,10 @@ from primitives.codec import U8, U16, U32, U63, Bytes32, Bytes64, Wire, encode
 from primitives.hashing import digest, merkle_root
 from primitives.identifiers import BlockHash
 
+VERSION_FIRST = 1
+"""The protocol version of a chain whose genesis asks for no newer one."""
+VERSION_MAX = 1
+"""The newest protocol version that this build knows; it knows every earlier one too."""
 VALIDATORS_MAX = 256
 """No epoch has more validators; bounds every signer list on the wire."""
 SKIPS_MAX = 256
@@ -119,8 +123,10 @@ class Justification(Wire):
 
 
 class Header(Wire):
-    """What a block commits to. `hash_of(header)` names the block."""
+    """What a block commits to. `hash_of(header)` names the block. The version comes first: the rest may follow it."""
 
+    version: U16
+    """The protocol version of its epoch, by whose rules the block is made and judged."""
     chain_id: Bytes32
     epoch: U32
     view: U63

@@ -140,6 +140,7 @@ def _block(
     evidence: tuple[Evidence, ...],
 ) -> Block:
     header = Header(
+        version=state.epoch.version,
         chain_id=state.epoch.chain_id,
         epoch=state.epoch.number,
         view=state.view,

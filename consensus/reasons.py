@@ -10,6 +10,8 @@ class ConsensusReason(StrEnum):
 
     WRONG_CHAIN = "wrong_chain"
     """The header names another chain."""
+    WRONG_VERSION = "wrong_version"
+    """The header is of another protocol version than its epoch."""
     WRONG_EPOCH = "wrong_epoch"
     """Signed in another epoch than the one we run."""
     WRONG_VIEW = "wrong_view"
@@ -44,5 +46,7 @@ class ConsensusReason(StrEnum):
     """A height outside the epoch, a flag, content or next set that a block at this height may not have."""
     NOT_CLOSED = "not_closed"
     """An epoch proof that does not prove its boundary final."""
+    UNPROVED = "unproved"
+    """A height, block or range claimed as final without a certificate that proves it."""
     WRONG_RANGE = "wrong_range"
     """A request for an empty, inverted or too long range."""

@@ -28,6 +28,8 @@ from consensus.effects import (
 from consensus.epoch import Epoch, first_epoch, genesis_block
 from consensus.evidence_pool import EvidencePool
 from consensus.messages import (
+    VERSION_FIRST,
+    VERSION_MAX,
     Block,
     Certificate,
     EpochProof,
@@ -80,6 +82,10 @@ class CoreConfig:
     """Our public key, where sets change: when our place belongs to another key, we are an observer."""
     watch: Watch | None = None
     """Set when the journal cannot be trusted: sign nothing until it says that we may."""
+    version: int = VERSION_FIRST
+    """The protocol version that the chain begins with."""
+    version_max: int = VERSION_MAX
+    """The newest one that this build knows: it takes no part in an epoch of a later one."""
     epoch: Epoch | None = None
     """None: one endless epoch of `validator_set`; EpochManager gives each core its epoch, whose set counts."""
 
@@ -130,7 +136,9 @@ class ConsensusState:
         parameters = config.parameters
         tip = tip or FinalTip(genesis_block(config.chain_id), None)
         self.parameters = parameters
-        self.epoch: Epoch = config.epoch or first_epoch(config.chain_id, config.validator_set)
+        self.epoch: Epoch = config.epoch or first_epoch(
+            config.chain_id, config.validator_set, version=config.version
+        )
         validators = self.validators = self.epoch.validators
         self._identify(config)
         self.pacemaker = Pacemaker(parameters.delta_ms, parameters.min_block_ms)

@@ -15,7 +15,7 @@ from ledger.instruments import LOTS_PER_CONTRACT, Instrument, Kind, Underlying
 from ledger.margin.parameters import MarginParameters
 from ledger.margin.scenarios import LOT_VALUE_E8_MAX, VALUE_SCALE
 from ledger.reasons import LedgerReason
-from ledger.settlement.parameters import ProtectionParameters, protection_rules
+from ledger.settlement.parameters import ProtectionParameters, ProtocolParameters, protection_rules
 from ledger.staking.parameters import StakingParameters, staking_rules
 from ledger.trading.parameters import TradingParameters, trading_rules
 from primitives.amounts import NS, PPM, SECONDS_PER_YEAR
@@ -97,6 +97,7 @@ class LedgerGenesis(Wire):
     staking: StakingParameters
     trading: TradingParameters
     protection: ProtectionParameters
+    protocol: ProtocolParameters
 
 
 def check_genesis(genesis: LedgerGenesis) -> None:
@@ -129,6 +130,7 @@ def _rules(genesis: LedgerGenesis) -> Iterator[tuple[bool, str]]:
     yield from staking_rules(genesis.staking)
     yield from trading_rules(genesis.trading)
     yield from protection_rules(genesis.protection)
+    yield genesis.protocol.version >= 1, "protocol versions count from 1"
     oracle_keys = tuple(item.oracle_key for item in genesis.staking.validators)
     yield (
         not oracle_keys or oracle_keys == tuple(item.oracle_key for item in genesis.reporters),

@@ -4,6 +4,9 @@ Every number that can be changed has a hard minimum and maximum here. An operato
 number; its later vote on the same number replaces it. When operators of two thirds of the running epoch's weight
 want the same value it is decided, and takes effect in the first block whose time is past the delay. A value that
 would break a relation between numbers is refused, when voted for and again when it would take effect.
+
+The protocol version is such a number too: once it has changed, the next set that is decided carries it, and with
+the first block of that set's epoch it is in force.
 """
 
 from __future__ import annotations
@@ -19,11 +22,13 @@ from ledger.settlement.parameters import protection_rules
 from ledger.settlement.state import (
     KEY_GOVERNANCE,
     KEY_PROTECTION,
+    KEY_PROTOCOL,
     Ballot,
     DecidedChange,
     Governance,
     get_governance,
     get_protection,
+    get_protocol,
 )
 from ledger.staking.state import get_epoch_set, get_validator, is_staking
 from ledger.state_keys import KEY_PARAMETERS
@@ -68,6 +73,7 @@ BOUNDS: dict[str, Bounds] = {
     "funding.gap_ns_max": Bounds(NS, 3_600 * NS),
     "funding.premium_max_ppm": Bounds(0, 20_000),
     "listing.strikes_max": Bounds(0, 60),
+    "protocol.version": Bounds(1, 2**16 - 1),
 }
 """Everything that a vote can change: its section ("ledger" or a part of ProtectionParameters) and its name."""
 
@@ -76,6 +82,8 @@ def parameter_value(state: State, name: str) -> int:
     """What a number is now. Raises KeyError for one that no vote can change."""
     BOUNDS[name]
     section, field = name.split(".")
+    if section == "protocol":
+        return get_protocol(state).version
     holder = state.parameters if section == "ledger" else getattr(get_protection(state), section)
     return int(getattr(holder, field))
 
@@ -156,6 +164,11 @@ def _check_value(state: State, name: str, value: int) -> None:
         raise ProtocolViolation(
             LedgerReason.PARAMETER_OUT_OF_BOUNDS, f"{name} is {bounds.low} to {bounds.high}"
         )
+    if name == "protocol.version" and value <= get_protocol(state).version:
+        raise ProtocolViolation(
+            LedgerReason.PARAMETER_OUT_OF_BOUNDS,
+            "the protocol version only rises: blocks cannot be downgraded",
+        )
     for key, leaf in _with_value(state, name, value):
         broken = (
             [rule for holds, rule in protection_rules(leaf) if not holds] if key == KEY_PROTECTION else []
@@ -169,6 +182,9 @@ def _with_value(state: State, name: str, value: int) -> Iterator[tuple[bytes, An
     section, field = name.split(".")
     if section == "ledger":
         yield KEY_PARAMETERS, replace(state.parameters, **{field: value})
+        return
+    if section == "protocol":
+        yield KEY_PROTOCOL, replace(get_protocol(state), **{field: value})
         return
     protection = get_protection(state)
     changed = replace(getattr(protection, section), **{field: value})

@@ -33,10 +33,11 @@ from consensus.effects import (
     ServeBlocks,
     ServeEpochProof,
     SetTimer,
+    UpgradeRequired,
     ValidatePayload,
     WatchEnded,
 )
-from consensus.epochs import EpochManager
+from consensus.epochs import EpochManager, upgrade_sentence
 from consensus.evidence import evidence_of_refusal, vote_of
 from consensus.evidence_pool import ANY, UNJUSTIFIED
 from consensus.inputs import (
@@ -50,6 +51,7 @@ from consensus.inputs import (
     Validated,
 )
 from consensus.messages import (
+    VERSION_MAX,
     Block,
     BlockEvidence,
     BlockResponse,
@@ -72,7 +74,7 @@ from node.safety_journal import SafetyJournal
 from node.storage.block_store import BlockStore
 from node.verifier import SignatureVerifier
 from primitives.codec import decode_own, encode
-from primitives.errors import ProtocolViolation
+from primitives.errors import OperatorError, ProtocolViolation
 from primitives.identifiers import BlockHash, ValidatorIndex
 from primitives.reasons import CodecReason
 
@@ -260,19 +262,29 @@ class ConsensusService:
                 delivery = FinalDelivery(blocks, proof, effect.is_fast, time.monotonic_ns())
                 self._ledger.announce_final(blocks[-1].header.height)
                 self._final_send.send_nowait(delivery)
-            case EpochClosed() | EpochOpened() | ServeEpochProof() | WatchEnded() | Readmit():
+            case (
+                EpochClosed()
+                | EpochOpened()
+                | UpgradeRequired()
+                | ServeEpochProof()
+                | WatchEnded()
+                | Readmit()
+            ):
                 self._change_epoch(effect)
             case ReportNotarized() | EnteredView() | ReportEvidence() | Halt():
                 self._report(effect)
 
     def _change_epoch(
-        self, effect: EpochClosed | EpochOpened | ServeEpochProof | WatchEnded | Readmit
+        self,
+        effect: EpochClosed | EpochOpened | UpgradeRequired | ServeEpochProof | WatchEnded | Readmit,
     ) -> None:
         match effect:
             case EpochClosed():
                 self._nursery.start_soon(self._decide, effect)
             case EpochOpened():
                 self._epochs.keep(effect)
+            case UpgradeRequired(version, height):
+                raise OperatorError(upgrade_sentence(version, height, VERSION_MAX))
             case ServeEpochProof():
                 self._epochs.serve(effect)
             case WatchEnded(epoch):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import structlog
 
 from consensus.effects import EpochClosed, EpochOpened, ServeEpochProof
+from consensus.epochs import upgrade_sentence
 from consensus.inputs import NextSetDecided
-from consensus.messages import EpochClosing
+from consensus.messages import VERSION_MAX, EpochClosing
 from consensus.validator_set import ValidatorSet
 from gossip.network import Network
 from ledger.staking.epochs import next_validator_set
@@ -34,9 +35,9 @@ class EpochService:
         `known` is the next epoch's set: a chain without staking keeps it for ever.
         """
         await self._ledger.wait_final(effect.boundary.header.height)
-        validators = await self._ledger.read(lambda state: decided_set(state, known))
+        decided = await self._ledger.read(lambda state: decide(state, effect.epoch, known))
         log.info("epoch_closed", epoch=effect.epoch, height=effect.boundary.header.height)
-        return NextSetDecided(effect.epoch, validators)
+        return decided
 
     def keep(self, effect: EpochOpened) -> None:
         """Store an epoch that begins, before anything is sent in it."""
@@ -44,6 +45,9 @@ class EpochService:
         opened = effect.opened
         members = sum(weight > 0 for weight in opened.validators.weights)
         log.info("epoch_opened", epoch=opened.number, height=opened.first_height, validators=members)
+        if opened.next_version > VERSION_MAX:
+            sentence = upgrade_sentence(opened.next_version, opened.last_height + 1, VERSION_MAX)
+            log.error("upgrade_due", detail=sentence)
 
     def serve(self, effect: ServeEpochProof) -> None:
         """Answer a peer that is still in a closed epoch."""
@@ -53,9 +57,10 @@ class EpochService:
             self._network.send(effect.to, lane_of(message), encode(message))
 
 
-def decided_set(state: State, known: ValidatorSet) -> ValidatorSet:
+def decide(state: State, epoch: int, known: ValidatorSet) -> NextSetDecided:
     """The ledger's decision at an epoch's last block; members by place."""
     if not is_staking(state):
-        return known
-    members = next_validator_set(state).members
-    return known.following((one.place, one.consensus_key, one.weight) for one in members)
+        return NextSetDecided(epoch, known, state.genesis.protocol.version)
+    found = next_validator_set(state)
+    validators = known.following((one.place, one.consensus_key, one.weight) for one in found.members)
+    return NextSetDecided(epoch, validators, found.version)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from consensus.messages import VERSION_FIRST
 from ledger.genesis import (
     GenesisAccount,
     LedgerGenesis,
@@ -20,6 +21,7 @@ from ledger.settlement.parameters import (
     FundingParameters,
     ListingParameters,
     ProtectionParameters,
+    ProtocolParameters,
 )
 from ledger.staking.parameters import GenesisStake, StakingParameters
 from ledger.trading.parameters import TradingParameters
@@ -72,6 +74,7 @@ def default_ledger_genesis(
         staking=default_staking((), speed=speed) if staking is None else staking,
         trading=default_trading(),
         protection=default_protection(),
+        protocol=ProtocolParameters(VERSION_FIRST),
     )
 
 

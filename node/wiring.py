@@ -241,6 +241,7 @@ class Wiring:
             ),
             own_index=self.config.index,
             own_key=self.keys.consensus.public_key,
+            version=self.genesis.ledger.protocol.version,
             watch=Watch(self.config.index) if self.observer and self.config.index is not None else None,
             parameters=Parameters(
                 delta_ms=parameters.delta_ms,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from primitives.amounts import NS, PPM
-from primitives.codec import U32, U63, Wire
+from primitives.codec import U16, U32, U63, Wire
 
 DAY_NS = 86_400 * NS
 
@@ -77,6 +77,12 @@ class ProtectionParameters(Wire):
     exposure: ExposureParameters
     governance_delay_ns: U63
     """From a decision to its effect."""
+
+
+class ProtocolParameters(Wire):
+    """The protocol version of blocks to come: voted on like other numbers, it enters with an epoch's decided set."""
+
+    version: U16
 
 
 def protection_rules(protection: ProtectionParameters) -> Iterator[tuple[bool, str]]:

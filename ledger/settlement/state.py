@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ledger.matching.orders import AccountKey
-from ledger.settlement.parameters import ProtectionParameters
+from ledger.settlement.parameters import ProtectionParameters, ProtocolParameters
 from primitives.codec import I64, U8, U32, U63, Bytes20, Wire
 from primitives.hashing import digest
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 KEY_EXPOSURE = b"xe"
 KEY_GOVERNANCE = b"xg"
 KEY_PROTECTION = b"xp"
+KEY_PROTOCOL = b"xv"
 KEY_SCHEDULE = b"xn"
 VAULT_KEY: AccountKey = (digest(b"quorate-account", b"backstop vault")[:20], 0)
 """The protocol's own account; nobody has its key."""
@@ -112,6 +113,7 @@ LEAF_KINDS: dict[int, type[Wire]] = {
     ord("l"): Liquidation,
     ord("n"): Schedule,
     ord("p"): ProtectionParameters,
+    ord("v"): ProtocolParameters,
 }
 
 
@@ -135,6 +137,12 @@ def get_exposure(state: State) -> Exposure | None:
     """The last block's exposure; None before the first."""
     found: Exposure | None = state.leaves.get(KEY_EXPOSURE)
     return found
+
+
+def get_protocol(state: State) -> ProtocolParameters:
+    """The version that sets decided from now on carry; no leaf until a vote has changed it."""
+    found: ProtocolParameters | None = state.leaves.get(KEY_PROTOCOL)
+    return found or state.genesis.protocol
 
 
 def get_governance(state: State) -> Governance:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from ledger.events import CashMoved
 from ledger.genesis import LedgerGenesis
+from ledger.settlement.state import get_protocol
 from ledger.staking.events import Bonded, Unbonded, ValidatorSetChanged
 from ledger.staking.observations import Observations
 from ledger.staking.parameters import SET_NOTICE_EPOCHS, VALIDATORS_MAX, StakingParameters
@@ -101,7 +102,7 @@ def put_genesis_stake(state: State, genesis: LedgerGenesis) -> None:
             SetMember(number, number, entry.consensus_key, genesis.reporters[number].weight, stake)
         )
     for epoch in range(SET_NOTICE_EPOCHS + 1):
-        state.put(epoch_key(epoch), EpochSet(epoch, tuple(members), 0))
+        state.put(epoch_key(epoch), EpochSet(epoch, tuple(members), 0, genesis.protocol.version))
     staked = sum(entry.stake_uusd for entry in staking.validators)
     state.put(KEY_STAKING_TOTALS, StakingTotals(staked, 0, 0, len(members)))
     state.put(KEY_STAKING_PARAMETERS, staking)
@@ -196,7 +197,7 @@ def _decide_set(workspace: Workspace, epoch: int) -> None:
     )
     if not members:
         members = before.members
-    state.put(epoch_key(epoch), EpochSet(epoch, members, 0))
+    state.put(epoch_key(epoch), EpochSet(epoch, members, 0, get_protocol(state).version))
     if _powers(members) != _powers(before.members):
         workspace.events.append(ValidatorSetChanged(epoch, _powers(members)))
 

@@ -100,6 +100,8 @@ class EpochSet(Wire):
     members: tuple[SetMember, ...]
     closed_ns: U63
     """Market time of the epoch's last block, 0 before."""
+    version: U16
+    """The protocol version of the epoch's blocks."""
 
     def member_at(self, place: int) -> SetMember | None:
         """Who has a place, or None."""

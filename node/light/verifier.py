@@ -37,10 +37,13 @@ HEADERS_MAX = 600
 """Headers between the block whose root is used and the one that the certificate is for."""
 VERSION = 1
 CHECKPOINT_VERSION = 1
+PROTOCOL_VERSION_MAX = 1
+"""The newest protocol version whose headers this file reads."""
 NOTARIZE, FINALIZE = 1, 3
 
 _HASH, _U8, _U16, _U32, _U63 = b"", 2**8 - 1, 2**16 - 1, 2**32 - 1, 2**63 - 1
 _HEADER: tuple[tuple[str, Any], ...] = (
+    ("version", _U16),
     ("chain_id", _HASH),
     ("epoch", _U32),
     ("view", _U63),
@@ -302,7 +305,12 @@ class Header:
 
 
 def header_of(value: Any, trust: Trust) -> Header:
-    """From the header's 14 fields. Raises ProofRefused unless it is of this chain and epoch."""
+    """From the header's 15 fields. Raises ProofRefused unless it is of this chain and epoch."""
+    raw = _list(value, None, "a header")
+    _require(
+        bool(raw) and _int(raw[0], _U16, "version") <= PROTOCOL_VERSION_MAX,
+        f"a header of a later protocol version than {PROTOCOL_VERSION_MAX}: this verifier is too old for the chain",
+    )
     fields: dict[str, Any] = {}
     for (name, kind), item in zip(_HEADER, _list(value, len(_HEADER), "a header"), strict=True):
         fields[name] = _bytes(item, 32, name) if isinstance(kind, bytes) else _int(item, kind, name)

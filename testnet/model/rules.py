@@ -25,6 +25,7 @@ from consensus.effects import OwnVote
 from consensus.epoch import Epoch
 from consensus.leader import LeaderSchedule
 from consensus.messages import (
+    VERSION_FIRST,
     Block,
     Certificate,
     Header,
@@ -228,6 +229,7 @@ class Rules:
 
     def _is_justified(self, view: int, parent: int, justification: Justification) -> bool:
         header = Header(
+            version=VERSION_FIRST,
             chain_id=CHAIN_ID,
             epoch=0,
             view=view,

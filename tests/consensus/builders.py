@@ -72,6 +72,7 @@ def a_block(
     """A block by the view's leader on `parent` (genesis by default)."""
     justification = Justification(certificate, tuple(skips))
     header = Header(
+        version=epoch.version,
         chain_id=epoch.chain_id,
         epoch=0,
         view=view,

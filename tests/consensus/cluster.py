@@ -33,6 +33,7 @@ from consensus.effects import (
     ServeBlocks,
     ServeEpochProof,
     SetTimer,
+    UpgradeRequired,
     ValidatePayload,
     WatchEnded,
 )
@@ -144,6 +145,8 @@ class Observed:
     evidence: list[tuple[str, int]] = field(default_factory=list)
     halts: list[tuple[int, str]] = field(default_factory=list)
     watched: list[tuple[int, int]] = field(default_factory=list)
+    outdated: list[tuple[int, int, int]] = field(default_factory=list)
+    """(process, version, height) of builds that stopped because they do not know a version."""
     """(validator, epoch from which it signs again)."""
     steps: int = 0
     log: list[str] = field(default_factory=list)
@@ -193,6 +196,8 @@ class Cluster:
         ]
         self.next_set = next_set
         """(epoch that ended, set of the epoch after it) -> set of the epoch after that: the ledger's decision."""
+        self.version_2_from: int | None = None
+        """The epoch from which protocol version 2 is in force."""
         for process in self.processes:
             process.epoch_blocks = epoch_blocks
         self.silent, self.byzantine = silent, byzantine
@@ -290,7 +295,11 @@ class Cluster:
         match effect:
             case EpochClosed(epoch=epoch):
                 validators = self.next_set(epoch, self._next_set_of(process))
-                self.later(process, 3, NextSetDecided(epoch, validators))
+                version = 2 if self.version_2_from is not None and epoch + 2 >= self.version_2_from else 1
+                self.later(process, 3, NextSetDecided(epoch, validators, version))
+            case UpgradeRequired(version=version, height=height):
+                self.observed.outdated.append((process.index, version, height))
+                process.core = None
             case EpochOpened(opened=opened, proof=proof):
                 process.opened.append((opened, proof))
             case ServeEpochProof(to=to, epoch=epoch):

@@ -147,6 +147,15 @@ def test_a_block_is_what_its_height_says(block: Block) -> None:
     assert refusal(lambda: admission.check_block(block, EPOCH)) == Reason.WRONG_PLACE
 
 
+@pytest.mark.parametrize("version", [0, 2])
+def test_a_block_of_an_earlier_or_later_protocol_version_is_refused(version: int) -> None:
+    assert refusal(lambda: admission.check_block(with_header(FIRST, version=version), EPOCH)) == (
+        Reason.WRONG_VERSION
+    )
+    proof = a_proof(with_header(BOUNDARY, version=version))
+    assert refusal(lambda: check_epoch_proof(proof, EPOCH)) == Reason.NOT_CLOSED
+
+
 class Follower:
     """An observer with epochs, told everything."""
 

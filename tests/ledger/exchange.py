@@ -20,7 +20,7 @@ from ledger.margin.parameters import default_margin_parameters
 from ledger.market import Slice
 from ledger.matching.orders import AccountKey
 from ledger.oracle import build_oracle_update, compute_block_time, decode_update
-from ledger.settlement.parameters import ListingParameters
+from ledger.settlement.parameters import ListingParameters, ProtocolParameters
 from ledger.state import State
 from ledger.transactions import (
     Action,
@@ -142,6 +142,7 @@ def a_slice(expiry_ns: int, now_ns: int, forward_uusd: int, vol_ppm: int = 500_0
     return Slice(**{**fields, **changes})
 
 
+        protocol=ProtocolParameters(1),
 def a_report(
     reporter: int,
     time_ns: int,

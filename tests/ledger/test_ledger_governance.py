@@ -6,8 +6,9 @@ import pytest
 
 from ledger.events import ParameterChanged, ParameterDecided, ParameterDropped, VoteCounted
 from ledger.governance import BALLOTS_MAX, BOUNDS, parameter_value
-from ledger.settlement.parameters import DAY_NS, protection_rules
+from ledger.settlement.parameters import DAY_NS, ProtocolParameters, protection_rules
 from ledger.settlement.state import get_governance, get_protection
+from ledger.staking.state import get_epoch_set
 from ledger.transactions import VoteParameter
 from node.genesis_defaults import default_ledger_parameters, default_protection
 from primitives.amounts import NS
@@ -64,7 +65,9 @@ def test_every_number_has_hard_bounds_with_its_default_inside(name: str) -> None
     low, high = BOUNDS[name]
     assert low <= parameter_value(exchange.state, name) <= high
     section, field = name.split(".")
-    defaults = default_ledger_parameters() if section == "ledger" else getattr(default_protection(), section)
+    protection, protocol = default_protection(), ProtocolParameters(1)
+    sections = {"ledger": default_ledger_parameters(), "protocol": protocol}
+    defaults = sections.get(section) or getattr(protection, section)
     assert low <= getattr(defaults, field) <= high
     votes(exchange, 0, name=name, value=high + 1)
     assert reasons(exchange.block()) == ["parameter_out_of_bounds"]
@@ -85,6 +88,26 @@ def test_a_decided_value_that_became_impossible_is_dropped_at_its_time() -> None
     (changed,), (dropped,) = events_of(result, ParameterChanged), events_of(result, ParameterDropped)
     assert {changed.name, dropped.name} == {"auction.patience_ns", "auction.empty_book_patience_ns"}
     assert all(holds for holds, _ in protection_rules(get_protection(exchange.state)))
+
+
+def test_a_voted_protocol_version_comes_with_a_decided_set_and_never_goes_down() -> None:
+    exchange = StakedExchange()
+    votes(exchange, 0, 1, 2, name="protocol.version", value=3)
+    exchange.block()
+    exchange.block(DELAY_S + 1)
+    blocks = exchange.state.genesis.staking.epoch_blocks
+    first = exchange.state.genesis.staking.epoch_of(exchange.state.clock.height)
+    versions = {}
+    while exchange.state.clock.height < (first + 3) * blocks:
+        exchange.block()
+        epoch = exchange.state.genesis.staking.epoch_of(exchange.state.clock.height + 1)
+        running = get_epoch_set(exchange.state, epoch)
+        assert running is not None
+        versions[epoch] = running.version
+    assert [versions[epoch] for epoch in sorted(versions)][-3:] == [1, 3, 3]
+    votes(exchange, 0, name="protocol.version", value=3)
+    votes(exchange, 1, name="protocol.version", value=2)
+    assert reasons(exchange.block()) == ["parameter_out_of_bounds"] * 2
 
 
 def test_only_operators_vote_each_for_its_own_validator() -> None:

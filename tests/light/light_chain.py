@@ -83,7 +83,7 @@ class LightChain:
     def header(self, **changes: object) -> Header:
         """The child of the tip."""
         header = Header(
-            *(self.chain_id, self.epoch, self.view + 1, self.height + 1, hash_of(self.tip), self.view, 0),
+            *(1, self.chain_id, self.epoch, self.view + 1, self.height + 1, hash_of(self.tip), self.view, 0),
             *(TIME_NS + self.height, bytes(32), self.state.root(), self.next_set.set_hash()),
             *(bytes(32), bytes(32), 0),
         )
@@ -153,7 +153,7 @@ class LightChain:
             for one in (self.validators, self.next_set)
         ]
         ends = (self.height, self.height + BLOCKS_PER_EPOCH)
-        opened = OpenedEpoch(self.epoch, hash_of(self.tip), bytes(32), *ends, *sets)
+        opened = OpenedEpoch(self.epoch, hash_of(self.tip), bytes(32), *ends, *sets, 1, 1)
         self.epochs.keep(EpochOpened(opened, proof))
         self.view = 0
 

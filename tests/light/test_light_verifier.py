@@ -258,6 +258,20 @@ def test_a_suffix_block_carries_no_state(chain: LightChain, trust: Trust) -> Non
     )
 
 
+def test_a_header_of_a_later_protocol_version_says_that_the_verifier_is_too_old(
+    chain: LightChain, trust: Trust
+) -> None:
+    later = chain.header(version=2)
+    certificate = chain.certificate(later)
+
+    def use_later(fields: list[Any]) -> None:
+        fields[6] = [[later], certificate]
+
+    assert refusal(changed(chain.proof("account", ALICE), use_later), trust) == (
+        "a header of a later protocol version than 1: this verifier is too old for the chain"
+    )
+
+
 # --- weights ---
 
 

@@ -179,7 +179,7 @@ def a_block(
     """A block with what the ledger looks at; consensus' own fields are zeros."""
     zero = bytes(32)
     header = Header(
-        *(chain_id, 0, view, height, parent_hash, max(0, view - 1), 0, time_ns),
+        *(1, chain_id, 0, view, height, parent_hash, max(0, view - 1), 0, time_ns),
         *(transaction_root(transactions), root, zero, zero, zero, 0),
     )
     return Block(header, transactions, (), Justification(None, ()))

@@ -19,7 +19,7 @@ SET = EpochSet((b"k" * 32,), (1,), 1)
 
 def an_opened_epoch(number: int) -> OpenedEpoch:
     """Ten blocks each."""
-    return OpenedEpoch(number, b"g" * 32, b"s" * 32, number * 10, number * 10 + 10, SET, SET)
+    return OpenedEpoch(number, b"g" * 32, b"s" * 32, number * 10, number * 10 + 10, SET, SET, 1, 1)
 
 
 @pytest.fixture

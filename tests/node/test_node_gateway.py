@@ -109,7 +109,7 @@ def a_home(path: Path, **gateway: Any) -> NodeConfig:
 
 def a_block() -> Block:
     zero = bytes(32)
-    header = Header(zero, 0, 1, 1, zero, 0, 0, TIME_NS, zero, zero, zero, zero, zero, 0)
+    header = Header(1, zero, 0, 1, 1, zero, 0, 0, TIME_NS, zero, zero, zero, zero, zero, 0)
     return Block(header, (b"oracle update", RAW), (), Justification(None, ()))
 
 

@@ -66,6 +66,7 @@ def a_block(
 ) -> Block:
     justification = Justification(certificate, skips)
     header = Header(
+        version=EPOCH.version,
         chain_id=CHAIN_ID,
         epoch=0,
         view=view,
