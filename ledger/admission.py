@@ -20,7 +20,10 @@ from ledger.trading.sessions import check_scope
 from ledger.trading.state import Session, get_session
 from ledger.transactions import (
     PAYLOAD_BYTES_MAX,
+    WALLET_ITEMS_MAX,
     Deposit,
+    Envelope,
+    NamedInstrument,
     PlaceOrder,
     PlaceUntil,
     SignedTransaction,
@@ -30,6 +33,7 @@ from ledger.transactions import (
     transaction_id,
     transaction_sign_bytes,
 )
+from ledger.typed_data import typed_data
 from primitives.codec import decode
 from primitives.errors import ProtocolViolation
 from primitives.signing import address_of
@@ -39,20 +43,23 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-TRANSACTION_BYTES_MAX = PAYLOAD_BYTES_MAX + 256
-"""A payload and its envelope."""
+TRANSACTION_BYTES_MAX = PAYLOAD_BYTES_MAX + 256 + 80 * WALLET_ITEMS_MAX
+"""A payload and its envelope with its names."""
 SignatureCheck = tuple[bytes, bytes, bytes]
-"""(public key, signed bytes, signature)."""
+"""(public key or wallet's address, signed bytes, signature), for primitives.wallet.is_valid_by_any."""
 
 
 class ReadTransaction(NamedTuple):
     """A decoded transaction and who signed it."""
 
     id: bytes
-    public_key: bytes
+    signer: bytes
+    """32 bytes: an Ed25519 key; 20 bytes: a wallet's address."""
     owner: bytes
     content: Transaction
     check: SignatureCheck
+    names: tuple[NamedInstrument, ...] = ()
+    """What a wallet showed for instruments."""
 
     @property
     def account(self) -> AccountKey:
@@ -70,18 +77,22 @@ def read_transaction(raw: bytes) -> ReadTransaction:
     """Decode one transaction; remembered, because mempool, validation and execution all need it.
 
     Raises:
-        ProtocolViolation: TOO_LARGE, MALFORMED or NOT_CANONICAL.
+        ProtocolViolation: TOO_LARGE, MALFORMED, NOT_CANONICAL or UNREADABLE.
     """
-    signed = decode(SignedTransaction, raw, bytes_max=TRANSACTION_BYTES_MAX)
+    signed: Envelope = decode(Envelope, raw, bytes_max=TRANSACTION_BYTES_MAX)  # type: ignore[arg-type]
     content = decode(Transaction, signed.payload, bytes_max=PAYLOAD_BYTES_MAX)
-    check = (signed.public_key, transaction_sign_bytes(signed.payload), signed.signature)
-    return ReadTransaction(
-        transaction_id(raw), signed.public_key, address_of(signed.public_key), content, check
-    )
+    if isinstance(signed, SignedTransaction):
+        check = (signed.public_key, transaction_sign_bytes(signed.payload), signed.signature)
+        return ReadTransaction(
+            transaction_id(raw), signed.public_key, address_of(signed.public_key), content, check
+        )
+    digest = typed_data(content, signed.payload, signed.names).digest()
+    check = (signed.owner, digest, signed.signature)
+    return ReadTransaction(transaction_id(raw), signed.owner, signed.owner, content, check, signed.names)
 
 
 def signatures_of_block(state: State, transactions: tuple[bytes, ...]) -> list[SignatureCheck]:
-    """Every signature a block carries, reports first, as (public key, signed bytes, signature).
+    """Every signature a block carries, reports first.
 
     Raises:
         ProtocolViolation: NO_ORACLE_UPDATE, ORACLE_REPORTER, UNDECODABLE_TRANSACTION.
@@ -133,7 +144,7 @@ def check_transaction(state: State, raw: bytes) -> ReadTransaction:
         elif isinstance(action, PlaceUntil):
             check_order_shape(state, action.order, state.clock.time_ns)
         elif isinstance(action, Deposit):
-            check_custodian(state, read.public_key)
+            check_custodian(state, read.signer)
     return read
 
 
@@ -141,10 +152,12 @@ def resolve_sender(state: State, read: ReadTransaction) -> tuple[Account, Sessio
     """The account that acts, and what its key may do if it is a session key.
 
     Raises:
-        ProtocolViolation: WRONG_CHAIN, UNKNOWN_ACCOUNT.
+        ProtocolViolation: WRONG_CHAIN, UNKNOWN_ACCOUNT, WRONG_NAME.
     """
     if read.content.chain_id != state.chain_id:
         raise ProtocolViolation(LedgerReason.WRONG_CHAIN, "signed for another chain")
+    for named in read.names:
+        check_name(state, named)
     account = state.account(read.account)
     if account is not None:
         return account, None
@@ -158,15 +171,22 @@ def resolve_sender(state: State, read: ReadTransaction) -> tuple[Account, Sessio
     return account, session
 
 
+def check_name(state: State, named: NamedInstrument) -> None:
+    """Raises ProtocolViolation(WRONG_NAME) unless a wallet showed the instrument as what it is."""
+    known = state.instruments.get(named.id)
+    if known is None or (known.name, known.lots_per_contract) != (named.name, named.lots_per_contract):
+        raise ProtocolViolation(LedgerReason.WRONG_NAME, f"instrument {named.id} is not {named.name}")
+
+
 def check_session_time(session: Session | None, time_ns: int) -> None:
     """Raises ProtocolViolation(SESSION_EXPIRED)."""
     if session is not None and session.expires_ns <= time_ns:
         raise ProtocolViolation(TradingReason.SESSION_EXPIRED, "the session key's time is over")
 
 
-def check_custodian(state: State, public_key: bytes) -> None:
+def check_custodian(state: State, signer: bytes) -> None:
     """Raises ProtocolViolation(NOT_CUSTODIAN)."""
-    if public_key != state.genesis.custodian_key:
+    if signer != state.genesis.custodian_key:
         raise ProtocolViolation(LedgerReason.NOT_CUSTODIAN, "only the custodian's key signs deposits")
 
 

@@ -201,7 +201,7 @@ class _Cashier:
         """Credit an account; its first deposit opens it. Raises NOT_CUSTODIAN, DEPOSIT_LIMIT."""
         assert isinstance(action, Deposit)
         workspace = self._workspace
-        check_custodian(workspace.state, batch.read.public_key)
+        check_custodian(workspace.state, batch.read.signer)
         if workspace.supply["deposited_uusd"] + action.amount_uusd > DEPOSITED_UUSD_MAX:
             raise ProtocolViolation(LedgerReason.DEPOSIT_LIMIT, "more than the ledger can count exactly")
         check_no_auction(workspace, (action.owner, action.subaccount))

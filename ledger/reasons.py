@@ -46,6 +46,10 @@ class LedgerReason(StrEnum):
     """The signer has no such sub-account; it exists after its first deposit or transfer."""
     BAD_NONCE = "bad_nonce"
     """Already used, or outside the account's nonce window."""
+    UNREADABLE = "unreadable"
+    """A wallet's transaction with more actions than a person reads, or without the names of its instruments."""
+    WRONG_NAME = "wrong_name"
+    """A wallet's transaction that calls an instrument otherwise than the ledger: it showed something else."""
 
     # An action of a transaction that is refused on its own.
     UNKNOWN_INSTRUMENT = "unknown_instrument"

@@ -1,7 +1,7 @@
 """What clients and oracle reporters may put into a block, and the bytes they sign. Pure.
 
-A block's first transaction is the OracleUpdate; all others are SignedTransactions. Signatures cover the
-received payload bytes under a domain tag, so that bytes are verified before they are decoded.
+A block's first transaction is the OracleUpdate; all others are envelopes. Ed25519 signatures cover the received payload
+bytes under a domain tag; a wallet's cover what it showed (ledger/typed_data.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 
 from ledger.market import Slice
-from primitives.codec import I64, U8, U16, U32, U63, Bytes20, Bytes32, Bytes64, Wire, encode
+from primitives.codec import I64, U8, U16, U32, U63, Bytes20, Bytes32, Bytes64, Bytes65, Wire, encode
 from primitives.hashing import digest
 
 ACTIONS_MAX = 256
@@ -28,12 +28,17 @@ SUBACCOUNT_MAX = 255
 DELAYS_MAX = 8
 """Proposals whose delay one report tells; older ones are left out. Delays are a sample: with many blocks between
 two reports some proposals are never told of, and 100 reports must still fit one update."""
+QUOTES_REPORTED_MAX = 256
+"""Instruments whose venue view one report may carry; policy may allow fewer."""
+UUSD_PER_CENT = 10_000
 QUOTES_MAX = 128
 """Instruments in one mass quote."""
 LEGS_MAX = 16
 """Legs of one package; policy may allow fewer."""
 PACKAGE_UUSD_MAX = 2**53
 """Nine billion dollars: no package costs more."""
+WALLET_ITEMS_MAX = 64
+"""Actions, quotes and legs in a transaction that a wallet shows: a person reads no more. More: use a session key."""
 
 Price = Annotated[int, msgspec.Meta(ge=1, le=PRICE_UUSD_MAX)]
 Size = Annotated[int, msgspec.Meta(ge=1, le=SIZE_LOTS_MAX)]
@@ -434,12 +439,39 @@ class Transaction(Wire):
     actions: Annotated[tuple[Action, ...], msgspec.Meta(min_length=1, max_length=ACTIONS_MAX)]
 
 
-class SignedTransaction(Wire):
-    """The envelope: `payload` is an encoded Transaction; the owner is address_of(public_key)."""
+Payload = Annotated[bytes, msgspec.Meta(max_length=PAYLOAD_BYTES_MAX)]
 
-    payload: Annotated[bytes, msgspec.Meta(max_length=PAYLOAD_BYTES_MAX)]
+
+class SignedTransaction(Wire, tag=1):
+    """The Ed25519 envelope: `payload` is an encoded Transaction; the owner is address_of(public_key)."""
+
+    payload: Payload
     public_key: Bytes32
     signature: Bytes64
+
+
+class NamedInstrument(Wire):
+    """What a wallet showed for an instrument's number; refused where the ledger knows it otherwise."""
+
+    id: U32
+    name: Annotated[str, msgspec.Meta(max_length=64)]
+    lots_per_contract: Annotated[int, msgspec.Meta(ge=1, le=2**32 - 1)]
+
+
+class WalletTransaction(Wire, tag=2):
+    """The secp256k1 envelope: the signature covers EIP-712 typed data that follows from `payload` and `names`.
+
+    `owner`: the wallet's address, which is the account's. `names`: every instrument the actions name, ascending.
+    """
+
+    payload: Payload
+    names: Annotated[tuple[NamedInstrument, ...], msgspec.Meta(max_length=WALLET_ITEMS_MAX)]
+    owner: Bytes20
+    signature: Bytes65
+
+
+Envelope = SignedTransaction | WalletTransaction
+"""What a block holds behind its oracle update. The tag, the first element, says under which scheme it is signed."""
 
 
 class IndexReport(Wire):
@@ -467,8 +499,27 @@ class SeenDelay(Wire):
     delay_ppm: U32
 
 
+Cents = Annotated[int, msgspec.Meta(ge=0, le=PRICE_UUSD_MAX // UUSD_PER_CENT)]
+"""Money in hundredths of a dollar: fine enough beside a tick, and short on the wire."""
+
+
+class QuotesReport(Wire):
+    """A validator's raw venue view: columns of one length, ascending by instrument; empty when none is asked for.
+
+    A mark is the middle of the venues' quotes at the report's time, a half-spread half of what lies between their
+    bid and ask.
+    """
+
+    instruments: Annotated[tuple[U32, ...], msgspec.Meta(max_length=QUOTES_REPORTED_MAX)]
+    marks_cents: Annotated[tuple[Cents, ...], msgspec.Meta(max_length=QUOTES_REPORTED_MAX)]
+    half_spreads_cents: Annotated[tuple[Cents, ...], msgspec.Meta(max_length=QUOTES_REPORTED_MAX)]
+
+
+NO_QUOTES = QuotesReport((), (), ())
+
+
 class OracleReport(Wire):
-    """What one validator sees: index per underlying always, surfaces once per oracle epoch, and its clock."""
+    """What one validator sees: index per underlying always, surfaces and quotes once per oracle epoch, its clock."""
 
     chain_id: Bytes32
     reporter: U16
@@ -477,12 +528,13 @@ class OracleReport(Wire):
     surfaces: Annotated[tuple[SurfaceReport, ...], msgspec.Meta(max_length=8)]
     delays: Annotated[tuple[SeenDelay, ...], msgspec.Meta(max_length=DELAYS_MAX)]
     """The newest proposals that it saw, in ascending order of height and place."""
+    quotes: QuotesReport
 
 
 class SignedReport(Wire):
     """An encoded OracleReport under the reporter's oracle key (never the consensus key)."""
 
-    payload: Annotated[bytes, msgspec.Meta(max_length=PAYLOAD_BYTES_MAX)]
+    payload: Payload
     reporter: U16
     signature: Bytes64
 
@@ -514,5 +566,5 @@ def report_sign_bytes(payload: bytes) -> bytes:
 
 
 def transaction_id(raw: bytes) -> bytes:
-    """32 bytes that name an encoded SignedTransaction."""
+    """32 bytes that name an encoded envelope."""
     return digest(b"quorate-tx", raw)

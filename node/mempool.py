@@ -15,7 +15,7 @@ TRANSACTIONS_MAX = 20_000
 BYTES_MAX = 32 * 1024 * 1024
 """Bytes of waiting transactions; a further one is answered BUSY."""
 PER_SENDER_MAX = 256
-"""Waiting transactions of one public key, so that one client cannot take every place."""
+"""Waiting transactions of one key, so that one client cannot take every place."""
 RECENT_MAX = 65_536
 """Ids of finished transactions remembered, so that a late copy is not admitted again."""
 

@@ -83,10 +83,10 @@ class TransactionService:
     async def _admit(self, raw: bytes) -> ReadTransaction:
         state = self._ledger.state_for_reading
         read = check_transaction(state, raw)
-        self._ledger.mempool.check(read.id, read.public_key, len(raw))
+        self._ledger.mempool.check(read.id, read.signer, len(raw))
         if not await self._verifier.all_valid([read.check]):
             raise ProtocolViolation(LedgerReason.BAD_SIGNATURE, "the signature does not verify")
-        self._ledger.mempool.add(read.id, read.public_key, raw)
+        self._ledger.mempool.add(read.id, read.signer, raw)
         return read
 
     def _spread(self, raws: Sequence[bytes]) -> None:

@@ -1,7 +1,7 @@
 """Signatures, each verified once: a bounded cache, small batches in place, large ones on worker threads.
 
 A hop to a thread costs as much as three verifications (36 microseconds each) and a turn of the scheduler, so a batch
-as small as one vote is cheaper in place; libsodium releases the GIL, so large batches use both cores.
+as small as one vote is cheaper in place; libsodium and libsecp256k1 release the GIL, so large batches use both cores.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import trio
 
 from primitives.hashing import digest
-from primitives.signing import is_valid
+from primitives.wallet import is_valid_by_any
 
 CACHE_ENTRIES_MAX = 65_536
 """Digests of valid signatures kept; the oldest goes. At 64 bytes or so each, about 10 MB."""
@@ -23,7 +23,7 @@ CHUNK = 128
 
 
 def _all_valid(checks: Sequence[tuple[bytes, bytes, bytes]]) -> bool:
-    return all(is_valid(key, message, signature) for key, message, signature in checks)
+    return all(is_valid_by_any(*check) for check in checks)
 
 
 class SignatureVerifier:

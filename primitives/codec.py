@@ -28,6 +28,7 @@ I64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Bytes20 = Annotated[bytes, msgspec.Meta(min_length=20, max_length=20)]
 Bytes32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Bytes64 = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+Bytes65 = Annotated[bytes, msgspec.Meta(min_length=65, max_length=65)]
 
 T = TypeVar("T")
 _ENCODER = msgspec.msgpack.Encoder()

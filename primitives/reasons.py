@@ -19,4 +19,4 @@ class CodecReason(StrEnum):
     BAD_SIGNATURE = "bad_signature"
     """The signature does not verify under the claimed key."""
     BAD_KEY = "bad_key"
-    """Not a valid Ed25519 public key."""
+    """Not a valid Ed25519 public key, or no secret secp256k1 key."""

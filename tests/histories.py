@@ -25,15 +25,28 @@ from ledger.transactions import (
     Deposit,
     PlaceOrder,
     SignedReport,
+    Transaction,
     TransferCash,
     Withdraw,
 )
 from primitives.amounts import NS, USD
 from primitives.codec import encode
-from tests.ledger.exchange import BTC_TICKS, DAY_NS, REPORTERS, START_NS, Exchange, a_genesis, a_report
+from tests.ledger.exchange import (
+    BTC_TICKS,
+    CHAIN,
+    DAY_NS,
+    REPORTERS,
+    START_NS,
+    Exchange,
+    a_genesis,
+    a_report,
+    a_wallet,
+    sign_in_wallet,
+)
 
 HOUR_NS = 3_600 * NS
-NAMES = ("alice", "bob", "carol", "dave", "erin", "maker")
+NAMES = ("alice", "bob", "carol", "dave", "wanda", "maker")
+"""Wanda signs in a wallet."""
 PERPETUALS = (0, 1)
 TERMS_NS = (HOUR_NS, 3 * HOUR_NS, 8 * HOUR_NS, 20 * HOUR_NS, 30 * DAY_NS)
 """Expiries, so that a long history passes several and always has one ahead."""
@@ -86,9 +99,19 @@ class History:
                 self._deposit()
             if self.random.random() < 0.02:
                 self.exchange.does("carol", CancelAll(None), nonce=self.random.randrange(500))
+            if self.random.random() < 0.02:
+                self._misname()
             yield self._close()
 
     # --- traders ---
+
+    def _misname(self) -> None:
+        """A wallet is shown another instrument than the one that would be traded."""
+        nonce = self.random.randrange(500)
+        order = self._order(0, 0, 0, "now")
+        shown = Instrument(0, Underlying.ETH, Kind.PERPETUAL, 0, 0, self.random.choice((10, 100)))
+        sent = Transaction(CHAIN, 0, nonce, (order, TransferCash(1, USD)))
+        self.exchange.waiting.append(sign_in_wallet(a_wallet("wanda"), sent, [shown]))
 
     def _act(self, name: str) -> None:
         if name == "maker":

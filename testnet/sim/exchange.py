@@ -38,7 +38,8 @@ from primitives.codec import encode
 from primitives.errors import InvariantViolation, ProtocolViolation
 from primitives.hashing import digest
 from primitives.identifiers import BlockHash
-from primitives.signing import SigningKey, address_of, is_valid
+from primitives.signing import SigningKey, address_of
+from primitives.wallet import is_valid_by_any
 from testnet.checkers import Violation
 from testnet.sim.streams import stream
 
@@ -139,7 +140,7 @@ class Market:
                 IndexReport(Underlying.ETH, 4_000 * USD),
             )
             time_ns = START_NS + tick * NS // 2 + 1
-            payload = encode(OracleReport(self._chain_id, reporter, time_ns, indices, (), ()))
+            payload = encode(OracleReport(self._chain_id, reporter, time_ns, indices, (), (), NO_QUOTES))
             signature = self._reporters[reporter].sign(report_sign_bytes(payload))
             known = self._reports[reporter, tick] = SignedReport(payload, reporter, signature)
         return known
@@ -155,7 +156,7 @@ class Market:
         """Every signature, each verified once."""
         for check in checks:
             if check not in self._valid:
-                if not is_valid(*check):
+                if not is_valid_by_any(*check):
                     return False
                 if len(self._valid) >= REMEMBERED_MAX:
                     self._valid.clear()

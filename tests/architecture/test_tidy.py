@@ -40,6 +40,8 @@ PURE_MAY_IMPORT = {
     ),
     *("hashlib", "heapq", "itertools", "math", "operator", "re", "struct", "types", "typing"),
     *(
+        "Crypto.Hash",
+        "coincurve",
         "msgspec",
         "msgspec.structs",
         "nacl.bindings",

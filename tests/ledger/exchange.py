@@ -25,6 +25,7 @@ from ledger.state import State
 from ledger.transactions import (
     Action,
     IndexReport,
+    NamedInstrument,
     OracleReport,
     PlaceOrder,
     SeenDelay,
@@ -34,13 +35,17 @@ from ledger.transactions import (
     SurfaceReport,
     TimeInForce,
     Transaction,
+    WalletTransaction,
     report_sign_bytes,
     transaction_sign_bytes,
 )
+from ledger.typed_data import instruments_of, typed_data
 from node.genesis_defaults import default_protection, default_staking, default_trading
 from primitives.amounts import NS, SECONDS_PER_YEAR, USD
 from primitives.codec import encode
+from primitives.identifiers import Address
 from primitives.signing import SigningKey, address_of
+from primitives.wallet import WalletKey
 
 CHAIN = bytes(range(32))
 START_NS = 1_770_000_000 * NS
@@ -87,6 +92,20 @@ def a_key(name: str) -> SigningKey:
     return SigningKey(name.encode().ljust(32, b"."))
 
 
+def a_wallet(name: str) -> WalletKey:
+    """The secp256k1 key of a named person."""
+    return WalletKey(name.encode().ljust(32, b"."))
+
+
+WALLET_OWNERS = {"wanda", "walter"}
+"""People whose account is their wallet's."""
+
+
+def address_of_person(name: str) -> Address:
+    """Whose sub-accounts a named person has."""
+    return a_wallet(name).address if name in WALLET_OWNERS else address_of(a_key(name).public_key)
+
+
 CUSTODIAN = a_key("custodian")
 REPORTERS = tuple(a_key(f"reporter {number}") for number in range(4))
 
@@ -117,13 +136,13 @@ def a_genesis(
         underlyings=underlyings,
         instruments=tuple(instruments),
         accounts=tuple(
-            GenesisAccount(address_of(a_key(name).public_key), 0, usd * USD)
-            for name, usd in sorted(cash_usd.items())
+            GenesisAccount(address_of_person(name), 0, usd * USD) for name, usd in sorted(cash_usd.items())
         ),
         parameters=LedgerParameters(**{**PARAMETERS, **parameters}),
         staking=default_staking(()),
         trading=default_trading(),
         protection=default_protection(vault_usd * USD, listing),
+        protocol=ProtocolParameters(1),
     )
 
 
@@ -142,7 +161,6 @@ def a_slice(expiry_ns: int, now_ns: int, forward_uusd: int, vol_ppm: int = 500_0
     return Slice(**{**fields, **changes})
 
 
-        protocol=ProtocolParameters(1),
 def a_report(
     reporter: int,
     time_ns: int,
@@ -170,6 +188,17 @@ def sign(key: SigningKey, transaction: Transaction) -> bytes:
     """The bytes a client sends."""
     payload = encode(transaction)
     return encode(SignedTransaction(payload, key.public_key, key.sign(transaction_sign_bytes(payload))))
+
+
+def sign_in_wallet(
+    wallet: WalletKey, transaction: Transaction, instruments: Sequence[Instrument] = INSTRUMENTS
+) -> bytes:
+    """The bytes a wallet's owner sends, who is shown `instruments` by their names."""
+    payload, by_id = encode(transaction), {item.id: item for item in instruments}
+    shown = [by_id[number] for number in instruments_of(transaction) if number in by_id]
+    names = tuple(NamedInstrument(item.id, item.name, item.lots_per_contract) for item in shown)
+    signature = wallet.sign(typed_data(transaction, payload, names).digest())
+    return encode(WalletTransaction(payload, names, wallet.address, signature))
 
 
 def buy(instrument: int, price_usd: float, lots: int, **how: Any) -> PlaceOrder:
@@ -219,11 +248,14 @@ class Exchange:
 
     def does(self, name: str, *actions: Action, subaccount: int = 0, nonce: int | None = None) -> bytes:
         """Sign a batch and let it wait for the next block."""
-        key = a_key(name) if name != "custodian" else CUSTODIAN
         if nonce is None:
             nonce = self.nonces.get((name, subaccount), -1) + 1
             self.nonces[name, subaccount] = nonce
-        raw = sign(key, Transaction(CHAIN, subaccount, nonce, tuple(actions)))
+        transaction = Transaction(CHAIN, subaccount, nonce, tuple(actions))
+        if name in WALLET_OWNERS:
+            raw = sign_in_wallet(a_wallet(name), transaction, list(self.state.instruments.values()))
+        else:
+            raw = sign(a_key(name), transaction)
         self.waiting.append(raw)
         return raw
 
@@ -256,8 +288,7 @@ class Exchange:
 
     def key(self, name: str, subaccount: int = 0) -> AccountKey:
         """A trader's account key."""
-        key = a_key(name) if name != "custodian" else CUSTODIAN
-        return address_of(key.public_key), subaccount
+        return address_of_person(name), subaccount
 
     def lots(self, name: str, instrument: int, subaccount: int = 0) -> int:
         """Signed lots held."""

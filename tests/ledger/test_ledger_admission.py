@@ -41,7 +41,7 @@ def test_a_good_transaction_is_read_with_its_signer_and_what_the_signature_cover
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [
-        (b"\xff" * 20_000, CodecReason.TOO_LARGE),
+        (b"\xff" * 25_000, CodecReason.TOO_LARGE),
         (b"", CodecReason.MALFORMED),
         (b"\xff", CodecReason.MALFORMED),
         (alice_sends(ORDER)[:-1], CodecReason.MALFORMED),

@@ -12,6 +12,8 @@ from ledger.transactions import (
     CancelLabel,
     CancelOrder,
     Deposit,
+    Envelope,
+    NamedInstrument,
     PlaceOrder,
     SignedTransaction,
     Transaction,
@@ -37,9 +39,10 @@ class Sent(NamedTuple):
     """A transaction with its sender."""
 
     id: bytes
-    public_key: bytes
+    signer: bytes
     key: AccountKey
     content: Transaction
+    names: tuple[NamedInstrument, ...]
 
 
 def execute(ledger: NaiveLedger, raw_transactions: tuple[bytes, ...]) -> None:
@@ -56,10 +59,12 @@ def execute(ledger: NaiveLedger, raw_transactions: tuple[bytes, ...]) -> None:
 
 
 def _read(raw: bytes) -> Sent:
-    signed = decode(SignedTransaction, raw, bytes_max=1 << 20)
+    signed: Envelope = decode(Envelope, raw, bytes_max=1 << 20)  # type: ignore[arg-type]
     content = decode(Transaction, signed.payload, bytes_max=1 << 20)
-    key = (address_of(signed.public_key), content.subaccount)
-    return Sent(transaction_id(raw), signed.public_key, key, content)
+    if isinstance(signed, SignedTransaction):
+        key = (address_of(signed.public_key), content.subaccount)
+        return Sent(transaction_id(raw), signed.public_key, key, content, ())
+    return Sent(transaction_id(raw), b"", (signed.owner, content.subaccount), content, signed.names)
 
 
 def _actions(sent: list[Sent], kinds: tuple[type, ...]) -> Iterator[tuple[Sent, int, object]]:
@@ -80,6 +85,8 @@ def _use_nonce(ledger: NaiveLedger, sent: Sent) -> bool:
     reason = None
     if sent.content.chain_id != ledger.chain_id:
         reason = "wrong_chain"
+    elif not all(_is_named_right(ledger, named) for named in sent.names):
+        reason = "wrong_name"
     elif account is None:
         reason = "unknown_account"
     elif nonce in account.nonces_used or not 0 <= nonce - account.nonce_floor < 2 * window:
@@ -91,6 +98,13 @@ def _use_nonce(ledger: NaiveLedger, sent: Sent) -> bool:
     account.nonces_used = {item for item in {*account.nonces_used, nonce} if item >= account.nonce_floor}
     ledger.events.append(TransactionApplied(sent.id, *sent.key, nonce))
     return True
+
+
+def _is_named_right(ledger: NaiveLedger, named: NamedInstrument) -> bool:
+    known = ledger.instruments.get(named.id)
+    return (
+        known is not None and known.name == named.name and known.lots_per_contract == named.lots_per_contract
+    )
 
 
 def _cancels(ledger: NaiveLedger, sent: list[Sent]) -> None:
@@ -125,7 +139,7 @@ def _is_named(action: object, order: Order) -> bool:
 
 def _deposit(ledger: NaiveLedger, sent: Sent, action: object) -> str | None:
     assert isinstance(action, Deposit)
-    if sent.public_key != ledger.genesis.custodian_key:
+    if sent.signer != ledger.genesis.custodian_key:
         return "not_custodian"
     key = (action.owner, action.subaccount)
     if _is_for_sale(ledger, key):
