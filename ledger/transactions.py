@@ -28,6 +28,12 @@ SUBACCOUNT_MAX = 255
 DELAYS_MAX = 8
 """Proposals whose delay one report tells; older ones are left out. Delays are a sample: with many blocks between
 two reports some proposals are never told of, and 100 reports must still fit one update."""
+QUOTES_MAX = 128
+"""Instruments in one mass quote."""
+LEGS_MAX = 16
+"""Legs of one package; policy may allow fewer."""
+PACKAGE_UUSD_MAX = 2**53
+"""Nine billion dollars: no package costs more."""
 WALLET_ITEMS_MAX = 64
 """Actions, quotes and legs in a transaction that a wallet shows: a person reads no more. More: use a session key."""
 
