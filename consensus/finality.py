@@ -77,7 +77,9 @@ def advance(state: ConsensusState, hint: ValidatorIndex | None = None) -> None:
         lowest = state.targets.lowest()
         path = state.tree.path(lowest)
         if isinstance(path, list):
-            if path and state.targets.proof is not None:
+            if state.targets.proof is None:
+                raise InvariantViolation("every target has a proof at or above it")
+            if path:
                 _deliver(state, path, state.targets.proof)
             state.targets.reached()
         elif state.tree.conflicts(lowest):

@@ -32,8 +32,10 @@ LANE_BUDGETS = {
 """Per validator. Over it: vote frames are dropped, counted and blamed; bulk is read more slowly."""
 TOPIC_BUDGET = BudgetLimits(Allowance(100, 400), Allowance(8 * 2**20, 16 * 2**20))
 """Per peer that passes topic messages on. Over it: ignored, counted and blamed."""
-REQUEST_BUDGET = BudgetLimits(Allowance(10, 40), Allowance(64 * 2**10, 256 * 2**10))
-"""Per follower that asks. Over it: refused, counted and blamed."""
+REQUEST_BUDGET = BudgetLimits(Allowance(20, 40), Allowance(512 * 2**10, 2 * 2**20))
+"""Per peer that asks. Over it: answered later."""
+ANSWER_BUDGET = BudgetLimits(Allowance(100, 200), Allowance(16 * 2**20, 32 * 2**20))
+"""For everybody who asks together: what serving may cost this node. Over it: answered later."""
 
 
 class TokenBucket:

@@ -114,6 +114,13 @@ class LeanStream:
         except Exception as error:
             raise StreamBroken(type(error).__name__) from error
 
+    async def reset(self) -> None:
+        """End both sides at once; the connection lives on. Raises StreamBroken."""
+        try:
+            await self._muxed.reset()
+        except Exception as error:
+            raise StreamBroken(type(error).__name__) from error
+
     async def close(self) -> None:
         """End our side politely. Raises StreamBroken."""
         try:

@@ -124,6 +124,10 @@ class PeerStanding:
     banned: bool
 
 
+class NoAnswer(Exception):
+    """A request to a peer came to nothing: not connected, reset, too slow. Nobody is to blame."""
+
+
 class Network(Protocol):
     """Bytes to and from other nodes. Every method returns at once; none raises for a peer's condition."""
 
@@ -144,6 +148,14 @@ class Network(Protocol):
 
     def broadcast(self, lane: Lane, message: bytes) -> int:
         """`send` to every other validator; returns how many queued it."""
+
+    async def request(self, to: ValidatorIndex, body: bytes) -> bytes:
+        """Ask a peer on a stream of its own; its answer of at most BULK_MESSAGE_BYTES_MAX.
+
+        Raises:
+            NoAnswer: there is none.
+            ProtocolViolation: what came breaks the frame format.
+        """
 
     def publish(self, topic: Topic, message: bytes) -> bool:
         """Queue one publication; False when too large or the queue is full. Our own is not delivered to us."""

@@ -1,13 +1,15 @@
-"""One question, one answer, a fresh stream: how followers fetch final blocks. I/O: the streams it is given.
+"""One question, one answer, a fresh stream: how nodes catch up. I/O: the streams it is given.
 
-Validators fetch from each other on the bulk lane; this is for nodes that do not vote, and it gets its own
-small quota.
+For validators that lag and nodes that do not vote, with a quota of its own: it shares connections with the lanes, so
+answers are paced, and written in slices between which votes go first.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Protocol
 
 import trio
@@ -23,18 +25,23 @@ from gossip.envelope import (
     Kind,
     encode_frame,
 )
-from gossip.limits import REQUEST_BUDGET, Budget
-from gossip.link import Stream
+from gossip.limits import ANSWER_BUDGET, REQUEST_BUDGET, Budget
+from gossip.link import Stream, StreamBroken
 from gossip.network import BULK_MESSAGE_BYTES_MAX, Lane, PeerName
-from gossip.reasons import GossipReason
+from gossip.reasons import GossipReason, Traffic
+from primitives.amounts import NS
 from primitives.errors import ProtocolViolation
 
-REQUEST_BYTES_MAX = 1024
-"""A longer request is refused: it names heights, it carries nothing."""
-REQUESTS_AT_ONCE_MAX = 16
-"""Requests being answered; a further one is closed unanswered, and the follower asks another validator."""
+REQUEST_BYTES_MAX = 128 * 1024
+"""A longer request is refused: it names heights, or carries a few clients' transactions."""
+REQUESTS_AT_ONCE_MAX = 32
+"""Requests being answered; a further one is closed unanswered, and whoever asks turns to another node."""
+REQUESTS_PER_PEER_MAX = 4
+"""Of one peer; the same."""
 REQUEST_SECONDS_MAX = 10
-"""Deadline from the first byte of a request to the last of its answer."""
+"""Deadline for a request to arrive, and for its answer to leave; also how long the other side waits for it."""
+SLICE_BYTES = 64 * 1024
+"""Of an answer, written in one piece."""
 BUDGETS_MAX = 256
 """Peers whose request budget is remembered; when full, the longest known is forgotten."""
 _REQUEST_LIMITS = FrameLimits(HEADER.size + 4 + REQUEST_BYTES_MAX, 1)
@@ -46,6 +53,8 @@ class ClosableStream(Stream, Protocol):
     """A stream that can also end politely."""
 
     async def close(self) -> None: ...
+    async def reset(self) -> None: ...
+    async def widen(self) -> None: ...
 
 
 class Answerer:
@@ -54,47 +63,71 @@ class Answerer:
     def __init__(self, handler: OnRequest, counters: Counters) -> None:
         self._handler = handler
         self._counters = counters
-        self._running = 0
+        self._running: Counter[PeerName] = Counter()
         self._budgets: dict[PeerName, Budget] = {}
+        self._all = Budget(ANSWER_BUDGET, time.monotonic_ns())
 
     async def answer(self, peer: PeerName, stream: ClosableStream, decoder: FrameDecoder) -> None:
         """Read one request after the hello, answer it, end the stream.
 
         Raises:
-            ProtocolViolation: BAD_REQUEST or OVER_BUDGET; the caller blames the peer.
+            ProtocolViolation: what is wrong with the request; the caller blames the peer.
             StreamBroken, trio.TooSlowError: the peer went away or dawdled.
         """
-        if self._running >= REQUESTS_AT_ONCE_MAX:
+        if self._running.total() >= REQUESTS_AT_ONCE_MAX or self._running[peer] >= REQUESTS_PER_PEER_MAX:
             self._counters.add(GossipReason.QUEUE_FULL, "request")
             await stream.close()
             return
-        self._running += 1
+        self._running[peer] += 1
         try:
             with trio.fail_after(REQUEST_SECONDS_MAX):
                 request = await _read_one(stream, decoder, _REQUEST_LIMITS)
-                self._charge(peer, len(request))
-                reply = await self._handler(peer, request)
-                await stream.write(encode_frame(Kind.MESSAGES, [reply]))
-                await stream.close()
+            reply = await self._handler(peer, request)
+            self._counters.add(Traffic.MESSAGES_SENT, "request")
+            self._counters.add(Traffic.BYTES_SENT, "request", len(reply))
+            await self._pace(peer, len(request), len(reply))
+            await _write_slices(stream, encode_frame(Kind.MESSAGES, [reply]))
         finally:
-            self._running -= 1
+            self._running[peer] -= 1
+            if not self._running[peer]:
+                del self._running[peer]
 
-    def _charge(self, peer: PeerName, size_bytes: int) -> None:
+    async def _pace(self, peer: PeerName, request_bytes: int, reply_bytes: int) -> None:
+        """Wait until this peer's and everybody's budget allow the answer."""
         now_ns = time.monotonic_ns()
         if peer not in self._budgets:
             if len(self._budgets) >= BUDGETS_MAX:
                 del self._budgets[next(iter(self._budgets))]
             self._budgets[peer] = Budget(REQUEST_BUDGET, now_ns)
-        if not self._budgets[peer].spend(1, size_bytes, now_ns):
-            raise ProtocolViolation(GossipReason.OVER_BUDGET, "too many requests")
+        wait_ns = self._budgets[peer].pace_ns(1, request_bytes, now_ns)
+        wait_ns = max(wait_ns, self._all.pace_ns(1, reply_bytes, now_ns))
+        if wait_ns:
+            await trio.sleep(wait_ns / NS)
+
+
+async def _write_slices(stream: ClosableStream, data: bytes) -> None:
+    """A write is never cancelled half-way: the lanes share its connection. The clock is looked at in between."""
+    deadline = trio.current_time() + REQUEST_SECONDS_MAX
+    for start in range(0, len(data), SLICE_BYTES):
+        if trio.current_time() > deadline:
+            raise trio.TooSlowError
+        await stream.write(data[start : start + SLICE_BYTES])
+    await stream.close()
 
 
 async def ask(stream: ClosableStream, decoder: FrameDecoder, request: bytes) -> bytes:
     """Write one request and read its answer. Raises StreamBroken, ProtocolViolation or trio.TooSlowError."""
-    with trio.fail_after(REQUEST_SECONDS_MAX):
-        await stream.write(encode_frame(Kind.MESSAGES, [request]))
-        reply = await _read_one(stream, decoder, FrameLimits(FRAME_LIMITS[Lane.BULK].frame_bytes_max, 1))
-        await stream.close()
+    is_done = False
+    try:
+        with trio.CancelScope(shield=True):
+            await stream.widen()
+            await stream.write(encode_frame(Kind.MESSAGES, [request]))
+        with trio.fail_after(REQUEST_SECONDS_MAX):
+            reply = await _read_one(stream, decoder, FrameLimits(FRAME_LIMITS[Lane.BULK].frame_bytes_max, 1))
+        is_done = True
+    finally:
+        with trio.CancelScope(shield=True), suppress(StreamBroken):
+            await (stream.close() if is_done else stream.reset())
     if len(reply) > BULK_MESSAGE_BYTES_MAX:
         raise ProtocolViolation(GossipReason.TOO_LARGE, f"an answer of {len(reply)} bytes")
     return reply

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from gossip.network import (
     Inbound,
     Lane,
     NetworkConfig,
+    NoAnswer,
     PeerConfig,
     PeerName,
     PeerStanding,
@@ -57,11 +59,17 @@ CLEAN_UP_SECONDS_MAX = 3
 log = structlog.get_logger(__name__)
 
 
+async def _end(stream: ByteStream) -> None:
+    """End one stream and leave its connection alone."""
+    with trio.CancelScope(shield=True), suppress(StreamBroken):
+        await stream.reset()
+
+
 class Libp2pNetwork:
     """`gossip.network.Network` over real sockets. Build it, start `run` once, then use it."""
 
     def __init__(self, config: NetworkConfig, on_request: OnRequest | None = None) -> None:
-        """`on_request(peer, request) -> reply` answers followers; None: this node answers nobody."""
+        """`on_request(peer, request) -> reply` answers who asks; None: this node answers nobody."""
         self.config = config
         self.counters = Counters()
         self._vote_inbox, self.votes = trio.open_memory_channel[Inbound](VOTE_INBOX_FRAMES_MAX)
@@ -102,10 +110,20 @@ class Libp2pNetwork:
         self._blame(peer, reason)
 
     async def request(self, to: ValidatorIndex, body: bytes) -> bytes:
-        """As a follower, ask a validator. Raises StreamBroken, ProtocolViolation or trio.TooSlowError."""
+        """See `Network.request`."""
         edge = self._running()
-        stream = await edge.open(self._peers[to].peer_id, FOLLOW_PROTOCOL)
-        return await ask(stream, await self._greet(stream, to, FOLLOW_STREAM), body)
+        stream: ByteStream | None = None
+        try:
+            stream = await edge.open(self._peers[to].peer_id, FOLLOW_PROTOCOL)
+            decoder = await self._greet(stream, to, FOLLOW_STREAM)
+        except (StreamBroken, trio.TooSlowError) as error:
+            if stream is not None:
+                await _end(stream)
+            raise NoAnswer(str(error)) from None
+        try:
+            return await ask(stream, decoder, body)
+        except (StreamBroken, trio.TooSlowError) as error:
+            raise NoAnswer(str(error)) from None
 
     # The loops.
 
@@ -253,10 +271,10 @@ class Libp2pNetwork:
             await self._answerer.answer(name, stream, decoder)
         except ProtocolViolation as error:
             self._refuse(name, error)
-            stream.abort()
+            await _end(stream)
         except (StreamBroken, trio.TooSlowError):
-            self.penalise(name, GossipReason.BAD_REQUEST)
-            stream.abort()
+            self.counters.add(GossipReason.BAD_REQUEST)
+            await _end(stream)
 
     async def _greet(self, stream: ByteStream, index: ValidatorIndex | None, kind: int) -> FrameDecoder:
         """Exchange hellos. Raises ProtocolViolation, StreamBroken or trio.TooSlowError."""
@@ -267,7 +285,8 @@ class Libp2pNetwork:
         return decoder
 
     def _refuse(self, peer: PeerName, error: ProtocolViolation) -> None:
-        reason = GossipReason(error.reason)
+        known = isinstance(error.reason, GossipReason)
+        reason = GossipReason(error.reason) if known else GossipReason.BAD_REQUEST
         log.warning("peer_refused", peer=peer, reason=reason.value, detail=error.detail)
         self.penalise(peer, reason)
 
