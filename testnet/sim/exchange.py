@@ -140,7 +140,7 @@ class Market:
                 IndexReport(Underlying.ETH, 4_000 * USD),
             )
             time_ns = START_NS + tick * NS // 2 + 1
-            payload = encode(OracleReport(self._chain_id, reporter, time_ns, indices, (), (), NO_QUOTES))
+            payload = encode(OracleReport(self._chain_id, reporter, time_ns, indices, (), ()))
             signature = self._reporters[reporter].sign(report_sign_bytes(payload))
             known = self._reports[reporter, tick] = SignedReport(payload, reporter, signature)
         return known

@@ -110,7 +110,7 @@ def with_forged_signature(raw: bytes) -> bytes:
             lambda d: d.signed(PlaceOrder(BTC_PERP, Side.BUY, USD, -1, TimeInForce.GTC, False, False, 0)),
             "malformed",
         ),
-        (lambda d: bytes(20_000), "too_large"),
+        (lambda d: bytes(25_000), "too_large"),
     ],
 )
 async def test_each_refusal_has_its_reason_and_changes_nothing(door: Door, make: Any, reason: str) -> None:
