@@ -87,13 +87,18 @@ class Libp2pNetwork:
     # What the node calls.
 
     def send(self, to: ValidatorIndex, lane: Lane, message: bytes) -> bool:
-        """See `Network.send`; False to ourselves: an observer's core asks every validator, its own index too."""
+        """See `Network.send`; False to ourselves: an observer's core asks every validator, its own index too.
+
+        False to everybody for a follower, which has no lanes.
+        """
+        if self.config.own_index is None:
+            return False
         link = self._links.get(to)
         return link is not None and link.send(lane, message)
 
     def broadcast(self, lane: Lane, message: bytes) -> int:
         """See `Network.broadcast`."""
-        return sum(link.send(lane, message) for link in self._links.values())
+        return sum(self.send(index, lane, message) for index in self._links)
 
     def publish(self, topic: Topic, message: bytes) -> bool:
         """See `Network.publish`; False also before `run` has started."""

@@ -37,10 +37,12 @@ from consensus.effects import (
     ValidatePayload,
     WatchEnded,
 )
+from consensus.epoch import Epoch
 from consensus.epochs import EpochManager, upgrade_sentence
 from consensus.evidence import evidence_of_refusal, vote_of
 from consensus.evidence_pool import ANY, UNJUSTIFIED
 from consensus.inputs import (
+    BlocksProved,
     Input,
     MessageReceived,
     OtherEpochHeard,
@@ -54,12 +56,14 @@ from consensus.messages import (
     VERSION_MAX,
     Block,
     BlockEvidence,
+    BlockRequest,
     BlockResponse,
     ConsensusMessage,
     EvidenceMessage,
     Flag,
     Proposal,
     QuorumCertificate,
+    Status,
     Vote,
     hash_of,
 )
@@ -139,6 +143,10 @@ class ConsensusService:
         self.proposed_ns: dict[BlockHash, int] = {}
         self._built_ns = 0
         self.halted = ""
+        self.is_catching_up = False
+        """Set by node/sync: while it fetches ranges, the core's own requests for old blocks are not sent."""
+        self.on_height: Callable[[int], None] = lambda _: None
+        """Told of every height that a peer speaks of, believed or not."""
         self.view = 0
 
     async def run(self) -> None:
@@ -158,6 +166,10 @@ class ConsensusService:
             ProtocolViolation: the sender is to blame; the message has had no effect, except that an unjustified
             proposal is evidence against its signer.
         """
+        if isinstance(message, Status):
+            self.on_height(message.final_height)
+        elif isinstance(message, Proposal):
+            self.on_height(message.block.header.height)
         if isinstance(message, EvidenceMessage):
             evidence = message.evidence
             if self._is_proved(
@@ -183,6 +195,20 @@ class ConsensusService:
             if delay_ppm is not None:
                 self.delays.keep(header.height, header.proposer, delay_ppm)
         await self._send.send(MessageReceived(peer, message))
+
+    async def receive_final(self, blocks: tuple[Block, ...], proof: QuorumCertificate) -> None:
+        """Hand the core final blocks that were checked with `final_range.check_range`, signatures included."""
+        await self._send.send(BlocksProved(blocks, proof))
+
+    @property
+    def epoch(self) -> Epoch:
+        """The epoch that the core is in."""
+        return self._core.epoch
+
+    @property
+    def final_height(self) -> int:
+        """Height of the newest block that the core knows to be final, executed or not."""
+        return self._core.final_height
 
     def _is_proved(self, vote: Vote, severity: int) -> bool:
         """Whether as bad an offence of the voter in that epoch is known: verifying another could cost 1,000 checks."""
@@ -240,6 +266,8 @@ class ConsensusService:
         match effect:
             case Persist():
                 pass
+            case Send(_, BlockRequest()) if self.is_catching_up:
+                pass  # It is asked again at the next retry.
             case Send(to, message):
                 self._network.send(to, lane_of(message), encode(message))
             case Broadcast(message):

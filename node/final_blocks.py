@@ -58,7 +58,7 @@ class FinalBlocks:
         seen_ns = self._consensus.seen_ns.get(result.block_hash)
         finality_us = (final_ns - seen_ns) // 1_000 if seen_ns is not None else None
         self._metrics.on_final(result.height, finality_us, is_fast)
-        log.info(
+        (log.debug if self._consensus.is_catching_up else log.info)(
             "block_final",
             height=result.height,
             view=header.view,

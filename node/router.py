@@ -6,10 +6,12 @@ a stopped validator is safe, a wrong one is not.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import structlog
 import trio
 
-from gossip.network import Inbound, Lane, Network
+from gossip.network import Inbound, Lane, Network, Topic
 from gossip.reasons import GossipReason
 from node.consensus_service import ConsensusService
 from node.messages import ReportMessage, TransactionBundle, decode_message
@@ -36,13 +38,16 @@ class Router:
         reports: ReportPool,
         verifier: SignatureVerifier,
         metrics: NodeMetrics,
+        on_final_block: Callable[[bytes], Awaitable[None]] | None = None,
     ) -> None:
+        """`on_final_block`: a follower's ear; None for a validator, to whom topics decide nothing."""
         self._network = network
         self._consensus = consensus
         self._transactions = transactions
         self._reports = reports
         self._verifier = verifier
         self._metrics = metrics
+        self._on_final_block = on_final_block
 
     async def run(self) -> None:
         """Route until cancelled."""
@@ -52,18 +57,23 @@ class Router:
 
     async def _read(self, inbox: trio.MemoryReceiveChannel[Inbound]) -> None:
         async for inbound in inbox:
-            if not isinstance(inbound.lane, Lane) or isinstance(inbound.peer, str):
-                continue  # Topics and followers' words decide nothing for a validator.
             for raw in inbound.messages:
                 try:
-                    await self._take(ValidatorIndex(inbound.peer), inbound.lane, raw)
+                    await self._take(inbound, raw)
                 except ProtocolViolation as violation:
                     reason = violation.reason.value
                     self._metrics.count("message_refused", reason)
                     log.warning("message_refused", peer=inbound.peer, reason=reason, detail=violation.detail)
                     self._network.penalise(inbound.peer, GossipReason.INVALID_MESSAGE)
 
-    async def _take(self, peer: ValidatorIndex, lane: Lane, raw: bytes) -> None:
+    async def _take(self, inbound: Inbound, raw: bytes) -> None:
+        peer, lane = inbound.peer, inbound.lane
+        if lane is Topic.FINAL_BLOCKS and self._on_final_block is not None:
+            await self._on_final_block(raw)
+        elif isinstance(lane, Lane) and not isinstance(peer, str):
+            await self._take_message(peer, lane, raw)
+
+    async def _take_message(self, peer: ValidatorIndex, lane: Lane, raw: bytes) -> None:
         message = decode_message(lane, raw)
         if isinstance(message, TransactionBundle):
             await self._transactions.receive(message)

@@ -7,10 +7,11 @@ What a client gave us is passed on at once, so that whoever leads next can inclu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import trio
 
-from gossip.network import Network
+from gossip.network import Lane
 from ledger.admission import ReadTransaction, check_transaction
 from ledger.reasons import LedgerReason
 from ledger.transactions import transaction_id
@@ -29,11 +30,17 @@ OWN_MAX = 4_096
 """Own clients' transactions remembered for passing on again; the oldest is forgotten."""
 
 
+class Spreader(Protocol):
+    """Takes bundles to the validators: the network, or for a follower node/sync/follower.py."""
+
+    def broadcast(self, lane: Lane, message: bytes) -> int: ...
+
+
 class TransactionService:
     """Admits, keeps and spreads transactions."""
 
     def __init__(
-        self, ledger: LedgerService, network: Network, verifier: SignatureVerifier, metrics: NodeMetrics
+        self, ledger: LedgerService, network: Spreader, verifier: SignatureVerifier, metrics: NodeMetrics
     ) -> None:
         self._ledger = ledger
         self._network = network

@@ -16,11 +16,13 @@ from gossip.network import (
     Inbound,
     Lane,
     NetworkConfig,
+    NoAnswer,
     PeerName,
     PeerStanding,
     Topic,
 )
 from gossip.reasons import GossipReason
+from gossip.request_response import OnRequest
 from primitives.identifiers import ValidatorIndex
 
 if TYPE_CHECKING:
@@ -30,8 +32,9 @@ if TYPE_CHECKING:
 class MemoryNetwork:
     """One node's place at the hub."""
 
-    def __init__(self, hub: Hub, index: ValidatorIndex) -> None:
+    def __init__(self, hub: Hub, index: ValidatorIndex, on_request: OnRequest | None) -> None:
         self.hub = hub
+        self.on_request = on_request
         self.index = index
         self.counters = Counters()
         self.inboxes: dict[Lane, trio.MemorySendChannel[Inbound]] = {}
@@ -69,6 +72,14 @@ class MemoryNetwork:
         others = [index for index in range(self.hub.count) if index != self.index]
         return sum(self.send(ValidatorIndex(index), lane, message) for index in others)
 
+    async def request(self, to: ValidatorIndex, body: bytes) -> bytes:
+        """See `Network.request`."""
+        await trio.lowlevel.checkpoint()
+        place = self.hub.places.get(to)
+        if place is None or place.on_request is None or self.hub.is_cut(self.index, to):
+            raise NoAnswer("not there")
+        return await place.on_request(self.index, body)
+
     def publish(self, topic: Topic, message: bytes) -> bool:
         """See `Network.publish`; kept, for nobody follows here."""
         self.published.append((topic, message))
@@ -102,7 +113,7 @@ class Hub:
         """Whether nothing passes between two nodes."""
         return a in self.cut or b in self.cut
 
-    def join(self, config: NetworkConfig) -> MemoryNetwork:
-        """Stands for Libp2pNetwork(config)."""
+    def join(self, config: NetworkConfig, on_request: OnRequest | None = None) -> MemoryNetwork:
+        """Stands for Libp2pNetwork(config, on_request)."""
         assert config.own_index is not None
-        return MemoryNetwork(self, config.own_index)
+        return MemoryNetwork(self, config.own_index, on_request)
