@@ -14,6 +14,7 @@ from node.ledger_service import LedgerService
 from node.metrics import NodeMetrics
 from node.oracle_service import OracleService
 from node.rpc.protocol import PeerStatus, StatusReply, SubmitReply
+from node.sync.service import SyncService
 from node.transaction_service import TransactionService
 from node.verifier import SignatureVerifier
 
@@ -37,6 +38,7 @@ class NodeAnswers:
         verifier: SignatureVerifier,
         metrics: NodeMetrics,
         clock: MarketClock,
+        sync: SyncService,
     ) -> None:
         self._name = name
         self._index = index
@@ -51,6 +53,7 @@ class NodeAnswers:
         self._oracle = oracle
         self._verifier = verifier
         self._metrics = metrics
+        self._sync = sync
         self._clock = clock
         self._process = psutil.Process()
 
@@ -73,6 +76,7 @@ class NodeAnswers:
             fits = sorted(oracle.rmse_vol_points)
             counters["surface_rmse_millipoints_p50"] = round(fits[len(fits) // 2] * 1_000)
             counters["surface_rmse_millipoints_max"] = round(fits[-1] * 1_000)
+        counters |= self._sync.counters()
         counters["signatures_verified"] = self._verifier.verified
         counters["signatures_cached"] = self._verifier.cached
         return StatusReply(

@@ -34,6 +34,7 @@ from node.final_blocks import FinalBlocks
 from node.genesis import GenesisDocument, chain_id_of
 from node.keystore import ValidatorKeys
 from node.ledger_service import LedgerService
+from node.messages import TransactionBundle
 from node.metrics import NodeMetrics
 from node.oracle.adapters import open_adapter
 from node.oracle.aggregate import AggregationRules
@@ -49,6 +50,9 @@ from node.storage.epoch_files import EpochFiles
 from node.storage.evidence_files import EvidenceFiles
 from node.storage.home_lock import HomeLock
 from node.storage.watermark import Watermark
+from node.sync.follower import FinalBlockListener, OrderForwarder
+from node.sync.server import SyncServer
+from node.sync.service import SyncService
 from node.tracing import trace
 from node.transaction_service import TransactionService
 from node.verifier import SignatureVerifier
@@ -134,7 +138,10 @@ class Wiring:
         self.own_index = config.index if not self.observer else None
         self.verifier = SignatureVerifier()
         self.metrics = NodeMetrics()
-        self.network = Libp2pNetwork(self._network_config())
+        self.server = SyncServer(
+            self.store, EpochFiles(config.data_path / "epochs"), self._epoch_blocks, self._on_bundle
+        )
+        self.network = Libp2pNetwork(self._network_config(), self.server.answer)
         self.ledger = LedgerService(
             self.restored.state,
             self.restored.tip_hash,
@@ -165,7 +172,20 @@ class Wiring:
             on_watch_ended=self._on_watch_ended,
         )
         self.oracle = self._oracle(self.own_index) if self.own_index is not None and config.venues else None
-        self.transactions = TransactionService(self.ledger, self.network, self.verifier, self.metrics)
+        peers = [ValidatorIndex(i) for i in range(len(genesis.validators)) if i != config.index]
+        self.forwarder = OrderForwarder(self.network, peers, self.metrics) if config.index is None else None
+        spreader = self.forwarder or self.network
+        self.transactions = TransactionService(self.ledger, spreader, self.verifier, self.metrics)
+        self.sync = SyncService(
+            consensus=self.consensus,
+            ledger=self.ledger,
+            network=self.network,
+            verifier=self.verifier,
+            metrics=self.metrics,
+            peers=peers,
+            is_follower=config.index is None,
+        )
+        self.consensus.on_height = self.sync.on_height
         self.answers = self._answers()
         self.socket = NodeSocket(config.socket_path, self.answers)
 
@@ -198,6 +218,7 @@ class Wiring:
             task_status.started()
 
     def _parts(self) -> list[Callable[[], Awaitable[None]]]:
+        listener = FinalBlockListener(self.consensus, self.sync, self.verifier, self.metrics)
         router = Router(
             network=self.network,
             consensus=self.consensus,
@@ -205,6 +226,7 @@ class Wiring:
             reports=self.reports,
             verifier=self.verifier,
             metrics=self.metrics,
+            on_final_block=listener.receive if self.forwarder is not None else None,
         )
         final_blocks = FinalBlocks(
             consensus=self.consensus,
@@ -220,7 +242,10 @@ class Wiring:
             router.run,
             final_blocks.run,
             self.transactions.run,
+            self.sync.run,
         ]
+        if self.forwarder is not None:
+            parts.append(self.forwarder.run)
         if self.oracle is not None:
             parts.append(self.oracle.run)
         if self.config.gateway.enabled:
@@ -228,6 +253,15 @@ class Wiring:
         return parts
 
     # --- parts ---
+
+    @property
+    def _epoch_blocks(self) -> int:
+        """Blocks in an epoch; 0: one endless epoch."""
+        staking = self.genesis.ledger.staking
+        return staking.epoch_blocks if staking.validators else 0
+
+    async def _on_bundle(self, bundle: TransactionBundle) -> None:
+        await self.transactions.receive(bundle)
 
     def _core(self) -> EpochManager:
         parameters = self.genesis.consensus
@@ -251,16 +285,14 @@ class Wiring:
             ),
         )
         pool = EvidencePool(self.evidence.load())
-        staking = self.genesis.ledger.staking
-        epoch_blocks = staking.epoch_blocks if staking.validators else 0
         return EpochManager(
             config,
             self.keys.consensus,
             self.restored.tip,
             self.restored.records,
             pool,
-            epoch_blocks=epoch_blocks,
-            opened=self.epochs.load(self.restored.tip_height, epoch_blocks),
+            epoch_blocks=self._epoch_blocks,
+            opened=self.epochs.load(self.restored.tip_height, self._epoch_blocks),
         )
 
     def _network_config(self) -> NetworkConfig:
@@ -322,6 +354,7 @@ class Wiring:
             verifier=self.verifier,
             metrics=self.metrics,
             clock=self.clock,
+            sync=self.sync,
         )
 
     # --- restoring ---
