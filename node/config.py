@@ -94,7 +94,13 @@ class NodeConfig(_Section, frozen=True, kw_only=True):
     insecure_keys: bool = False
     """Accept a keystore without encryption: for testnets only."""
     retention_blocks: Count = 0
-    """Final blocks kept below the tip; 0 keeps all."""
+    """Final blocks kept below the tip; 0 asks for none."""
+    retention_seconds: Count = 0
+    """Final blocks younger than this, in block time, are kept; 0 asks for none. Both 0: all are kept."""
+    snapshot_blocks: Count = 10_000
+    """A snapshot of the ledger at every multiple of this height; 0: none."""
+    snapshots_kept: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 2
+    """So many of the newest snapshots."""
     listen: ListenConfig = ListenConfig()
     gateway: GatewayConfig = GatewayConfig()
     market_clock: MarketClockConfig = MarketClockConfig()
@@ -137,6 +143,11 @@ class NodeConfig(_Section, frozen=True, kw_only=True):
     def store_path(self) -> Path:
         """Directory of the block store."""
         return self.data_path / "blocks"
+
+    @property
+    def snapshots_path(self) -> Path:
+        """Directory of the ledger's snapshots."""
+        return self.data_path / "snapshots"
 
     @property
     def socket_path(self) -> Path:

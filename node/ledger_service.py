@@ -269,7 +269,7 @@ class LedgerService:
         wanted = wanted_evidence(self._state, height, time_ns, evidence)
         return encode(update), time_ns, self._state.root(), wanted
 
-    def _move_to(self, target: BlockHash, height: int) -> None:
+    def _move_to(self, target: BlockHash, height: int, *, with_views: bool = True) -> None:
         """Roll back and execute until the state is the one after `target`, a block of `height`.
 
         Raises:
@@ -294,9 +294,9 @@ class LedgerService:
             self._layers.pop()
             self._state.rollback_block()
         for block_hash in reversed(path):
-            self._layers.append(self._apply(block_hash, self._blocks[block_hash]))
+            self._layers.append(self._apply(block_hash, self._blocks[block_hash], with_views))
 
-    def _apply(self, block_hash: BlockHash, block: Block) -> Executed:
+    def _apply(self, block_hash: BlockHash, block: Block, with_views: bool) -> Executed:
         self._state.begin_block()
         context = context_of(block)
         try:
@@ -310,7 +310,7 @@ class LedgerService:
             block=block,
             result=result,
             leaves=self._state.changed_leaves(),
-            views=views_of(self._state, block_hash, result),
+            views=views_of(self._state, block_hash, result) if with_views else {},
             transaction_ids=tuple(transaction_id(raw) for raw in block.transactions[1:]),
         )
 
@@ -326,7 +326,8 @@ class LedgerService:
         for block_hash, block in zip(hashes, fresh, strict=True):
             if not (self._layers and self._layers[0].block_hash == block_hash):
                 self._check_root_chain(block)
-                self._move_to(block_hash, block.header.height)
+                # Only the newest block's views are ever read: in a catch-up the others' are not made.
+                self._move_to(block_hash, block.header.height, with_views=block is fresh[-1])
             ensure(
                 bool(self._layers) and self._layers[0].block_hash == block_hash,
                 "a final block follows the final tip",
@@ -348,8 +349,13 @@ class LedgerService:
             )
 
     def _stored(self, layer: Executed, proof: QuorumCertificate | None) -> FinalBlock:
+        header = layer.block.header
         return FinalBlock(
-            height=layer.block.header.height,
+            height=header.height,
+            epoch=header.epoch,
+            view=header.view,
+            time_ns=header.time_ns,
+            accounts=[key[1:] for key, _ in layer.leaves if key[:1] == b"a"],
             block_hash=layer.block_hash,
             block=encode(layer.block),
             proof=encode(proof) if proof is not None else b"",

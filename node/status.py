@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import psutil
 
@@ -39,6 +39,7 @@ class NodeAnswers:
         metrics: NodeMetrics,
         clock: MarketClock,
         sync: SyncService,
+        disk_use: Callable[[], Mapping[str, int]],
     ) -> None:
         self._name = name
         self._index = index
@@ -55,6 +56,7 @@ class NodeAnswers:
         self._metrics = metrics
         self._sync = sync
         self._clock = clock
+        self._disk_use = disk_use
         self._process = psutil.Process()
 
     async def submit(self, raws: Sequence[bytes]) -> tuple[SubmitReply, ...]:
@@ -77,6 +79,7 @@ class NodeAnswers:
             counters["surface_rmse_millipoints_p50"] = round(fits[len(fits) // 2] * 1_000)
             counters["surface_rmse_millipoints_max"] = round(fits[-1] * 1_000)
         counters |= self._sync.counters()
+        counters |= {f"disk_{part}_bytes": count for part, count in self._disk_use().items()}
         counters["signatures_verified"] = self._verifier.verified
         counters["signatures_cached"] = self._verifier.cached
         return StatusReply(
@@ -116,4 +119,5 @@ class NodeAnswers:
         """Prometheus text; the validators' part is as of the last executed block."""
         self._metrics.set_validators(get_validators(self._ledger.state_for_reading))
         venues = {} if self._oracle is None else self._oracle.venue_counters()
-        return self._metrics.text({**self._network.counters.snapshot(), **venues})
+        disk = {("disk_bytes", part): count for part, count in self._disk_use().items()}
+        return self._metrics.text({**self._network.counters.snapshot(), **venues, **disk})

@@ -9,23 +9,21 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
-from consensus.effects import JournalRecord, ReportEvidence, ReportNotarized
-from consensus.epoch import genesis_block
+from consensus.effects import ReportEvidence, ReportNotarized
 from consensus.epochs import EpochManager
 from consensus.evidence_pool import EvidencePool
-from consensus.messages import Block, EvidenceMessage, QuorumCertificate, hash_of
-from consensus.state import CoreConfig, FinalTip, Parameters
+from consensus.messages import Block, EvidenceMessage
+from consensus.state import CoreConfig, Parameters
 from consensus.validator_set import ValidatorSet
 from consensus.watch import Watch
 from gossip.network import NetworkConfig, PeerConfig, Topic
 from gossip.service import Libp2pNetwork
-from ledger.state import State
 from node.clock import MarketClock
 from node.config import NodeConfig
 from node.consensus_service import ConsensusService
@@ -39,16 +37,21 @@ from node.metrics import NodeMetrics
 from node.oracle.adapters import open_adapter
 from node.oracle.aggregate import AggregationRules
 from node.oracle_service import OracleService, ReportPool
+from node.recovery import restore
 from node.router import Router
 from node.rpc.node_socket import NodeSocket
 from node.rpc.protocol import TransactionStage, TransactionStatus
 from node.rpc.supervisor import GatewayProcess
 from node.safety_journal import SafetyJournal, recover
+from node.snapshot_service import SnapshotService
 from node.status import NodeAnswers
-from node.storage.block_store import BlockStore, FinalBlock
+from node.storage.block_store import BlockStore
+from node.storage.disk_use import disk_use
 from node.storage.epoch_files import EpochFiles
 from node.storage.evidence_files import EvidenceFiles
 from node.storage.home_lock import HomeLock
+from node.storage.retention import Retention
+from node.storage.snapshots import SnapshotFiles
 from node.storage.watermark import Watermark
 from node.sync.follower import FinalBlockListener, OrderForwarder
 from node.sync.server import SyncServer
@@ -56,7 +59,7 @@ from node.sync.service import SyncService
 from node.tracing import trace
 from node.transaction_service import TransactionService
 from node.verifier import SignatureVerifier
-from primitives.codec import decode_own, encode
+from primitives.codec import encode
 from primitives.errors import OperatorError, ensure
 from primitives.identifiers import BlockHash, ValidatorIndex
 
@@ -101,15 +104,11 @@ def check_identity(config: NodeConfig, genesis: GenesisDocument, keys: Validator
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Restored:
-    """What the disk remembers: the ledger at the final tip, that tip, and the journal of our own votes."""
-
-    state: State
-    tip: FinalTip | None
-    tip_hash: BlockHash
-    tip_height: int
-    records: list[JournalRecord]
+def retention_of(config: NodeConfig, genesis: GenesisDocument) -> Retention:
+    """What the operator asks to keep, and no less than evidence may be about."""
+    staking = genesis.ledger.staking
+    needed = (staking.evidence_epochs_max + 1) * staking.epoch_blocks if staking.validators else 0
+    return Retention(config.retention_blocks, config.retention_seconds, needed)
 
 
 class Wiring:
@@ -125,7 +124,7 @@ class Wiring:
         self.chain_id = chain_id_of(genesis)
         self.clock = _clock_of(config)
         self.store = BlockStore.open(
-            config.store_path, chain_id=self.chain_id, retention_blocks=config.retention_blocks
+            config.store_path, chain_id=self.chain_id, retention=retention_of(config, genesis)
         )
         stack.callback(self.store.close)
         memory = recover(config.journal_path, config.watermark_path)
@@ -134,7 +133,8 @@ class Wiring:
         if self.watermark is not None:
             stack.callback(self.watermark.close)
         self.observer = memory.observer_reason or ""
-        self.restored = self._restore(memory.records)
+        self.snapshots = SnapshotFiles(config.snapshots_path)
+        self.restored = restore(self.store, genesis, self.snapshots, memory.records)
         self.own_index = config.index if not self.observer else None
         self.verifier = SignatureVerifier()
         self.metrics = NodeMetrics()
@@ -248,6 +248,8 @@ class Wiring:
             parts.append(self.forwarder.run)
         if self.oracle is not None:
             parts.append(self.oracle.run)
+        if self.config.snapshot_blocks:
+            parts.append(self._snapshot_service().run)
         if self.config.gateway.enabled:
             parts.append(GatewayProcess(self.config).run)
         return parts
@@ -339,6 +341,17 @@ class Wiring:
             surface_interval_ms=config.oracle.surface_interval_ms,
         )
 
+    def _snapshot_service(self) -> SnapshotService:
+        return SnapshotService(
+            self.store,
+            self.config.store_path,
+            self.snapshots,
+            self.ledger.wait_final,
+            lambda: self.ledger.final_height,
+            every_blocks=self.config.snapshot_blocks,
+            keep=self.config.snapshots_kept,
+        )
+
     def _answers(self) -> NodeAnswers:
         return NodeAnswers(
             name=self.config.name,
@@ -355,36 +368,8 @@ class Wiring:
             metrics=self.metrics,
             clock=self.clock,
             sync=self.sync,
+            disk_use=partial(disk_use, self.config.data_path),
         )
-
-    # --- restoring ---
-
-    def _restore(self, records: list[JournalRecord]) -> _Restored:
-        """The state at the final tip; on the very first start the genesis state, stored as height 0."""
-        ledger = self.genesis.ledger
-        tip = self.store.tip()
-        if tip is None:
-            state = State.from_genesis(ledger, self.chain_id)
-            block = genesis_block(self.chain_id)
-            block_hash = hash_of(block.header)
-            self.store.commit(
-                FinalBlock(
-                    height=0,
-                    block_hash=block_hash,
-                    block=encode(block),
-                    proof=b"",
-                    events=encode(()),
-                    leaves=state.all_leaves(),
-                )
-            )
-            return _Restored(state, None, block_hash, 0, records)
-        state = State.from_leaves(self.chain_id, ledger, self.store.leaves())
-        raw, raw_proof = self.store.block_at(tip.height), self.store.proof_at(tip.height)
-        ensure(raw is not None, "the store holds the block of its tip")
-        block = decode_own(Block, raw or b"")
-        proof = decode_own(QuorumCertificate, raw_proof) if raw_proof else None
-        final = FinalTip(block, proof) if tip.height else None
-        return _Restored(state, final, BlockHash(tip.block_hash), tip.height, records)
 
     def _find_block(self, block_hash: BlockHash) -> Block | None:
         node = self.core.state.tree.get(block_hash)

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import lmdb
 
-from primitives.codec import Wire, decode_own, encode
+from node.storage.retention import KEEP_ALL, Retention
+from primitives.codec import U63, Wire, decode_own, encode
 from primitives.errors import OperatorError, ensure
 
 MAP_BYTES_START = 256 * 1024 * 1024
@@ -27,18 +28,31 @@ PRUNE_BLOCKS_PER_COMMIT = 16
 """Old heights removed with each commit: a shortened retention is worked off without a long pause."""
 LEAF_KEY_BYTES_MAX = 511
 """LMDB's own limit for a key."""
+UNDO_BLOCKS = 256
+"""So many heights back the state can be read; what older blocks replaced is gone."""
+ACCOUNT_BYTES = 21
+"""Owner and sub-account, as the index has them."""
 
 T = TypeVar("T")
-_DATABASES = ("block", "proof", "events", "hash", "height", "ids", "transaction", "leaf", "view", "meta")
-_VERSION = b"1"
-_UNDO = b"undo"
-"""In `view`: the leaves that the newest block changed, as they were before it."""
+_BY_HEIGHT = ("block", "proof", "events", "hash", "ids", "touched", "stamp", "undo")
+"""`ids`: of transactions; `touched`: accounts; `stamp`: _Stamp; `undo`: of the newest UNDO_BLOCKS alone."""
+_DATABASES = (*_BY_HEIGHT, "height", "place", "transaction", "account", "leaf", "view", "meta")
+_VERSION = b"2"
 _HASH_BYTES = 32
 
 
 class _Undo(Wire):
-    height_key: bytes
+    """The leaves that a block changed, as they were before it."""
+
     former: tuple[tuple[bytes, bytes | None], ...]
+
+
+class _Stamp(Wire):
+    """What indices and retention need of a block."""
+
+    epoch: U63
+    view: U63
+    time_ns: U63
 
 
 class Before(NamedTuple):
@@ -50,6 +64,23 @@ class Before(NamedTuple):
     """Empty when a later block proves this one."""
     leaves: list[tuple[bytes, bytes]]
     """By key."""
+
+
+class Place(NamedTuple):
+    """Where a final block stands in consensus and in time."""
+
+    epoch: int
+    view: int
+    time_ns: int
+
+
+class StoreUse(NamedTuple):
+    """Disk that a store takes."""
+
+    file_bytes: int
+    """The file's used length; room that forgotten blocks left inside it is used again."""
+    table_bytes: dict[str, int]
+    """Of these, what each table's pages take now."""
 
 
 class Tip(NamedTuple):
@@ -75,29 +106,42 @@ class FinalBlock:
     transaction_ids: tuple[bytes, ...] = ()
     leaves: Sequence[tuple[bytes, bytes | None]] = ()
     views: Mapping[str, bytes] = field(default_factory=dict)
+    epoch: int = 0
+    view: int = 0
+    """Consensus' view; 0 is genesis', which no index has."""
+    time_ns: int = 0
+    accounts: Sequence[bytes] = ()
+    """Owner and sub-account of each account that the block changed, each once."""
 
 
 class BlockStore:
     """One environment, for one process. All methods may be called from any thread."""
 
-    def __init__(self, environment: Any, databases: Mapping[str, Any], retention_blocks: int) -> None:
+    def __init__(self, environment: Any, databases: Mapping[str, Any], retention: Retention) -> None:
         """Use `BlockStore.open`."""
         self._environment = environment
         self._databases = databases
-        self._retention_blocks = retention_blocks
+        self._retention = retention
+        self.keep_from: int | None = None
+        """No block from this height on is forgotten: a snapshot needs it. None: nothing does."""
         # LMDB forbids growing the map while a transaction of this process is open; commits are the writer's
         # alone.
         self._growing = threading.Lock()
 
     @classmethod
     def open(
-        cls, path: Path, read_only: bool = False, *, chain_id: bytes | None = None, retention_blocks: int = 0
+        cls,
+        path: Path,
+        read_only: bool = False,
+        *,
+        chain_id: bytes | None = None,
+        retention: Retention = KEEP_ALL,
     ) -> BlockStore:
         """The store in a directory, created if need be (not when read only).
 
         Args:
             chain_id: refused if the store was made for another chain; None asks nothing.
-            retention_blocks: heights kept below the tip, 0 for all.
+            retention: which old blocks each commit forgets.
 
         Raises:
             OperatorError: unreadable, of another format or of another chain.
@@ -122,7 +166,7 @@ class BlockStore:
         if not read_only:
             # Slots of readers that were killed would keep old pages from being used again.
             environment.reader_check()
-        store = cls(environment, databases, retention_blocks)
+        store = cls(environment, databases, retention)
         store._check_format(path, chain_id, read_only)
         return store
 
@@ -150,12 +194,21 @@ class BlockStore:
 
     def commit_many(self, blocks: Sequence[FinalBlock]) -> None:
         """Make consecutive final blocks durable, all or none of them."""
-        while blocks:
+
+        def write(transaction: Any) -> None:
+            for block in blocks:
+                self._put_block(transaction, block)
+            self._prune(transaction, blocks[-1])
+
+        if blocks:
+            self._write(write)
+
+    def _write(self, write: Callable[[Any], None]) -> None:
+        """One durable transaction, begun again when the map has to grow."""
+        while True:
             try:
                 with self._environment.begin(write=True) as transaction:
-                    for block in blocks:
-                        self._put_block(transaction, block)
-                    self._prune(transaction, blocks[-1].height)
+                    write(transaction)
                 return
             except lmdb.MapFullError:
                 self._grow()
@@ -171,13 +224,19 @@ class BlockStore:
             "proof": block.proof,
             "events": block.events,
             "ids": b"".join(block.transaction_ids),
+            "touched": b"".join(block.accounts),
+            "stamp": encode(_Stamp(block.epoch, block.view, block.time_ns)),
             "hash": block.block_hash,
         }
         for table, raw in height_tables.items():
             transaction.put(key, raw, db=self._databases[table], append=True)
         transaction.put(block.block_hash, key, db=self._databases["height"])
+        if block.view:
+            transaction.put(_place_key(block.epoch, block.view), key, db=self._databases["place"])
         for transaction_id in block.transaction_ids:
             transaction.put(transaction_id, key, db=self._databases["transaction"])
+        for account in block.accounts:
+            transaction.put(account + key, b"", db=self._databases["account"])
         former: list[tuple[bytes, bytes | None]] = []
         for leaf_key, value in block.leaves:
             former.append((leaf_key, _owned(transaction.get(leaf_key, db=self._databases["leaf"]))))
@@ -185,24 +244,50 @@ class BlockStore:
                 transaction.delete(leaf_key, db=self._databases["leaf"])
             else:
                 transaction.put(leaf_key, value, db=self._databases["leaf"])
-        transaction.put(_UNDO, encode(_Undo(key, tuple(former))), db=self._databases["view"])
+        if tip is not None:
+            transaction.put(key, encode(_Undo(tuple(former))), db=self._databases["undo"], append=True)
+        if block.height >= UNDO_BLOCKS:
+            transaction.delete(_height_key(block.height - UNDO_BLOCKS), db=self._databases["undo"])
         for name, blob in block.views.items():
             transaction.put(name.encode(), blob, db=self._databases["view"])
 
-    def _prune(self, transaction: Any, tip_height: int) -> None:
-        if not self._retention_blocks:
+    def _prune(self, transaction: Any, tip: FinalBlock) -> None:
+        if self._retention.keeps_all:
             return
         for _ in range(PRUNE_BLOCKS_PER_COMMIT):
-            with transaction.cursor(db=self._databases["hash"]) as cursor:
-                if not cursor.first() or _height_of(cursor.key()) + self._retention_blocks >= tip_height:
+            with transaction.cursor(db=self._databases["stamp"]) as cursor:
+                if not cursor.first():
                     return
-                key, block_hash = bytes(cursor.key()), bytes(cursor.value())
-            ids = bytes(transaction.get(key, db=self._databases["ids"]) or b"")
-            for start in range(0, len(ids), _HASH_BYTES):
-                transaction.delete(ids[start : start + _HASH_BYTES], db=self._databases["transaction"])
-            transaction.delete(block_hash, db=self._databases["height"])
-            for table in ("block", "proof", "events", "ids", "hash"):
-                transaction.delete(key, db=self._databases[table])
+                key, stamp = bytes(cursor.key()), decode_own(_Stamp, bytes(cursor.value()))
+            height = _height_of(key)
+            held = self.keep_from is not None and height >= self.keep_from
+            if held or not self._retention.may_forget(height, stamp.time_ns, tip.height, tip.time_ns):
+                return
+            self._forget(transaction, key, stamp)
+
+    def _forget(self, transaction: Any, key: bytes, stamp: _Stamp) -> None:
+        def raw(table: str) -> bytes:
+            return bytes(transaction.get(key, db=self._databases[table]) or b"")
+
+        for transaction_id in _cut(raw("ids"), _HASH_BYTES):
+            transaction.delete(transaction_id, db=self._databases["transaction"])
+        for account in _cut(raw("touched"), ACCOUNT_BYTES):
+            transaction.delete(account + key, db=self._databases["account"])
+        transaction.delete(raw("hash"), db=self._databases["height"])
+        transaction.delete(_place_key(stamp.epoch, stamp.view), db=self._databases["place"])
+        for table in _BY_HEIGHT:
+            transaction.delete(key, db=self._databases[table])
+
+    def replace_leaves(self, leaves: Sequence[tuple[bytes, bytes]]) -> None:
+        """Another state at the tip, whole: made again after damage. What earlier blocks replaced is forgotten."""
+
+        def write(transaction: Any) -> None:
+            for table in ("leaf", "undo"):
+                transaction.drop(self._databases[table], delete=False)
+            for key, value in leaves:
+                transaction.put(key, value, db=self._databases["leaf"])
+
+        self._write(write)
 
     def _grow(self) -> None:
         size = self._environment.info()["map_size"]
@@ -264,32 +349,88 @@ class BlockStore:
 
         return self._read(scan)
 
-    def before_tip(self) -> Before | None:
-        """The newest final block and every leaf before it, of one moment; None before the first block.
+    def leaves_at(self, height: int) -> list[tuple[bytes, bytes]] | None:
+        """All leaves after the block of this height, by key; None above the tip or more than UNDO_BLOCKS below."""
 
-        None also for a store that an older version of this program wrote last: with the next block it is there.
-        """
+        def scan(transaction: Any) -> list[tuple[bytes, bytes]] | None:
+            tip = self._tip_of(transaction)
+            return None if tip is None else self._leaves_back(transaction, tip.height, height)
 
-        def scan(transaction: Any) -> Before | None:
-            tip, raw = self._tip_of(transaction), transaction.get(_UNDO, db=self._databases["view"])
-            if tip is None or tip.height == 0 or raw is None:
+        return self._read(scan)
+
+    def _leaves_back(self, transaction: Any, tip: int, height: int) -> list[tuple[bytes, bytes]] | None:
+        if height > tip:
+            return None
+        with transaction.cursor(db=self._databases["leaf"]) as cursor:
+            leaves = dict(_from(cursor, b""))
+        for at in range(tip, height, -1):
+            raw = transaction.get(_height_key(at), db=self._databases["undo"])
+            if raw is None:
                 return None
-            undo, key = decode_own(_Undo, bytes(raw)), _height_key(tip.height)
-            if undo.height_key != key:
-                return None
-            with transaction.cursor(db=self._databases["leaf"]) as cursor:
-                leaves = dict(_from(cursor, b""))
-            for leaf_key, value in undo.former:
+            for leaf_key, value in decode_own(_Undo, bytes(raw)).former:
                 if value is None:
                     leaves.pop(leaf_key, None)
                 else:
                     leaves[leaf_key] = value
+        return sorted(leaves.items())
+
+    def before_tip(self) -> Before | None:
+        """The newest final block and every leaf before it, of one moment; None before the first block."""
+
+        def scan(transaction: Any) -> Before | None:
+            tip = self._tip_of(transaction)
+            if tip is None or tip.height == 0:
+                return None
+            leaves = self._leaves_back(transaction, tip.height, tip.height - 1)
+            key = _height_key(tip.height)
             block, proof = (
                 bytes(transaction.get(key, db=self._databases[one])) for one in ("block", "proof")
             )
-            return Before(tip.height, block, proof, sorted(leaves.items()))
+            return None if leaves is None else Before(tip.height, block, proof, leaves)
 
         return self._read(scan)
+
+    def height_of_view(self, epoch: int, view: int) -> int | None:
+        """The height of the final block that was proposed in this view."""
+        return _optional_height(self._get("place", _place_key(epoch, view)))
+
+    def place_at(self, height: int) -> Place | None:
+        """Epoch, view and time of a final block."""
+        raw = self._get("stamp", _height_key(height))
+        if raw is None:
+            return None
+        stamp = decode_own(_Stamp, raw)
+        return Place(stamp.epoch, stamp.view, stamp.time_ns)
+
+    def heights_of_account(self, account: bytes, below: int | None = None, count: int = 100) -> list[int]:
+        """Newest first: heights (under `below`) of the blocks that changed an account, owner and sub-account."""
+        ensure(len(account) == ACCOUNT_BYTES, "an account is an owner and a sub-account")
+        end = account + (b"\xff" * 8 if below is None else _height_key(below))
+
+        def scan(transaction: Any) -> list[int]:
+            heights: list[int] = []
+            with transaction.cursor(db=self._databases["account"]) as cursor:
+                found = cursor.prev() if cursor.set_range(end) else cursor.last()
+                while found and len(heights) < count and bytes(cursor.key()).startswith(account):
+                    heights.append(_height_of(cursor.key()[ACCOUNT_BYTES:]))
+                    found = cursor.prev()
+            return heights
+
+        return self._read(scan)
+
+    def use(self) -> StoreUse:
+        """What the store takes on disk."""
+        info, page = self._environment.info(), self._environment.stat()["psize"]
+
+        def count(transaction: Any) -> dict[str, int]:
+            sizes = {}
+            for name, database in self._databases.items():
+                stat = transaction.stat(db=database)
+                pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+                sizes[name] = pages * page
+            return sizes
+
+        return StoreUse((info["last_pgno"] + 1) * page, self._read(count))
 
     def view(self, name: str) -> bytes | None:
         """The blob that the node wrote last under this name."""
@@ -325,6 +466,14 @@ def _from(cursor: Any, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
     while found and bytes(cursor.key()).startswith(prefix):
         yield bytes(cursor.key()), bytes(cursor.value())
         found = cursor.next()
+
+
+def _cut(raw: bytes, length: int) -> Iterator[bytes]:
+    return (raw[start : start + length] for start in range(0, len(raw), length))
+
+
+def _place_key(epoch: int, view: int) -> bytes:
+    return epoch.to_bytes(4, "big") + view.to_bytes(8, "big")
 
 
 def _height_key(height: int) -> bytes:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -191,17 +192,17 @@ def a_block(
 class Nodes:
     """Homes on disk, and the nodes that run in this process."""
 
-    def __init__(self, home: Path, count: int = 4) -> None:
+    def __init__(self, home: Path, count: int = 4, settings: Mapping[str, Any] | None = None) -> None:
         self.genesis = a_genesis(count)
         self.chain_id = chain_id_of(self.genesis)
         self.hub = Hub(count)
         self.homes = [home / f"n{index}" for index in range(count)]
         self.running: dict[int, tuple[wiring.Wiring, trio.CancelScope, trio.Event]] = {}
         clock = {"start_market_ns": TIME_NS, "start_monotonic_ns": time.monotonic_ns(), "speed": 1}
-        settings = [{"gateway": {"enabled": False}, "market_clock": clock} for _ in self.homes]
+        own = {"gateway": {"enabled": False}, "market_clock": clock, **(settings or {})}
         addresses = [("127.0.0.1", 1_000 + index) for index in range(count)]
         keys = [keys_of(index) for index in range(count)]
-        create_homes(self.homes, keys, self.genesis, addresses, password=None, settings=settings)
+        create_homes(self.homes, keys, self.genesis, addresses, password=None, settings=[own] * count)
 
     def config(self, index: int) -> NodeConfig:
         """The node's configuration, as on disk."""
@@ -265,10 +266,10 @@ class Nodes:
 
 @asynccontextmanager
 async def running_nodes(
-    home: Path, monkeypatch: object, count: int = 4
+    home: Path, monkeypatch: object, count: int = 4, settings: Mapping[str, Any] | None = None
 ) -> AsyncIterator[tuple[Nodes, trio.Nursery]]:
     """All nodes up, joined by the memory network."""
-    nodes = Nodes(home, count)
+    nodes = Nodes(home, count, settings)
     monkeypatch.setattr(wiring, "Libp2pNetwork", nodes.hub.join)  # type: ignore[attr-defined]
     async with trio.open_nursery() as nursery:
         for index in range(count):

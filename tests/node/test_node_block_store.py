@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from node.storage import block_store
-from node.storage.block_store import BlockStore, FinalBlock, Tip
+from node.storage.block_store import BlockStore, FinalBlock, Place, Tip
+from node.storage.retention import Retention
 from primitives.errors import InvariantViolation, OperatorError
 
 WRITER = """
@@ -123,7 +124,7 @@ def test_a_map_at_its_limit_stops_the_node_with_advice(
 
 
 def test_retention_forgets_old_blocks_with_all_their_indices(tmp_path: Path) -> None:
-    store = BlockStore.open(tmp_path, retention_blocks=3)
+    store = BlockStore.open(tmp_path, retention=Retention(blocks=3))
     for height in range(1, 10):
         store.commit(a_block(height, leaves=[(b"k%d" % height, b"v")]))
     assert (store.first_height(), store.tip()) == (6, Tip(9, named(9)))
@@ -184,13 +185,48 @@ def test_the_state_before_the_newest_block_is_at_hand(tmp_path: Path) -> None:
     assert after.leaves == [(b"kept", b"7"), (b"new", b"8"), (b"other", b"3")]
 
 
-def test_a_store_whose_newest_block_has_no_undo_says_so_by_none(tmp_path: Path) -> None:
+def test_the_state_of_earlier_blocks_is_at_hand_as_far_as_undo_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(block_store, "UNDO_BLOCKS", 3)
     store = BlockStore.open(tmp_path / "store")
-    store.commit(a_block(0))
-    store.commit(a_block(1))
-    environment, views = store._environment, store._databases["view"]
-    with environment.begin(write=True) as transaction:
-        transaction.delete(b"undo", db=views)
-    assert store.before_tip() is None
-    store.commit(a_block(2))
-    assert store.before_tip() is not None
+    states = []
+    for height in range(7):
+        change = (b"old", b"%d" % height) if height % 2 else (b"old", None)
+        store.commit(a_block(height, leaves=(change, (b"new %d" % height, b"1"))))
+        states.append(store.leaves())
+    assert [store.leaves_at(height) for height in range(8)] == [None, None, None, *states[3:], None]
+
+
+def test_a_block_is_found_by_its_view_and_by_the_accounts_that_it_changed(tmp_path: Path) -> None:
+    alice, bob = (bytes([number]) * 21 for number in (1, 2))
+    store = BlockStore.open(tmp_path, retention=Retention(blocks=3))
+    for height in range(1, 8):
+        accounts = (alice, bob) if height % 2 else (bob,)
+        store.commit(a_block(height, epoch=1, view=height + 10, time_ns=height, accounts=accounts))
+    assert [store.height_of_view(1, view) for view in (13, 15, 16, 18)] == [None, 5, 6, None]
+    assert store.height_of_view(2, 15) is None
+    assert store.place_at(5) == Place(1, 15, 5)
+    assert store.heights_of_account(alice) == [7, 5]
+    assert store.heights_of_account(bob, count=2) == [7, 6]
+    assert store.heights_of_account(bob, below=6) == [5, 4]
+    assert store.heights_of_account(bytes(21)) == []
+    assert store.heights_of_account(b"\xff" * 21) == []
+
+
+def test_a_block_goes_only_when_nothing_asks_for_it(tmp_path: Path) -> None:
+    def first_height(name: str, retention: Retention, keep_from: int | None = None) -> int | None:
+        store = BlockStore.open(tmp_path / name, retention=retention)
+        store.keep_from = keep_from
+        for height in range(1, 21):
+            store.commit(a_block(height, time_ns=height * 10**9))
+        found = store.first_height()
+        store.close()
+        return found
+
+    assert first_height("all", Retention(needed_blocks=3)) == 1
+    assert first_height("height", Retention(blocks=5)) == 15
+    assert first_height("time", Retention(seconds=4)) == 16
+    assert first_height("both", Retention(blocks=5, seconds=8)) == 12
+    assert first_height("evidence", Retention(blocks=5, needed_blocks=9)) == 11
+    assert first_height("snapshot", Retention(blocks=5), keep_from=7) == 7
