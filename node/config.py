@@ -54,9 +54,22 @@ class GatewayConfig(_Section, frozen=True, kw_only=True):
     host: Text = "127.0.0.1"
     port: Port = 26_700
     token_file: str = ""
-    """File with the bearer token that every request must carry; empty asks for none."""
+    """File of bearer tokens (docs/spec/api.md); empty asks for none."""
+    public_read: bool = False
+    """Without a token whoever asks may read, but neither trade nor administrate."""
+    tls_certificate: str = ""
+    """PEM file with the certificate and its chain: the gateway then speaks TLS."""
+    tls_key: str = ""
     behind_tls_proxy: bool = False
-    """The operator's word that a proxy with TLS stands in front; required for any host but loopback."""
+    """The operator's word that a proxy with TLS stands in front; clients' addresses are what it forwards."""
+    address_units_per_second: Count = 100
+    """Quota of an address without a token; ten seconds' worth may come at once. 0: no limit."""
+    token_units_per_second: Count = 1_000
+    """Quota of a token whose entry names none."""
+    key_transactions_per_second: Count = 500
+    """Accepted transactions of one account key; ten seconds' worth may come at once. 0: no limit."""
+    limit_loopback: bool = False
+    """Hold clients on this machine to the quotas too."""
 
 
 class MarketClockConfig(_Section, frozen=True, kw_only=True):
@@ -164,6 +177,14 @@ class NodeConfig(_Section, frozen=True, kw_only=True):
         """The gateway's token file, or None."""
         return self.home_path / self.gateway.token_file if self.gateway.token_file else None
 
+    @property
+    def tls_paths(self) -> tuple[Path, Path] | None:
+        """Certificate and key of the gateway, or None."""
+        gateway = self.gateway
+        if not gateway.tls_certificate:
+            return None
+        return self.home_path / gateway.tls_certificate, self.home_path / gateway.tls_key
+
 
 def load_config(
     home: Path,
@@ -264,12 +285,19 @@ def _check_venues(config: NodeConfig, path: Path) -> None:
 
 def _check_gateway(config: NodeConfig, path: Path) -> None:
     gateway = config.gateway
+    if bool(gateway.tls_certificate) != bool(gateway.tls_key):
+        raise OperatorError(f"{path}: gateway: tls_certificate and tls_key come together")
     if not gateway.enabled or is_loopback(gateway.host):
         return
-    if not gateway.token_file or not gateway.behind_tls_proxy:
+    if not gateway.token_file and not gateway.public_read:
         raise OperatorError(
-            f"{path}: gateway.host: {gateway.host} is not loopback; set gateway.token_file and, once a proxy "
-            "with TLS stands in front, gateway.behind_tls_proxy = true"
+            f"{path}: gateway.host: {gateway.host} is not loopback; set gateway.token_file, or gateway.public_read = "
+            "true to let everybody read"
+        )
+    if not gateway.tls_certificate and not gateway.behind_tls_proxy:
+        raise OperatorError(
+            f"{path}: gateway.host: {gateway.host} is not loopback; set gateway.tls_certificate and tls_key or, once "
+            "a proxy with TLS stands in front, gateway.behind_tls_proxy = true"
         )
 
 

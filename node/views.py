@@ -1,4 +1,4 @@
-"""What the node writes beside a final block for its gateway: status, marks, margins. Pure."""
+"""What the node writes beside a final block for its gateway: status, marks, Greeks, margins. Pure."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from ledger.margin.health import Health
 from ledger.state import State
 from ledger.valuation import Valuation
 from node.rpc.views import (
+    GreeksRow,
+    GreeksView,
     MarginRow,
     MarginsView,
     MarkRow,
@@ -28,6 +30,7 @@ def views_of(state: State, block_hash: bytes, result: BlockResult) -> dict[str, 
     return {
         ViewName.STATUS.value: encode(status),
         ViewName.MARKS.value: encode(_marks(valuation, result)),
+        ViewName.GREEKS.value: encode(_greeks(valuation, result)),
         ViewName.MARGINS.value: encode(_margins(state, valuation, result)),
     }
 
@@ -51,6 +54,13 @@ def _marks(valuation: Valuation, result: BlockResult) -> MarksView:
         for item, mark, variance, delta in columns
     )
     return MarksView(result.height, result.time_ns, rows)
+
+
+def _greeks(valuation: Valuation, result: BlockResult) -> GreeksView:
+    risk = valuation.risk
+    columns = (risk.instrument_ids, risk.gamma_e12, risk.vega_uusd, risk.theta_uusd)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return GreeksView(result.height, tuple(GreeksRow(*row) for row in rows))
 
 
 def _vol_e6(variance_e15: int, remaining_ns: int) -> int:

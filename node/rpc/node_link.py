@@ -43,21 +43,22 @@ T = TypeVar("T")
 
 
 class NodeLink:
-    """One connection at a time. Calls raise ProtocolViolation with a GatewayReason; notices go to
-    `on_notice`."""
+    """One connection at a time. Calls raise ProtocolViolation with a GatewayReason."""
 
-    def __init__(
-        self, path: Path, on_notice: Callable[[Notice], None], on_connected: Callable[[], None]
-    ) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._on_notice = on_notice
-        self._on_connected = on_connected
+        self._on_notice: Callable[[Notice], None] = lambda _: None
+        self._on_connected: Callable[[], None] = lambda: None
         self._transport: asyncio.Transport | None = None
         self._calls: dict[int, asyncio.Future[AnswerBody]] = {}
         self._next_id = 1
         self._outbox: list[tuple[bytes, asyncio.Future[SubmitReply]]] = []
         self._waiting = 0
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def follow(self, on_notice: Callable[[Notice], None], on_connected: Callable[[], None]) -> None:
+        """Who is told every notice, and that the node is (again) there."""
+        self._on_notice, self._on_connected = on_notice, on_connected
 
     @property
     def is_connected(self) -> bool:

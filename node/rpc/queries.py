@@ -1,14 +1,14 @@
 """What clients may ask about the final state, answered from the block store. Reads LMDB, read only.
 
-Answers are plain dicts in client_form. Everything comes from leaves and views of the final tip; marks carry
-the height they belong to. Unknown things raise ProtocolViolation(NOT_FOUND), ill-formed names BAD_REQUEST.
+Everything comes from leaves and views of the final tip; marks carry the height they belong to. Unknown things raise
+ProtocolViolation(NOT_FOUND).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from consensus.messages import Block, QuorumCertificate, hash_of
 from ledger.accounts import Account
@@ -17,23 +17,44 @@ from ledger.instruments import Instrument, Kind, Underlying
 from ledger.listing import Listing
 from ledger.market import Slice
 from ledger.matching.book import Book
-from ledger.matching.orders import RestingOrder
-from ledger.state_keys import account_key, book_key, listing_key, oracle_key
+from ledger.matching.orders import AccountKey, RestingOrder
+from ledger.state_keys import account_key, book_key, oracle_key
 from ledger.transactions import transaction_id
 from node.genesis import GenesisDocument
-from node.rpc.client_form import client_form, event_form
+from node.rpc.answers import (
+    AccountAnswer,
+    BlockAnswer,
+    BookAnswer,
+    GreeksForm,
+    InstrumentForm,
+    InstrumentsAnswer,
+    LevelForm,
+    MarksAnswer,
+    OrderForm,
+    StakeAnswer,
+    SurfaceAnswer,
+    TipAnswer,
+    TransactionAnswer,
+    ValidatorsAnswer,
+    form_of,
+    margin_form,
+    mark_form,
+    position_form,
+    slice_form,
+)
+from node.rpc.parameters import read_number
 from node.rpc.reasons import GatewayReason
 from node.rpc.stake_queries import StakeQueries
-from node.rpc.views import MarginRow, MarginsView, MarkRow, MarksView, StatusView, ViewName
+from node.rpc.views import GreeksView, MarginRow, MarginsView, MarkRow, MarksView, StatusView, ViewName
 from node.storage.block_store import BlockStore
 from primitives.codec import U8, U63, Wire, decode_own
 from primitives.errors import ProtocolViolation
 
 BOOK_LEVELS_MAX = 50
 """Price levels per side in an answer."""
+LISTING_PREFIX = b"i"
 
 V = TypeVar("V", bound=Wire)
-Answer = dict[str, Any]
 
 _HEALTH = ("healthy", "reduce_only", "liquidation")
 
@@ -51,41 +72,49 @@ class Queries:
 
     def __init__(self, store: BlockStore, genesis: GenesisDocument) -> None:
         self._store = store
-        self._instruments = {item.id: item for item in genesis.ledger.instruments}
-        self._by_name = {item.name: item for item in genesis.ledger.instruments}
+        self.nonce_window = genesis.ledger.parameters.nonce_window
+        self._listings: dict[int, Listing] = {}
+        self._by_name: dict[str, Instrument] = {}
+        self._listed_height = -1
         self._underlyings = [item.underlying for item in genesis.ledger.underlyings]
         self._stake = StakeQueries(store, genesis.ledger.staking)
-        self._decoded: dict[str, tuple[bytes, Wire]] = {}
+        self._decoded: dict[str, tuple[int, Wire]] = {}
+        """Views by name, with the tip's height before they were read."""
+        self._greeks: tuple[MarksView | None, dict[int, GreeksForm]] = (None, {})
         self._margin_rows: tuple[MarginsView | None, dict[tuple[bytes, int], MarginRow]] = (None, {})
 
     # --- the chain ---
 
-    def tip(self) -> Answer:
+    def tip(self) -> TipAnswer:
         """Height, hash and state root of the newest final block."""
         status = self._view(ViewName.STATUS, StatusView)
         if status is not None:
-            form: Answer = client_form(status)
-            return form
+            return form_of(TipAnswer, status)
         tip = self._store.tip()
-        return {"height": tip.height if tip else 0, "block_hash": tip.block_hash.hex() if tip else ""}
+        return TipAnswer(height=tip.height if tip else 0, block_hash=tip.block_hash if tip else b"")
 
-    def block(self, which: str) -> Answer:
-        """One final block by height, or `latest`: header, transactions' ids, proof's signers, events."""
+    @property
+    def height(self) -> int:
+        """The newest final height, 0 before the first."""
         tip = self._store.tip()
-        height = tip.height if which == "latest" and tip is not None else read_number(which, "height")
+        return 0 if tip is None else tip.height
+
+    def block(self, which: str) -> BlockAnswer:
+        """One final block by height, or `latest`: header, transactions' ids, proof's signers, events."""
+        height = self.height if which == "latest" else read_number(which, "height")
         raw = self._store.block_at(height)
         if raw is None:
-            raise _not_found(f"there is no final block at height {height} here")
+            raise not_found(f"there is no final block at height {height} here")
         block = decode_own(Block, raw)
         proof = self._store.proof_at(height)
-        return {
-            "height": height,
-            "hash": hash_of(block.header).hex(),
-            "header": client_form(block.header),
-            "transaction_ids": [transaction_id(item).hex() for item in block.transactions[1:]],
-            "finalized_by": list(decode_own(QuorumCertificate, proof).signers) if proof else [],
-            "events": [event_form(event) for event in self.events(height)],
-        }
+        return BlockAnswer(
+            height=height,
+            hash=hash_of(block.header),
+            header=block.header,
+            transaction_ids=tuple(transaction_id(item) for item in block.transactions[1:]),
+            finalized_by=decode_own(QuorumCertificate, proof).signers if proof else (),
+            events=tuple(self.events(height)),
+        )
 
     def events(self, height: int) -> Sequence[Event]:
         """What happened in a final block."""
@@ -96,126 +125,166 @@ class Queries:
         """Height of the final block that holds a transaction."""
         return self._store.height_of_transaction(name)
 
-    def transaction(self, name: str) -> Answer:
+    def transaction(self, wanted: bytes) -> TransactionAnswer:
         """Where a transaction was decided, and its events."""
-        wanted = read_hexadecimal(name, 32, "transaction id")
         height = self.decided_at(wanted)
         if height is None:
-            raise _not_found("this transaction is in no final block here; it may be waiting")
-        own = [event for event in self.events(height) if getattr(event, "transaction_id", None) == wanted]
-        return {
-            "transaction_id": name,
-            "status": "final",
-            "height": height,
-            "events": [event_form(event) for event in own],
-        }
+            raise not_found("this transaction is in no final block here")
+        own = tuple(
+            event for event in self.events(height) if getattr(event, "transaction_id", None) == wanted
+        )
+        return TransactionAnswer(transaction_id=wanted, status="final", height=height, events=own)
 
     # --- accounts ---
 
-    def account(self, address: str, subaccount: str) -> Answer:
+    def account(self, key: AccountKey) -> AccountAnswer:
         """Cash, positions, open orders and margin of one sub-account."""
-        key = read_hexadecimal(address, 20, "address"), read_number(subaccount, "sub-account")
-        raw = self._store.leaf(account_key(key)) if key[1] <= 255 else None
+        raw = self._store.leaf(account_key(key))
         if raw is None:
-            raise _not_found("there is no such account")
+            raise not_found("there is no such account")
         account = decode_own(Account, raw)
-        margin = self._margins().get(key)
-        return {
-            "address": address,
-            "subaccount": account.subaccount,
-            "cash_uusd": str(account.cash_uusd),
-            "health": _HEALTH[account.health],
-            "nonce_floor": str(account.nonce_floor),
-            "positions": [
-                {"name": self._name(item.instrument), **client_form(item)} for item in account.positions
-            ],
-            "orders": [self._open_order(item.order_id, item.instrument) for item in account.orders],
-            "margin": None
-            if margin is None
-            else _without(client_form(margin), "owner", "subaccount", "health"),
-        }
+        margin = self.margin(key)
+        orders = (self._open_order(item.order_id, item.instrument) for item in account.orders)
+        return AccountAnswer(
+            address=account.owner,
+            subaccount=account.subaccount,
+            cash_uusd=account.cash_uusd,
+            health=_HEALTH[account.health],  # type: ignore[arg-type]
+            nonce_floor=account.nonce_floor,
+            next_nonce=account.next_nonce,
+            nonce_max=account.nonce_floor + 2 * self.nonce_window - 1,
+            positions=tuple(position_form(item, self._name(item.instrument)) for item in account.positions),
+            orders=tuple(order for order in orders if order is not None),
+            margin=None if margin is None else margin_form(margin),
+        )
+
+    def margin(self, key: AccountKey) -> MarginRow | None:
+        """An account's row of the newest margins, None when it has none."""
+        view = self._view(ViewName.MARGINS, MarginsView)
+        if view is not None and view is not self._margin_rows[0]:
+            self._margin_rows = view, {(row.owner, row.subaccount): row for row in view.rows}
+        return self._margin_rows[1].get(key)
+
+    def _open_order(self, order_id: int, instrument: int) -> OrderForm | None:
+        """None for an order that has gone since the account was read."""
+        order = self.resting(instrument).find(order_id)
+        name = self._name(instrument)
+        return None if order is None else form_of(OrderForm, order, instrument=instrument, name=name)
 
     # --- stake ---
 
-    def validators(self) -> Answer:
+    def validators(self) -> ValidatorsAnswer:
         """Every validator, and the sets of this epoch and the next."""
-        tip = self._store.tip()
-        return self._stake.validators(tip.height if tip else 0)
+        return self._stake.validators(self.height)
 
-    def stake(self, address: str, subaccount: str) -> Answer:
+    def stake(self, key: AccountKey) -> StakeAnswer:
         """What a sub-account has bonded, and what is on its way out."""
-        key = read_hexadecimal(address, 20, "address"), read_number(subaccount, "sub-account")
-        return self._stake.stake(key) if key[1] <= 255 else {"bonded": [], "unbonding": []}
-
-    def _open_order(self, order_id: int, instrument: int) -> Answer:
-        order = self._book(instrument).find(order_id)
-        details = {} if order is None else _without(client_form(order), "owner", "subaccount")
-        return {"order_id": str(order_id), "instrument": instrument, "name": self._name(instrument)} | details
+        return self._stake.stake(key)
 
     # --- the market ---
 
-    def instruments(self) -> list[Answer]:
+    def instruments(self) -> InstrumentsAnswer:
         """Every listed instrument, with its mark while it lives and its settlement price afterwards."""
+        self._follow_listings()
         marks = self._marks()
-        return [self._instrument_form(item, marks.get(item.id)) for item in self._instruments.values()]
+        return InstrumentsAnswer(
+            instruments=tuple(
+                self._instrument_form(self._listings[item], marks.get(item))
+                for item in sorted(self._listings)
+            )
+        )
 
-    def _instrument_form(self, item: Instrument, mark: MarkRow | None) -> Answer:
-        raw = self._store.leaf(listing_key(item.id))
-        listing = decode_own(Listing, raw) if raw is not None else None
-        is_settled = listing is not None and listing.is_settled
-        return {
-            "name": item.name,
-            **client_form(item),
-            "underlying": Underlying(item.underlying).name,
-            "kind": Kind(item.kind).name.lower(),
-            "is_settled": is_settled,
-            "settlement_price_uusd": str(listing.settlement_price_uusd) if listing and is_settled else None,
-            "mark": None if mark is None else _without(client_form(mark), "instrument"),
-        }
+    def _instrument_form(self, listing: Listing, mark: MarkRow | None) -> InstrumentForm:
+        item = listing.instrument
+        return form_of(
+            InstrumentForm,
+            item,
+            name=item.name,
+            underlying=Underlying(item.underlying).name,
+            kind=Kind(item.kind).name.lower(),
+            is_settled=listing.is_settled,
+            settlement_price_uusd=listing.settlement_price_uusd if listing.is_settled else None,
+            mark=None if mark is None else mark_form(mark),
+        )
 
-    def book(self, name: str) -> Answer:
-        """Price levels of one instrument, by name or id, best first."""
+    def marks(self) -> MarksAnswer:
+        """Marks and Greeks of everything live. NOT_FOUND before the first block."""
+        view, rows = self.greeks()
+        if view is None:
+            raise not_found("no final block has marks yet")
+        return MarksAnswer(height=view.height, time_ns=view.time_ns, marks=tuple(rows.values()))
+
+    def greeks(self) -> tuple[MarksView | None, dict[int, GreeksForm]]:
+        """The newest marks and what they are by instrument, ascending."""
+        view = self._view(ViewName.MARKS, MarksView)
+        if view is not None and view is not self._greeks[0]:
+            greeks = self._view(ViewName.GREEKS, GreeksView)
+            others = {row.instrument: row for row in greeks.rows} if greeks is not None else {}
+            forms = {
+                row.instrument: form_of(
+                    GreeksForm, row, others[row.instrument], name=self._name(row.instrument)
+                )
+                for row in view.rows
+                if row.instrument in others
+            }
+            self._greeks = view, forms
+        return self._greeks
+
+    def book(self, name: str, levels_max: int | None = BOOK_LEVELS_MAX) -> BookAnswer:
+        """Price levels of one instrument, by name or id, best first; None: all levels."""
         item = self.instrument(name)
-        book = self._book(item.id)
+        book = self.resting(item.id)
         mark = self._marks().get(item.id)
-        return {
-            "instrument": item.id,
-            "name": item.name,
-            "mark_uusd": None if mark is None else str(mark.mark_uusd),
-            "bids": _levels(book.bids),
-            "asks": _levels(book.asks),
-        }
+        return BookAnswer(
+            instrument=item.id,
+            name=item.name,
+            mark_uusd=None if mark is None else mark.mark_uusd,
+            bids=tuple(_levels(book.bids)[:levels_max]),
+            asks=tuple(_levels(book.asks)[:levels_max]),
+        )
 
-    def surface(self, name: str) -> Answer:
+    def surface(self, name: str) -> SurfaceAnswer:
         """One underlying's index and agreed volatility slices."""
         if name not in Underlying.__members__ or Underlying[name] not in self._underlyings:
-            raise _not_found("there is no such underlying")
+            raise not_found("there is no such underlying")
         raw = self._store.leaf(oracle_key(Underlying[name]))
         if raw is None:
-            raise _not_found("no final block has agreed on this underlying yet")
+            raise not_found("no final block has agreed on this underlying yet")
         leaf = decode_own(_OracleLeaf, raw)
-        return {
-            "underlying": name,
-            "index_uusd": str(leaf.index_uusd),
-            "index_ns": str(leaf.index_ns),
-            "slices": [
-                {**client_form(item), "agreed_index_uusd": str(index_uusd), "agreed_ns": str(agreed_ns)}
-                for item, index_uusd, agreed_ns, _ in leaf.slices
-            ],
-        }
+        slices = tuple(slice_form(item, index, agreed_ns) for item, index, agreed_ns, _ in leaf.slices)
+        return SurfaceAnswer(
+            underlying=name, index_uusd=leaf.index_uusd, index_ns=leaf.index_ns, slices=slices
+        )
 
     def instrument(self, name: str) -> Instrument:
         """By name (BTC-PERPETUAL) or number. Raises NOT_FOUND."""
-        item = self._by_name.get(name)
-        if item is None and name.isdecimal() and len(name) <= 10:
-            item = self._instruments.get(int(name))
+        item = self._find(name)
         if item is None:
-            raise _not_found("there is no such instrument")
+            self._follow_listings()
+            item = self._find(name)
+        if item is None:
+            raise not_found("there is no such instrument")
         return item
+
+    def _find(self, name: str) -> Instrument | None:
+        if name.isascii() and name.isdecimal() and len(name) <= 10:
+            listing = self._listings.get(int(name))
+            return None if listing is None else listing.instrument
+        return self._by_name.get(name)
+
+    def _follow_listings(self) -> None:
+        """Take over what was listed or settled since."""
+        height = self.height
+        if height != self._listed_height:
+            listed = [decode_own(Listing, raw) for _, raw in self._store.leaves(LISTING_PREFIX)]
+            self._listings = {item.instrument.id: item for item in listed}
+            self._by_name = {item.instrument.name: item.instrument for item in listed}
+            self._listed_height = height
 
     # --- leaves and views ---
 
-    def _book(self, instrument: int) -> Book:
+    def resting(self, instrument: int) -> Book:
+        """The book of an instrument."""
         raw = self._store.leaf(book_key(instrument))
         return Book((), ()) if raw is None else decode_own(Book, raw)
 
@@ -223,25 +292,22 @@ class Queries:
         view = self._view(ViewName.MARKS, MarksView)
         return {} if view is None else {row.instrument: row for row in view.rows}
 
-    def _margins(self) -> dict[tuple[bytes, int], MarginRow]:
-        view = self._view(ViewName.MARGINS, MarginsView)
-        if view is not None and view is not self._margin_rows[0]:
-            self._margin_rows = view, {(row.owner, row.subaccount): row for row in view.rows}
-        return self._margin_rows[1]
-
     def _view(self, name: ViewName, kind: type[V]) -> V | None:
-        raw = self._store.view(name)
-        if raw is None:
-            return None
+        height = self.height
         held = self._decoded.get(name)
-        if held is None or held[0] != raw:
-            held = self._decoded[name] = (raw, decode_own(kind, raw))
+        if held is None or held[0] != height:
+            raw = self._store.view(name)
+            if raw is None:
+                return None
+            held = self._decoded[name] = (height, decode_own(kind, raw))
         view = held[1]
         return view if isinstance(view, kind) else None
 
     def _name(self, instrument: int) -> str:
-        item = self._instruments.get(instrument)
-        return "" if item is None else item.name
+        if instrument not in self._listings:
+            self._follow_listings()
+        listing = self._listings.get(instrument)
+        return "" if listing is None else listing.instrument.name
 
 
 def decode_events(raw: bytes) -> tuple[Event, ...]:
@@ -250,38 +316,14 @@ def decode_events(raw: bytes) -> tuple[Event, ...]:
     return events
 
 
-def _levels(orders: Sequence[RestingOrder]) -> list[Answer]:
+def _levels(orders: Sequence[RestingOrder]) -> list[LevelForm]:
     grouped = groupby(orders, key=lambda order: order.price_uusd)
-    levels = [
-        {"price_uusd": str(price), "size_lots": sum(order.left_lots for order in same)}
+    return [
+        LevelForm(price_uusd=price, size_lots=sum(order.left_lots for order in same))
         for price, same in grouped
     ]
-    return levels[:BOOK_LEVELS_MAX]
 
 
-def _without(form: Answer, *names: str) -> Answer:
-    return {name: value for name, value in form.items() if name not in names}
-
-
-def read_number(text: str, what: str) -> int:
-    """A decimal number of a path or query. Raises BAD_REQUEST."""
-    if not text.isascii() or not text.isdecimal() or len(text) > 15:
-        raise ProtocolViolation(GatewayReason.BAD_REQUEST, f"the {what} must be a decimal number")
-    return int(text)
-
-
-def read_hexadecimal(text: str, length: int, what: str) -> bytes:
-    """So many bytes in lower-case hexadecimal. Raises BAD_REQUEST."""
-    try:
-        raw = bytes.fromhex(text)
-    except ValueError:
-        raw = b""
-    if len(raw) != length or raw.hex() != text:
-        raise ProtocolViolation(
-            GatewayReason.BAD_REQUEST, f"the {what} must be {2 * length} lower-case hexadecimal digits"
-        )
-    return raw
-
-
-def _not_found(sentence: str) -> ProtocolViolation:
+def not_found(sentence: str) -> ProtocolViolation:
+    """Nothing there."""
     return ProtocolViolation(GatewayReason.NOT_FOUND, sentence)

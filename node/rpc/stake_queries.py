@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ledger.matching.orders import AccountKey
 from ledger.staking.parameters import StakingParameters
 from ledger.staking.pools import value_of
@@ -23,11 +21,9 @@ from ledger.staking.state import (
     epoch_key,
     validator_key,
 )
-from node.rpc.client_form import client_form
+from node.rpc.answers import BondedForm, StakeAnswer, UnbondingForm, ValidatorForm, ValidatorsAnswer, form_of
 from node.storage.block_store import BlockStore
 from primitives.codec import decode_own
-
-Answer = dict[str, Any]
 
 
 class StakeQueries:
@@ -37,7 +33,7 @@ class StakeQueries:
         self._store = store
         self._staking = staking
 
-    def validators(self, height: int) -> Answer:
+    def validators(self, height: int) -> ValidatorsAnswer:
         """Every validator, and the sets of the epoch of the final tip and of the next one."""
         epoch = self._staking.epoch_of(height)
         sets = [self._set(epoch), self._set(epoch + 1)]
@@ -46,25 +42,21 @@ class StakeQueries:
         for number in range(self._registered()):
             member, activity = members.get(number), self._activity(number)
             answers.append(
-                {
-                    **client_form(self._validator(number)),
-                    "place": None if member is None else member.place,
-                    "weight": 0 if member is None else member.weight,
-                    "missed_blocks": counted(activity.missed, height, self._staking),
-                    "late_proposals": counted(activity.late, height, self._staking),
-                    "led_proposals": counted(activity.led, height, self._staking),
-                    "outside_reports": counted(activity.outside, height, self._staking),
-                    "leader_delay_ppm": activity.leader_delay_ppm,
-                }
+                form_of(
+                    ValidatorForm,
+                    self._validator(number),
+                    place=None if member is None else member.place,
+                    weight=0 if member is None else member.weight,
+                    missed_blocks=counted(activity.missed, height, self._staking),
+                    late_proposals=counted(activity.late, height, self._staking),
+                    led_proposals=counted(activity.led, height, self._staking),
+                    outside_reports=counted(activity.outside, height, self._staking),
+                    leader_delay_ppm=activity.leader_delay_ppm,
+                )
             )
-        return {
-            "epoch": epoch,
-            "validators": answers,
-            "set": client_form(sets[0]),
-            "next_set": client_form(sets[1]),
-        }
+        return ValidatorsAnswer(epoch=epoch, validators=tuple(answers), set=sets[0], next_set=sets[1])
 
-    def stake(self, account: AccountKey) -> Answer:
+    def stake(self, account: AccountKey) -> StakeAnswer:
         """What a sub-account has bonded, and what is on its way out."""
         bonded, leaving = [], []
         for number in range(self._registered()):
@@ -72,10 +64,10 @@ class StakeQueries:
             if raw is not None:
                 shares = decode_own(Delegation, raw).shares
                 worth = value_of(self._validator(number), shares)
-                bonded.append({"validator": number, "shares": str(shares), "value_uusd": str(worth)})
+                bonded.append(BondedForm(validator=number, shares=shares, value_uusd=worth))
             prefix = delegation_key(number, account).replace(b"kd", b"ku", 1)
             leaving += [decode_own(Unbonding, item) for _, item in self._store.leaves(prefix)]
-        return {"bonded": bonded, "unbonding": [_unbonding_form(item) for item in leaving]}
+        return StakeAnswer(bonded=tuple(bonded), unbonding=tuple(_unbonding_form(item) for item in leaving))
 
     def _registered(self) -> int:
         raw = self._store.leaf(KEY_STAKING_TOTALS)
@@ -95,10 +87,5 @@ class StakeQueries:
         return None if raw is None else decode_own(EpochSet, raw)
 
 
-def _unbonding_form(entry: Unbonding) -> Answer:
-    form: Answer = client_form(entry)
-    return {
-        "validator": entry.validator,
-        "target": None if entry.target == NO_TARGET else entry.target,
-        **{name: form[name] for name in ("amount_uusd", "started_epoch", "started_ns")},
-    }
+def _unbonding_form(entry: Unbonding) -> UnbondingForm:
+    return form_of(UnbondingForm, entry, target=None if entry.target == NO_TARGET else entry.target)

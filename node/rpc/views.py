@@ -16,6 +16,7 @@ class ViewName(StrEnum):
 
     STATUS = "status"
     MARKS = "marks"
+    GREEKS = "greeks"
     MARGINS = "margins"
 
 
@@ -43,6 +44,22 @@ class MarksView(Wire):
     height: U63
     time_ns: U63
     rows: tuple[MarkRow, ...]
+
+
+class GreeksRow(Wire):
+    """One contract's other Greeks: gamma 1e-12 per dollar, vega micro-USD per volatility point, theta per day."""
+
+    instrument: U32
+    gamma_e12: I64
+    vega_uusd: I64
+    theta_uusd: I64
+
+
+class GreeksView(Wire):
+    """Greeks of all instruments, ascending by id."""
+
+    height: U63
+    rows: tuple[GreeksRow, ...]
 
 
 class MarginRow(Wire):

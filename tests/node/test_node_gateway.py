@@ -54,6 +54,8 @@ TIME_NS = 1_770_000_000_000_000_000
 INDEX_UUSD = {Underlying.BTC: 100_000 * USD}
 OWNER = b"\5" * 20
 RAW = b"a transaction"
+"""In the first block; LATER is in none yet."""
+LATER = b"a later transaction"
 PERPETUAL = "BTC-PERPETUAL"
 
 
@@ -121,6 +123,13 @@ EVENTS = (
     TransactionApplied(transaction_id(RAW), OWNER, 0, 3),
     OrderAccepted(transaction_id(RAW), 0, 11, OWNER, 0, 0, 0, 99_000 * USD, 5, 2**60),
     Trade(0, 99_000 * USD, 5, 11, 12, OWNER, 0, b"\7" * 20, 1, 100, -50),
+)
+
+
+LATER_EVENTS = (
+    TransactionApplied(transaction_id(LATER), OWNER, 0, 4),
+    OrderAccepted(transaction_id(LATER), 0, 13, OWNER, 0, 0, 0, 99_000 * USD, 5, 2**60),
+    Trade(0, 99_000 * USD, 5, 13, 14, OWNER, 0, b"\7" * 20, 1, 100, -50),
 )
 
 
@@ -225,7 +234,7 @@ async def test_each_refusal_has_a_status_and_a_stable_reason(tmp_path: Path) -> 
             ("/v1/blocks/2", 404, "not_found"),
             ("/v1/blocks/-1", 400, "bad_request"),
             ("/v1/blocks/" + "9" * 400, 400, "bad_request"),
-            (f"/v1/accounts/{OWNER.hex()}/256", 404, "not_found"),
+            (f"/v1/accounts/{OWNER.hex()}/256", 400, "bad_request"),
             (f"/v1/accounts/{OWNER.hex().upper()[:-1]}G/0", 400, "bad_request"),
             ("/v1/accounts/00/0", 400, "bad_request"),
             ("/v1/books/DOGE-PERPETUAL", 404, "not_found"),
@@ -272,7 +281,7 @@ def asked(connection: ClientConnection, **request: Any) -> Any:
 
 
 async def test_a_streamed_order_is_accepted_then_notarized_then_final(tmp_path: Path) -> None:
-    encoded = base64.b64encode(RAW).decode()
+    encoded = base64.b64encode(LATER).decode()
 
     def work(connection: ClientConnection) -> list[Any]:
         channels = ["blocks", "trades", f"book:{PERPETUAL}", f"account:{OWNER.hex()}/0"]
@@ -286,8 +295,9 @@ async def test_a_streamed_order_is_accepted_then_notarized_then_final(tmp_path: 
     async with running(tmp_path / "h") as it:
 
         def publish() -> None:
-            it.node.publish(TransactionStatus("notarized", 1, (transaction_id(RAW),)))
-            it.node.publish(FinalBlockNotice(1, b"\1" * 32, b"\2" * 32, TIME_NS, TIME_NS, encode(EVENTS)))
+            it.node.publish(TransactionStatus("notarized", 2, (transaction_id(LATER),)))
+            events = encode(LATER_EVENTS)
+            it.node.publish(FinalBlockNotice(2, b"\1" * 32, b"\2" * 32, TIME_NS, TIME_NS, events))
 
         answers = await trio.to_thread.run_sync(listen, it.ws_url, work)
     assert [answer["type"] for answer in answers[:4]] == ["subscribed", "accepted", "notarized", "final"]
@@ -320,7 +330,7 @@ async def test_an_order_that_became_final_while_the_line_was_cut_is_acknowledged
 
 async def test_a_binary_client_gets_msgpack_and_hears_of_a_rejection(tmp_path: Path) -> None:
     def work(connection: ClientConnection) -> list[Any]:
-        connection.send(msgspec.msgpack.encode({"op": "submit", "id": 1, "transaction": RAW}))
+        connection.send(msgspec.msgpack.encode({"op": "submit", "id": 1, "transaction": LATER}))
         accepted = msgspec.msgpack.decode(connection.recv(5))
         trio.from_thread.run_sync(publish)
         return [accepted, msgspec.msgpack.decode(connection.recv(5))]
@@ -328,8 +338,8 @@ async def test_a_binary_client_gets_msgpack_and_hears_of_a_rejection(tmp_path: P
     async with running(tmp_path / "h") as it:
 
         def publish() -> None:
-            events = (TransactionRejected(transaction_id(RAW), "bad_nonce", "used before"),)
-            it.node.publish(FinalBlockNotice(1, b"\1" * 32, b"\2" * 32, TIME_NS, TIME_NS, encode(events)))
+            events = (TransactionRejected(transaction_id(LATER), "bad_nonce", "used before"),)
+            it.node.publish(FinalBlockNotice(2, b"\1" * 32, b"\2" * 32, TIME_NS, TIME_NS, encode(events)))
 
         accepted, rejected = await trio.to_thread.run_sync(listen, it.ws_url, work)
     assert (accepted["type"], rejected["type"], rejected["id"]) == ("accepted", "rejected", 1)
@@ -385,8 +395,8 @@ async def test_bad_clients_are_refused_and_the_gateway_lives(tmp_path: Path) -> 
             asked(connection, op="subscribe", channels=["account:zz/0"]),
             asked(connection, op="submit", id=1, transaction=base64.b64encode(b"bad").decode()),
         ]
-        connection.send(bytes(2_000_000))
         with pytest.raises(ConnectionClosed):
+            connection.send(bytes(2_000_000))
             connection.recv(5)
         return [answer["reason"] for answer in answers]
 
