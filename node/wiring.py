@@ -304,9 +304,11 @@ class Wiring:
         for index, entry in enumerate(self.genesis.validators):
             own = (config.listen.host, config.listen.port) if index == config.index else None
             address = own or addresses.get(index)
-            if address is None:
+            if address is None and config.index is not None:
                 raise OperatorError(f"node.toml names no address for validator {index} ({entry.name})")
-            peers.append(PeerConfig(ValidatorIndex(index), entry.peer_id, *address))
+            peers.append(PeerConfig(ValidatorIndex(index), entry.peer_id, *(address or ("", 0))))
+        if not any(peer.host for peer in peers):
+            raise OperatorError("node.toml names no address of any validator: there is nobody to follow")
         own_index = None if config.index is None else ValidatorIndex(config.index)
         return NetworkConfig(
             chain_id=self.chain_id,
