@@ -80,7 +80,7 @@ class PeerConfig:
     peer_id: str
     """`gossip.peer_id.peer_id_of(its libp2p public key)`."""
     host: str
-    """IPv4 or IPv6 address, or a DNS name."""
+    """IPv4 or IPv6 address, or a DNS name; empty: a follower does not dial it."""
     port: int
 
 

@@ -212,7 +212,7 @@ class Libp2pNetwork:
         """As a follower: keep a connection, over which gossipsub and requests run."""
         edge = self._running()
         backoff_seconds = BACKOFF_SECONDS_MIN
-        while True:
+        while peer.host:
             if edge.is_connected(peer.peer_id) or await self._try_connect(peer):
                 backoff_seconds = BACKOFF_SECONDS_MIN
                 await trio.sleep(BACKOFF_SECONDS_MAX / 4)

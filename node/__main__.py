@@ -97,6 +97,35 @@ def init(
 
 
 @app.command
+def init_follower(
+    *,
+    home: Path,
+    genesis: Path,
+    peers: Annotated[tuple[str, ...], Parameter(negative="")],
+    gateway_port: int = 26_700,
+) -> None:
+    """Write the home of a node that follows the chain and does not vote: ledger, gateway, no votes.
+
+    Its keystore only names it to its peers and is not encrypted: nothing is signed with it.
+
+    Example: quorate init-follower --home mirror --genesis genesis.json --peers 127.0.0.1:26600 127.0.0.1:26601
+
+    Parameters
+    ----------
+    home
+        New directory for the node.
+    genesis
+        The chain's genesis.json, from a source that you trust.
+    peers
+        HOST:PORT of validators, in the order of genesis; - for one that you do not know.
+    gateway_port
+        HTTP port for clients, on loopback.
+    """
+    commands = import_module("node.init_command")
+    print("\n".join(commands.initialise_follower(home, genesis, peers, gateway_port)))
+
+
+@app.command
 def start(
     *,
     home: Path,

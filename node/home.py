@@ -64,6 +64,27 @@ def create_homes(
         _create_home(home, own, genesis, node, peers, password=password)
 
 
+def create_follower_home(
+    home: Path,
+    keys: ValidatorKeys,
+    genesis: GenesisDocument,
+    addresses: Mapping[int, tuple[str, int]],
+    settings: Mapping[str, Any],
+) -> None:
+    """Write the home of a node that does not vote.
+
+    Args:
+        addresses: of the validators to follow, by index; at least one.
+        settings: of its node.toml, such as {"name": "mirror", "gateway": {"port": 26700}}.
+
+    Raises:
+        OperatorError: the home is in use, or cannot be written.
+    """
+    _check_empty(home)
+    peers = [PeerAddress(index=index, host=host, port=port) for index, (host, port) in addresses.items()]
+    _create_home(home, keys, genesis, {"insecure_keys": True, **settings}, peers, password=None)
+
+
 def _create_home(
     home: Path,
     keys: ValidatorKeys,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from node.genesis import chain_id_of
+from node.genesis import GenesisDocument, chain_id_of, load_genesis
 from node.genesis_defaults import (
     DEFAULT_INDEX_USD,
     default_instruments,
@@ -16,7 +16,7 @@ from node.genesis_defaults import (
     make_genesis,
     reporters_of,
 )
-from node.home import create_homes, entry_of
+from node.home import create_follower_home, create_homes, entry_of
 from node.keystore import ValidatorKeys, save_seeds
 from primitives.amounts import USD
 from primitives.errors import OperatorError
@@ -72,3 +72,35 @@ def initialise(
         f"{custodian_path}  signs deposits: keep it apart from the nodes",
         f"start each with: quorate start --home {homes[0]}",
     ]
+
+
+def initialise_follower(home: Path, genesis_path: Path, peers: Sequence[str], gateway_port: int) -> list[str]:
+    """Write the home of a node that does not vote; returns what to tell the operator.
+
+    Raises:
+        OperatorError: the home is in use, or an option does not fit another.
+    """
+    genesis = load_genesis(genesis_path)
+    settings = {"name": "follower", "gateway": {"port": gateway_port}}
+    addresses = _addresses(genesis, peers)
+    create_follower_home(home, ValidatorKeys.generate(), genesis, addresses, settings)
+    return [
+        f"chain {genesis.chain_name} {chain_id_of(genesis).hex()}",
+        f"{home}  follows {len(addresses)} of {len(genesis.validators)} validators",
+        f"start it with: quorate start --home {home}",
+    ]
+
+
+def _addresses(genesis: GenesisDocument, peers: Sequence[str]) -> dict[int, tuple[str, int]]:
+    if len(peers) > len(genesis.validators):
+        raise OperatorError(f"--peers names {len(peers)} addresses for {len(genesis.validators)} validators")
+    found: dict[int, tuple[str, int]] = {}
+    for index, text in enumerate(peers):
+        host, _, port = text.rpartition(":")
+        if text != "-":
+            if not host or not port.isdecimal() or not 1 <= int(port) <= PORT_MAX:
+                raise OperatorError(f"--peers: {text!r} is not HOST:PORT")
+            found[index] = (host.strip("[]"), int(port))
+    if not found:
+        raise OperatorError("--peers names no validator to follow")
+    return found

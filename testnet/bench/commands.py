@@ -14,6 +14,9 @@ from testnet.bench.execution import execution_figures
 from testnet.bench.margin import margin_figures
 from testnet.bench.pricing import pricing_figures
 from testnet.bench.simulation import simulation_figures
+from testnet.bench.sync import SyncPlan, sync_figures
+
+DEFAULT_SYNC = SyncPlan()
 
 app = App(name="bench", help="Measure this machine: what prices, margins, blocks and simulations cost.")
 
@@ -64,6 +67,35 @@ def sim(*, json_file: Annotated[Path | None, Parameter(name="--json")] = None) -
         Also write the figures there, as one flat object.
     """
     show(simulation_figures(), json_file)
+
+
+@app.command
+def sync(
+    *,
+    blocks: int = DEFAULT_SYNC.blocks,
+    validators: int = DEFAULT_SYNC.validators,
+    min_block_ms: int = DEFAULT_SYNC.min_block_ms,
+    home: Path | None = None,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+) -> None:
+    """How fast an empty node catches up with a running network: blocks a second, beside the network's own.
+
+    Makes a history first, with every validator's keys in one process; then everything is real processes.
+
+    Parameters
+    ----------
+    blocks
+        Length of the history that is fetched.
+    validators
+        Processes that go on with it.
+    min_block_ms
+        Least time between two of their blocks.
+    home
+        Keep everything in this new directory (default: a temporary one).
+    json_file
+        Also write the figures there, as one flat object.
+    """
+    show(sync_figures(SyncPlan(blocks, validators, min_block_ms), home), json_file)
 
 
 def _tell(sentence: str) -> None:

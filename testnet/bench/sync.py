@@ -1,0 +1,179 @@
+"""How fast an empty node catches up with a running network, in blocks a second. Trio, processes, disk.
+
+Validators go on from a long history (history.py) under a live market; then a follower with an empty store starts.
+Everything is real: processes, sockets, certificates, execution, disk. All of it shares this machine's cores, so
+what the network loses meanwhile is shown beside.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from node.config import load_config
+from node.home import create_follower_home
+from node.keystore import ValidatorKeys
+from node.rpc.client_trio import CallRefused, open_node_client
+from node.rpc.protocol import StatusReply
+from primitives.errors import OperatorError
+from testnet.bench.history import History
+from testnet.plan import Plan
+from testnet.processes import Process, free_ports
+from testnet.setup import Layout, create, secret
+
+START_SECONDS_MAX = 90.0
+"""Until the validators agree on new blocks."""
+SYNC_SECONDS_MAX = 1_200.0
+"""Until the follower is there; then the figures tell how far it came."""
+BEFORE_SECONDS = 8.0
+"""How long the network is watched alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncPlan:
+    """What is measured."""
+
+    blocks: int = 10_000
+    validators: int = 3
+    min_block_ms: int = 100
+    seed: int = 1
+
+
+def sync_figures(plan: SyncPlan, home: Path | None = None) -> dict[str, float]:
+    """Flat keys for `quorate bench sync`. Raises OperatorError when the network does not start."""
+    directory = Path(tempfile.mkdtemp(prefix="quorate-")) if home is None else home.absolute()
+    try:
+        return trio.run(_measure, plan, directory)
+    finally:
+        if home is None:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+async def _measure(plan: SyncPlan, directory: Path) -> dict[str, float]:
+    layout = create(_testnet_plan(plan), directory)
+    grow_seconds = await _grow(plan, layout)
+    follower_home = directory / "follower"
+    _create_follower(layout, follower_home)
+    market = Process("market", ["-m", "testnet.market", str(layout.market_config)], directory / "market.log")
+    nodes = [_node(f"node{index}", path) for index, path in enumerate(layout.node_homes)]
+    follower = _node("follower", follower_home)
+    try:
+        market.start()
+        for node in nodes:
+            node.start()
+        await _wait_height(layout.sockets[0], plan.blocks + 10, nodes)
+        figures = await _compare(layout.sockets[0], follower, follower_home)
+        return {"sync.history_blocks_per_s": round(plan.blocks / grow_seconds, 1), **figures}
+    finally:
+        with trio.CancelScope(shield=True):
+            processes = [follower, *nodes, market]
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                await process.wait_ended()
+
+
+def _node(name: str, home: Path) -> Process:
+    return Process(name, ["-m", "node", "start", "--home", str(home)], home / "output.log")
+
+
+def _testnet_plan(plan: SyncPlan) -> Plan:
+    return Plan(validators=plan.validators, min_block_ms=plan.min_block_ms, seed=plan.seed, speed=1)
+
+
+async def _grow(plan: SyncPlan, layout: Layout) -> float:
+    """The same history in every validator's home; how many seconds it took to make."""
+    began = trio.current_time()
+    keys = [
+        ValidatorKeys(*(secret(plan.seed, "validator", index, use) for use in ("vote", "oracle", "network")))
+        for index in range(plan.validators)
+    ]
+    prices = {one.underlying: one.index_uusd for one in layout.genesis.ledger.underlyings}
+    first, *others = (home / "data" for home in layout.node_homes)
+    history = History(layout.genesis, keys, first, prices)
+    await history.grow(plan.blocks)
+    history.store.close()
+    for other in others:
+        await trio.to_thread.run_sync(shutil.copytree, first, other)
+    return trio.current_time() - began
+
+
+def _create_follower(layout: Layout, home: Path) -> None:
+    market = layout.market
+    addresses = {}
+    for index, path in enumerate(layout.node_homes):
+        listen = load_config(path).listen
+        addresses[index] = (listen.host, listen.port)
+    settings = {
+        "name": "follower",
+        "log_file": "node.log",
+        "gateway": {"port": free_ports(1)[0]},
+        "market_clock": {
+            "start_market_ns": market.start_market_ns,
+            "start_monotonic_ns": market.start_monotonic_ns,
+            "speed": int(market.speed),
+        },
+    }
+    create_follower_home(home, ValidatorKeys.generate(), layout.genesis, addresses, settings)
+
+
+async def _compare(network: Path, follower: Process, home: Path) -> dict[str, float]:
+    """The network alone, then with the follower, until that is where the network was when it started."""
+    before = await _status(network)
+    await trio.sleep(BEFORE_SECONDS)
+    target = await _status(network)
+    began = trio.current_time()
+    follower.start()
+    first: tuple[float, int] | None = None
+    height, own = 0, home / "data" / "node.sock"
+    with trio.move_on_after(SYNC_SECONDS_MAX):
+        while height < target.final_height:
+            await trio.sleep(0.1)
+            follower.sample()
+            with suppress(OSError, CallRefused, trio.BrokenResourceError):
+                height = (await _status(own)).final_height
+                if first is None:
+                    first = trio.current_time(), height
+    ended = trio.current_time()
+    after = await _status(network)
+    started, started_height = first if first is not None else (began, 0)
+    while height + 3 < after.final_height and trio.current_time() < ended + SYNC_SECONDS_MAX / 10:
+        await trio.sleep(0.2)
+        height, after = (await _status(own)).final_height, await _status(network)
+    return {
+        "sync.target_height": target.final_height,
+        "sync.reached_height": height,
+        "sync.seconds_with_start": round(ended - began, 2),
+        "sync.seconds": round(ended - started, 2),
+        "sync.blocks_per_s": round((target.final_height - started_height) / (ended - started), 1),
+        "sync.network_blocks_per_s_before": _rate(before, target, BEFORE_SECONDS),
+        "sync.network_blocks_per_s_during": _rate(target, after, trio.current_time() - began),
+        "sync.network_finality_ms_p50": after.finality_us_p50 / 1_000,
+        "sync.follower_rss_mb": round(follower.rss_mb_max),
+    }
+
+
+def _rate(first: StatusReply, last: StatusReply, seconds: float) -> float:
+    return round((last.final_height - first.final_height) / seconds, 1)
+
+
+async def _status(socket: Path) -> StatusReply:
+    async with open_node_client(socket) as client:
+        return await client.status()
+
+
+async def _wait_height(socket: Path, height: int, nodes: Sequence[Process]) -> None:
+    with trio.move_on_after(START_SECONDS_MAX):
+        while all(node.pid is not None for node in nodes):
+            await trio.sleep(0.2)
+            with suppress(OSError, CallRefused, trio.BrokenResourceError):
+                if (await _status(socket)).final_height >= height:
+                    return
+    words = "\n".join(f"--- {node.name}\n{node.log_tail()}" for node in nodes)
+    raise OperatorError(f"the validators did not go on from their history:\n{words}")
