@@ -134,20 +134,20 @@ class Access:
         address = self._address(scope, headers)
         return Caller(self, f"address {address}", self._public, self._rate_of(address))
 
-    def check_key(self, caller: Caller, public_key: bytes) -> None:
+    def check_key(self, caller: Caller, signer: bytes) -> None:
         """Whether an account key may have one more transaction accepted. Raises ProtocolViolation(QUOTA_EXCEEDED)."""
-        allowance = self._take_key(public_key, 0)
+        allowance = self._take_key(signer, 0)
         if not allowance.remaining and allowance.limit:
             caller.allowance = allowance._replace(wait_seconds=1)
             raise exceeded(caller.allowance)
 
-    def charge_key(self, public_key: bytes) -> None:
+    def charge_key(self, signer: bytes) -> None:
         """One transaction was accepted, so the signature is good: nobody uses up another's quota."""
-        self._take_key(public_key, 1)
+        self._take_key(signer, 1)
 
-    def _take_key(self, public_key: bytes, units: int) -> Allowance:
+    def _take_key(self, signer: bytes, units: int) -> Allowance:
         rate = self._config.key_transactions_per_second
-        return self._keys.take(public_key.hex(), units, rate, time.monotonic())
+        return self._keys.take(signer.hex(), units, rate, time.monotonic())
 
     def _address(self, scope: Scope, headers: dict[bytes, bytes]) -> str:
         peer = scope.get("client")

@@ -53,13 +53,13 @@ class OrderEntry:
             raise ProtocolViolation(
                 GatewayReason.BODY_TOO_LARGE, f"a transaction has at most {RAW_BYTES_MAX} bytes"
             )
-        public_key = _key_of(raw)
-        if public_key is not None and caller is not None:
-            self._access.check_key(caller, public_key)
+        signer = _signer_of(raw)
+        if signer is not None and caller is not None:
+            self._access.check_key(caller, signer)
         reply = await self._link.submit(raw)
         if reply.accepted:
-            if public_key is not None:
-                self._access.charge_key(public_key)
+            if signer is not None:
+                self._access.charge_key(signer)
             self._note(reply.transaction_id, "accepted", None)
         return reply
 
@@ -87,7 +87,7 @@ def decode_order(body: bytes) -> bytes:
         raise ProtocolViolation(GatewayReason.BAD_REQUEST, 'expected {"transaction": "<base64>"}') from None
 
 
-def _key_of(raw: bytes) -> bytes | None:
+def _signer_of(raw: bytes) -> bytes | None:
     """Whose signature a transaction claims to carry; None when it does not decode, which the node will say."""
     try:
         return read_transaction(raw).signer
