@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from ledger.pricing.kernel import Ints
+if TYPE_CHECKING:
+    # Clients read a health without the kernel, which costs numpy to import.
+    from ledger.pricing.kernel import Ints
 
 
 class Health(IntEnum):
@@ -29,5 +30,5 @@ def health_of(im_excess_uusd: int, mm_excess_uusd: int) -> Health:
 
 def health_of_all(im_excess_uusd: Ints, mm_excess_uusd: Ints) -> Ints:
     """Health of all accounts as int64 codes, shape (A,)."""
-    codes: Ints = np.where(mm_excess_uusd < 0, 2, np.where(im_excess_uusd < 0, 1, 0)).astype(np.int64)
+    codes: Ints = 2 * (mm_excess_uusd < 0) + ((im_excess_uusd < 0) & (mm_excess_uusd >= 0))
     return codes
