@@ -31,7 +31,6 @@ from ledger.instruments import Underlying
 from ledger.market import Slice
 from ledger.state import State
 from ledger.transactions import (
-    NO_QUOTES,
     IndexReport,
     OracleReport,
     SignedReport,
@@ -145,9 +144,7 @@ class History:
         with_surfaces = height % SURFACES_EVERY_BLOCKS == 1
         surfaces = tuple(_surfaces(self.genesis.ledger, self._index_uusd, now_ns)) if with_surfaces else ()
         for reporter, keys in enumerate(self._keys):
-            report = OracleReport(
-                self._chain_id, reporter, now_ns + reporter, indices, surfaces, (), NO_QUOTES
-            )
+            report = OracleReport(self._chain_id, reporter, now_ns + reporter, indices, surfaces, ())
             payload = encode(report)
             yield SignedReport(payload, reporter, keys.oracle.sign(report_sign_bytes(payload)))
 
