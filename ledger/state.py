@@ -100,7 +100,8 @@ _KINDS: dict[int, type[Wire]] = {
 }
 
 
-def _kind_of(key: bytes) -> type[Wire]:
+def kind_of(key: bytes) -> type[Wire]:
+    """The type of the leaf under a key. Raises KeyError or IndexError when there is no such kind."""
     if key[0] == ord("k"):
         return STAKING_KINDS[key[1]]
     if key[0] == ord("x"):
@@ -226,7 +227,7 @@ class State:
         state = cls(chain_id, genesis)
         state.instruments.clear()
         for key, raw in leaves:
-            value = decode_own(_kind_of(key), raw)
+            value = decode_own(kind_of(key), raw)
             state.put(key, value)
             if isinstance(value, Account):
                 state.dirty_accounts.add(value.key)
