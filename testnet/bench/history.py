@@ -6,7 +6,7 @@ network would have stored after hours. Nodes go on from it as after a restart.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from consensus.effects import EpochOpened
@@ -65,8 +65,13 @@ class History:
         keys: Sequence[ValidatorKeys],
         data: Path,
         index_uusd: dict[Underlying, int],
+        absent: Collection[int] = (),
     ) -> None:
-        """`data`: a node's data directory, without a store; `keys` in genesis' order."""
+        """`data`: a node's data directory, without a store; `keys` in genesis' order.
+
+        `absent`: validators who signed nothing, and so may take part later without their journal's history.
+        """
+        self._absent = frozenset(absent)
         self.genesis = genesis
         self._keys = keys
         self._index_uusd = index_uusd
@@ -121,12 +126,16 @@ class History:
             await self._next_epoch()
 
     def _certificate(self, view: int, block: BlockHash) -> QuorumCertificate:
-        """All validators' notarizations: a proof of finality in two delays."""
-        number = self.epoch.number
-        message = sign_bytes(self._chain_id, VoteKind.NOTARIZE, number, view, block)
-        signers = tuple(i for i in range(len(self._keys)) if self.epoch.validators.is_member(i))
+        """Everybody's notarizations, a proof of finality in two delays; or a finalization by those who are there."""
+        number, members = self.epoch.number, self.epoch.validators
+        signers = tuple(
+            i for i in range(len(self._keys)) if members.is_member(i) and i not in self._absent
+        )
+        is_heavy = members.weight_of(signers) >= members.final_weight
+        kind = VoteKind.NOTARIZE if is_heavy else VoteKind.FINALIZE
+        message = sign_bytes(self._chain_id, kind, number, view, block)
         signatures = tuple(self._keys[i].consensus.sign(message) for i in signers)
-        return QuorumCertificate(VoteKind.NOTARIZE, number, view, block, signers, signatures)
+        return QuorumCertificate(kind, number, view, block, signers, signatures)
 
     async def _next_epoch(self) -> None:
         ensure(self._proof is not None, "the boundary is proved")

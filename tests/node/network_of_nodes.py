@@ -42,7 +42,7 @@ from node.genesis_defaults import (
     make_genesis,
     reporters_of,
 )
-from node.home import create_homes, entry_of
+from node.home import create_follower_home, create_homes, entry_of
 from node.keystore import ValidatorKeys
 from node.ledger_service import LedgerService
 from node.messages import ReportMessage, lane_of
@@ -190,7 +190,7 @@ def a_block(
 
 
 class Nodes:
-    """Homes on disk, and the nodes that run in this process."""
+    """Homes on disk, and the nodes that run in this process; the follower's number comes after the validators'."""
 
     def __init__(self, home: Path, count: int = 4, settings: Mapping[str, Any] | None = None) -> None:
         self.genesis = a_genesis(count)
@@ -203,6 +203,11 @@ class Nodes:
         addresses = [("127.0.0.1", 1_000 + index) for index in range(count)]
         keys = [keys_of(index) for index in range(count)]
         create_homes(self.homes, keys, self.genesis, addresses, password=None, settings=[own] * count)
+        self.homes.append(home / "follower")
+        validators = dict(enumerate(addresses))
+        create_follower_home(
+            self.homes[count], keys_of(count), self.genesis, validators, {"name": "follower", **own}
+        )
 
     def config(self, index: int) -> NodeConfig:
         """The node's configuration, as on disk."""
@@ -226,7 +231,8 @@ class Nodes:
                     self.running[index] = (node, scope, ended)
                     async with trio.open_nursery() as parts:
                         await parts.start(node.serve)
-                        parts.start_soon(self._report, node, index)
+                        if index < self.hub.count:
+                            parts.start_soon(self._report, node, index)
                         task_status.started()
             finally:
                 ended.set()
