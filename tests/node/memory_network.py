@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -56,6 +57,8 @@ class MemoryNetwork:
 
     def send(self, to: ValidatorIndex, lane: Lane, message: bytes) -> bool:
         """See `Network.send`."""
+        if self.index >= self.hub.count:
+            return False
         self.sent.append((lane, message))
         place = self.hub.places.get(to)
         if len(message) > MESSAGE_BYTES_MAX[lane] or place is None or self.hub.is_cut(self.index, to):
@@ -81,8 +84,13 @@ class MemoryNetwork:
         return await place.on_request(self.index, body)
 
     def publish(self, topic: Topic, message: bytes) -> bool:
-        """See `Network.publish`; kept, for nobody follows here."""
+        """See `Network.publish`; kept, and heard by every follower."""
         self.published.append((topic, message))
+        for place in self.hub.places.values():
+            if place.index >= self.hub.count and not self.hub.is_cut(self.index, place.index):
+                frame = Inbound(self.index, topic, (message,), time.monotonic_ns())
+                with suppress(trio.WouldBlock):
+                    place.inboxes[Lane.BULK].send_nowait(frame)
         return True
 
     def peers(self) -> Sequence[PeerStanding]:
@@ -101,7 +109,7 @@ class MemoryNetwork:
 
 
 class Hub:
-    """Joins `count` nodes; a test may cut one off."""
+    """Joins `count` validators and one follower, which has the number after theirs; a test may cut one off."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -115,5 +123,5 @@ class Hub:
 
     def join(self, config: NetworkConfig, on_request: OnRequest | None = None) -> MemoryNetwork:
         """Stands for Libp2pNetwork(config, on_request)."""
-        assert config.own_index is not None
-        return MemoryNetwork(self, config.own_index, on_request)
+        index = config.own_index
+        return MemoryNetwork(self, ValidatorIndex(self.count) if index is None else index, on_request)
