@@ -1,6 +1,6 @@
 """apply_block, the one entrance through which the ledger's state changes, and validate_block before it. Pure.
 
-Phases of a block (market.md section 4): oracle, funding, penalties, settlement, new series, marks and every
+Phases of a block (market.md section 4): oracle, breakers, funding, penalties, settlement, new series, marks and every
 account's margin, liquidation; cancels; cash; stake; orders; one uniform-price call per instrument; what the fund
 bears; fees and, once an epoch, rewards and a validator set. Transactions are processed by owner, sub-account,
 nonce and id, so their order inside the block has no effect.
@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ledger.admission import read_or_refuse, read_transaction
+from ledger.breakers.phases import update_breakers
 from ledger.calls import run_calls
 from ledger.events import Event
 from ledger.execution import execute_transactions, settle_packages
@@ -111,12 +112,15 @@ def apply_block(state: State, context: BlockContext, transactions: tuple[bytes, 
     before_ns, silent = state.clock.time_ns, 0 if reports else state.clock.blocks_without_oracle + 1
     state.put(KEY_CLOCK, Clock(context.height, context.time_ns, state.clock.next_order_id, silent))
     apply_reports(state, reports, context.time_ns)
+    events: list[Event] = []
+    phases = update_breakers(state, reports, events)
     if reports:
-        accrue_funding(state, context.time_ns)
-    workspace = Workspace(state, context.height, context.time_ns)
+        accrue_funding(state, context.time_ns, is_halted=phases.is_halted)
+    workspace = Workspace(state, context.height, context.time_ns, phases)
+    workspace.events += events
     apply_decided(workspace)
     begin_staking(workspace, reports, context.observations)
-    settle_expiries(workspace, has_update=bool(reports))
+    settle_expiries(workspace, has_update=bool(reports) and not phases.is_halted)
     run_schedule(workspace, before_ns)
     workspace.write_back()
     valuation = Valuation(state)

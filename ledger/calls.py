@@ -20,10 +20,18 @@ if TYPE_CHECKING:
 
 
 def run_calls(workspace: Workspace, valuation: Valuation) -> None:
-    """One uniform-price call for each instrument that got an order in this block, by instrument id."""
-    for instrument_id in sorted(workspace.incoming):
-        incoming = workspace.incoming.pop(instrument_id)
+    """One uniform-price call for each instrument that got an order in this block, by instrument id.
+
+    While its matching pauses its orders are collected; a call over all of them follows once it matches again.
+    """
+    phases = workspace.phases
+    crossed = {item for item in phases.resumed() if workspace.book(item).is_crossed}
+    for instrument_id in sorted(workspace.incoming.keys() | crossed):
+        incoming = workspace.incoming.pop(instrument_id, [])
         instrument = workspace.state.instruments[instrument_id]
+        if not phases.of(instrument).is_matching:
+            workspace.books[instrument_id] = workspace.book(instrument_id).with_orders(incoming)
+            continue
         mark_uusd = valuation.mark_uusd(instrument_id)
         ticks = ticks_of(workspace.state, instrument)
         result = run_call(workspace.book(instrument_id), incoming, mark_uusd, ticks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ledger.breakers.events import BreakerEvent
 from ledger.staking.events import StakingEvent
 from ledger.trading.events import TradingEvent
 from primitives.codec import I64, U8, U32, U63, Bytes20, Bytes32, Wire
@@ -138,7 +139,7 @@ class AuctionBid(Wire, tag=71):
 
 
 class AuctionEnded(Wire, tag=72):
-    """The account is above maintenance again, or holds nothing any more."""
+    """The account is above maintenance again, holds nothing any more, or a breaker pauses its liquidation."""
 
     owner: Bytes20
     subaccount: U8
@@ -234,5 +235,6 @@ Event = (
     | ParameterDecided
     | ParameterChanged
     | ParameterDropped
+    | BreakerEvent
     | StakingEvent
 )

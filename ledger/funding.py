@@ -36,10 +36,10 @@ def funding_uusd(state: State, instrument: Instrument) -> int:
     return whole - whole % instrument.lots_per_contract
 
 
-def accrue_funding(state: State, time_ns: int) -> None:
+def accrue_funding(state: State, time_ns: int, *, is_halted: bool = False) -> None:
     """Bring every perpetual up to a block's time; needs the block's indices, and books as they rested before.
 
-    Time beyond `gap_ns_max` since the last accrual costs nobody anything: nobody saw a price then.
+    Time beyond `gap_ns_max` since the last accrual costs nobody anything, nor does a halt: nobody saw a price then.
     """
     parameters = get_protection(state).funding
     for instrument_id in sorted(state.instruments):
@@ -48,9 +48,9 @@ def accrue_funding(state: State, time_ns: int) -> None:
             continue
         before: Funding | None = state.leaves.get(funding_key(instrument_id))
         index_uusd = state.oracle(instrument.underlying).index_uusd
-        premium_ppm = _premium_ppm(state, instrument_id, index_uusd, parameters)
-        cumulative_e6 = 0
-        if before is not None:
+        premium_ppm = 0 if is_halted else _premium_ppm(state, instrument_id, index_uusd, parameters)
+        cumulative_e6 = 0 if before is None else before.cumulative_e6
+        if before is not None and not is_halted:
             elapsed_ns = min(time_ns - before.time_ns, parameters.gap_ns_max)
             accrued_e6 = index_uusd * before.premium_ppm * elapsed_ns // parameters.period_ns
             most_e6 = funding_uusd_max(instrument) * E6
@@ -64,10 +64,10 @@ def funding_uusd_max(instrument: Instrument) -> int:
 
 
 def _premium_ppm(state: State, instrument: int, index_uusd: int, parameters: FundingParameters) -> int:
-    """Middle of the resting book over the index, rounded down and clamped; 0 without both sides."""
+    """Middle of the resting book over the index, rounded down and clamped; 0 unless both sides are there, uncrossed."""
     book = state.book(instrument)
     bid_uusd, ask_uusd = book.best_bid_uusd, book.best_ask_uusd
-    if bid_uusd is None or ask_uusd is None:
+    if bid_uusd is None or ask_uusd is None or bid_uusd >= ask_uusd:
         return 0
     premium_ppm = (bid_uusd + ask_uusd - 2 * index_uusd) * PPM // (2 * index_uusd)
     return clamp(premium_ppm, -parameters.premium_max_ppm, parameters.premium_max_ppm)

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import msgspec
 
+from ledger.breakers.parameters import BreakerParameters, breaker_rules
 from ledger.instruments import LOTS_PER_CONTRACT, Instrument, Kind, Underlying
 from ledger.margin.parameters import MarginParameters
 from ledger.margin.scenarios import LOT_VALUE_E8_MAX, VALUE_SCALE
@@ -98,6 +99,7 @@ class LedgerGenesis(Wire):
     trading: TradingParameters
     protection: ProtectionParameters
     protocol: ProtocolParameters
+    breakers: BreakerParameters
 
 
 def check_genesis(genesis: LedgerGenesis) -> None:
@@ -130,6 +132,7 @@ def _rules(genesis: LedgerGenesis) -> Iterator[tuple[bool, str]]:
     yield from staking_rules(genesis.staking)
     yield from trading_rules(genesis.trading)
     yield from protection_rules(genesis.protection)
+    yield from breaker_rules(genesis.breakers)
     yield genesis.protocol.version >= 1, "protocol versions count from 1"
     oracle_keys = tuple(item.oracle_key for item in genesis.staking.validators)
     yield (

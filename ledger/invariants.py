@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from ledger.breakers.phases import Phases
 from ledger.staking.state import get_totals
 from ledger.staking.sums import check_stake
 from primitives.errors import ensure
@@ -32,8 +33,9 @@ def check_conservation(state: State) -> None:
 def check_invariants(workspace: Workspace) -> None:
     """The invariants over what a block changed. Raises InvariantViolation."""
     check_conservation(workspace.state)
-    for instrument in sorted(workspace.books):
-        ensure(not workspace.books[instrument].is_crossed, "no book is crossed after its call")
+    for number in sorted(workspace.books):
+        is_matching = workspace.phases.of(workspace.state.instruments[number]).is_matching
+        ensure(not (is_matching and workspace.books[number].is_crossed), "no book is crossed after its call")
     ensure(not any(workspace.lots_change.values()), "positions of each instrument sum to zero")
 
 
@@ -50,6 +52,8 @@ def check_everything(state: State) -> None:
     ensure(cash_uusd == state.totals.cash_uusd, "the running sum of cash is the sum")
     ensure(cost_uusd == state.totals.cost_uusd, "the running sum of costs is the sum")
     ensure(not any(lots.values()), "positions of each instrument sum to zero")
-    for instrument in state.instruments:
-        ensure(not state.book(instrument).is_crossed, "no book is crossed")
+    phases = Phases(state)
+    for instrument in state.instruments.values():
+        is_crossed = phases.of(instrument).is_matching and state.book(instrument.id).is_crossed
+        ensure(not is_crossed, "no book that matches is crossed")
     check_stake(state)

@@ -21,7 +21,7 @@ from ledger.market import Slice, UnderlyingMarket
 from ledger.pricing.surface import clamp_slices, limit_slice_change
 from ledger.reasons import LedgerReason
 from ledger.state_keys import oracle_key, reporter_key
-from ledger.transactions import OracleReport, OracleUpdate, SignedReport
+from ledger.transactions import NO_QUOTES, OracleReport, OracleUpdate, SignedReport
 from primitives.amounts import PPM, SECONDS_PER_YEAR
 from primitives.codec import U8, U63, Wire, decode, encode
 from primitives.errors import ProtocolViolation
@@ -127,6 +127,11 @@ def decode_report(report: SignedReport, chain_id: bytes) -> OracleReport:
         raise ProtocolViolation(LedgerReason.ORACLE_CONTENT, "delays are not in order of height and place")
     if not _is_ascending([item.underlying for item in content.surfaces]):
         raise ProtocolViolation(LedgerReason.ORACLE_CONTENT, "surfaces are not in order of underlying")
+    quotes = content.quotes
+    if not len(quotes.instruments) == len(quotes.marks_cents) == len(quotes.half_spreads_cents):
+        raise ProtocolViolation(LedgerReason.ORACLE_CONTENT, "quotes are columns of different lengths")
+    if not _is_ascending(quotes.instruments):
+        raise ProtocolViolation(LedgerReason.ORACLE_CONTENT, "quotes are not in order of instrument")
     return content
 
 
@@ -317,7 +322,9 @@ def apply_reports(state: State, reports: Sequence[OracleReport], time_ns: int) -
     for report in reports:
         key = reporter_key(report.reporter)
         before: ReporterState | None = state.leaves.get(key)
-        surfaces = report if report.surfaces else (before.surfaces if before else None)
+        surfaces = before.surfaces if before else None
+        if report.surfaces:
+            surfaces = replace(report, quotes=NO_QUOTES) if report.quotes.instruments else report
         state.put(key, ReporterState(report.time_ns, surfaces))
     has_surfaces = any(report.surfaces for report in reports)
     for parameters in state.genesis.underlyings:

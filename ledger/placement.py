@@ -158,7 +158,8 @@ class OrderDesk:
                 self._refuse(transaction_id, item.place, _INSUFFICIENT)
 
     def check_withdrawal(self, account: OpenAccount, amount_uusd: int) -> None:
-        """Raises ProtocolViolation: ACCOUNT_IN_LIQUIDATION, INSUFFICIENT_MARGIN."""
+        """Raises ProtocolViolation: TRADING_HALTED, ACCOUNT_IN_LIQUIDATION, INSUFFICIENT_MARGIN."""
+        self._workspace.phases.check_money_out()
         if account.health == Health.LIQUIDATION:
             raise _IN_LIQUIDATION
         excess = self.excess_uusd(account, cash_uusd=account.cash_uusd - amount_uusd)
@@ -257,12 +258,8 @@ class OrderDesk:
                 LedgerReason.ACCOUNT_MUST_REDUCE,
                 "below the initial requirement only reduce-only orders are taken",
             )
-        is_gentle = action.post_only or action.reduce_only
-        if not is_gentle and self._valuation.confidence_ppm(instrument) <= POST_ONLY_CONFIDENCE_PPM:
-            raise ProtocolViolation(
-                LedgerReason.ONLY_POST_ONLY,
-                f"the price of {instrument.name} is too uncertain for taking orders",
-            )
+        is_uncertain = self._valuation.confidence_ppm(instrument) <= POST_ONLY_CONFIDENCE_PPM
+        self._workspace.phases.check_order(instrument, action, is_uncertain=is_uncertain)
 
     def _check_price(self, instrument: Instrument, action: PlaceOrder) -> None:
         mark_uusd, band_uusd = self._valuation.mark_uusd(instrument.id), self._valuation.band_uusd(instrument)

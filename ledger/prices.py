@@ -9,16 +9,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ledger.breakers.state import get_breakers, get_drift_table, get_phase
 from ledger.funding import funding_uusd
 from ledger.instruments import Instrument, Kind, Underlying
 from ledger.margin.portfolio import PortfolioTable, Position
 from ledger.margin.requirements import compute_margins
-from ledger.margin.scenarios import SETTLEMENT_BUCKETS, RiskArrays, SettlementWindow, build_risk_arrays
+from ledger.margin.scenarios import (
+    SETTLEMENT_BUCKETS,
+    VALUE_SCALE,
+    RiskArrays,
+    SettlementWindow,
+    build_risk_arrays,
+)
 from ledger.market import UnderlyingMarket
 from ledger.oracle import SILENT_BLOCKS_PER_EPOCH, current_market
 from ledger.settlement.expiry import buckets_total
 from ledger.settlement.state import get_exposure
-from primitives.amounts import PPM
+from primitives.amounts import PPM, ceil_div
 
 if TYPE_CHECKING:
     from ledger.state import State
@@ -80,14 +87,52 @@ def build_risk(state: State, markets: dict[Underlying, UnderlyingMarket]) -> Ris
     return replace(risk, basis_uusd=risk.mark_uusd - paid, im_factor_ppm=risk.im_factor_ppm + extra_ppm)
 
 
+def unit_margins_of(risk: RiskArrays, instruments: Iterable[int]) -> dict[tuple[int, int], int]:
+    """What one lot bought (0) or sold (1) at the mark requires initially, rounded up, by instrument, side."""
+    table: PortfolioTable[tuple[int, int]] = PortfolioTable()
+    for instrument in instruments:
+        for side, lots in enumerate((1, -1)):
+            table.replace((instrument, side), 0, [Position(instrument, lots)])
+    margins = compute_margins(risk, table)
+    required = (margins.mtm_uusd - margins.im_excess_uusd).tolist()
+    return dict(zip(table.accounts, required, strict=True))
+
+
+def with_surcharges(state: State, risk: RiskArrays, doubtful: Iterable[int]) -> RiskArrays:
+    """Each gross lot of an instrument whose mark is amber or red requires more: a part of its dearer side's own need.
+
+    Rounded up, per lot.
+    """
+    live = set(risk.instrument_ids.tolist())
+    marked = [item for item in doubtful if item in live]
+    margin_ppm = get_breakers(state).drift.margin_ppm
+    if not marked or not margin_ppm:
+        return risk
+    units = unit_margins_of(risk, marked)
+    more = [ceil_div(max(units[item, 0], units[item, 1], 0) * margin_ppm, PPM) for item in marked]
+    oracle_unit_e8 = risk.oracle_unit_e8.copy()
+    oracle_unit_e8[risk.rows_of(np.array(marked, dtype=np.int64))] += (
+        np.array(more, dtype=np.int64) * VALUE_SCALE
+    )
+    return replace(risk, oracle_unit_e8=oracle_unit_e8)
+
+
 class Prices:
     """Everything a block's phases ask about prices; from the state after the oracle and settlements."""
 
     def __init__(self, state: State) -> None:
         self.state = state
         self.markets = current_markets(state)
-        self.risk = build_risk(state, self.markets)
+        self._drifts = get_drift_table(state)
+        self.plain_risk = build_risk(state, self.markets)
+        """Before what doubtful marks add."""
+        self.risk = with_surcharges(state, self.plain_risk, self._drifts.doubtful)
+        self._widening_ppm = {
+            item.underlying: get_phase(state, item.underlying).widening_ppm
+            for item in state.genesis.underlyings
+        }
         self._row = {int(item): row for row, item in enumerate(self.risk.instrument_ids.tolist())}
+        self._band_spreads = get_breakers(state).band_spreads
         self._mark: list[int] = self.risk.mark_uusd.tolist()
         self._vega: list[int] = self.risk.vega_uusd.tolist()
         self._delta: list[int] = self.risk.delta_ppm.tolist()
@@ -125,13 +170,7 @@ class Prices:
     @cached_property
     def unit_margins(self) -> dict[tuple[int, int], int]:
         """What one lot bought (0) or sold (1) at the mark requires initially, rounded up, by instrument, side."""
-        table: PortfolioTable[tuple[int, int]] = PortfolioTable()
-        for instrument in self._row:
-            for side, lots in enumerate((1, -1)):
-                table.replace((instrument, side), 0, [Position(instrument, lots)])
-        margins = compute_margins(self.risk, table)
-        required = (margins.mtm_uusd - margins.im_excess_uusd).tolist()
-        return dict(zip(table.accounts, required, strict=True))
+        return unit_margins_of(self.risk, self._row)
 
     def index_uusd(self, underlying: int) -> int:
         """The index."""
@@ -145,13 +184,20 @@ class Prices:
         return self._confidence[instrument.underlying, instrument.expiry_ns]
 
     def band_uusd(self, instrument: Instrument) -> int:
-        """How far above (buys) or below (sells) the mark an order may be priced."""
+        """How far above (buys) or below (sells) the mark an order may be priced; wider while finality is slow."""
         row = self._row[instrument.id]
-        return max(
+        band_uusd = max(
             self._mark[row] * self.state.parameters.price_band_ppm // PPM,
             BAND_VOLATILITY_POINTS * self._vega[row],
             self.index_uusd(instrument.underlying) * BAND_INDEX_PPM_MIN // PPM,
+            self._band_spreads * self.half_spread_uusd(instrument.id),
         )
+        return band_uusd * self._widening_ppm[instrument.underlying] // PPM
+
+    def half_spread_uusd(self, instrument: int) -> int:
+        """h: half of what the venues' quotes are apart, as agreed; 0 before the first time."""
+        drift = self._drifts.drifts.get(instrument)
+        return 0 if drift is None else drift.half_spread_uusd
 
     def marks(self) -> tuple[tuple[int, int], ...]:
         """(instrument, mark) of everything live, by id."""

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 from ledger.accounts import Account, new_account
+from ledger.breakers.state import KEY_BREAKERS
+from ledger.breakers.state import LEAF_KINDS as BREAKER_KINDS
 from ledger.genesis import LedgerGenesis, LedgerParameters, UnderlyingParameters, check_genesis
 from ledger.instruments import Instrument
 from ledger.listing import Listing
@@ -106,6 +108,8 @@ def kind_of(key: bytes) -> type[Wire]:
         return STAKING_KINDS[key[1]]
     if key[0] == ord("x"):
         return SETTLEMENT_KINDS[key[1]]
+    if key[0] == ord("y"):
+        return BREAKER_KINDS[key[1]]
     return TRADING_KINDS[key[1]] if key[0] == ord("q") else _KINDS[key[0]]
 
 
@@ -200,6 +204,7 @@ class State:
         state.put(KEY_PROTECTION, genesis.protection)
         state.put(KEY_PARAMETERS, genesis.parameters)
         state.put(KEY_TRADING, genesis.trading)
+        state.put(KEY_BREAKERS, genesis.breakers)
         for item in genesis.underlyings:
             state.put(underlying_key(item.underlying), item)
             own = [entry for entry in genesis.instruments if entry.underlying == item.underlying]

@@ -28,6 +28,9 @@ SUBACCOUNT_MAX = 255
 DELAYS_MAX = 8
 """Proposals whose delay one report tells; older ones are left out. Delays are a sample: with many blocks between
 two reports some proposals are never told of, and 100 reports must still fit one update."""
+QUOTES_REPORTED_MAX = 256
+"""Instruments whose venue view one report may carry; policy may allow fewer."""
+UUSD_PER_CENT = 10_000
 QUOTES_MAX = 128
 """Instruments in one mass quote."""
 LEGS_MAX = 16
@@ -496,8 +499,27 @@ class SeenDelay(Wire):
     delay_ppm: U32
 
 
+Cents = Annotated[int, msgspec.Meta(ge=0, le=PRICE_UUSD_MAX // UUSD_PER_CENT)]
+"""Money in hundredths of a dollar: fine enough beside a tick, and short on the wire."""
+
+
+class QuotesReport(Wire):
+    """A validator's raw venue view: columns of one length, ascending by instrument; empty when none is asked for.
+
+    A mark is the middle of the venues' quotes at the report's time, a half-spread half of what lies between their
+    bid and ask.
+    """
+
+    instruments: Annotated[tuple[U32, ...], msgspec.Meta(max_length=QUOTES_REPORTED_MAX)]
+    marks_cents: Annotated[tuple[Cents, ...], msgspec.Meta(max_length=QUOTES_REPORTED_MAX)]
+    half_spreads_cents: Annotated[tuple[Cents, ...], msgspec.Meta(max_length=QUOTES_REPORTED_MAX)]
+
+
+NO_QUOTES = QuotesReport((), (), ())
+
+
 class OracleReport(Wire):
-    """What one validator sees: index per underlying always, surfaces once per oracle epoch, and its clock."""
+    """What one validator sees: index per underlying always, surfaces and quotes once per oracle epoch, its clock."""
 
     chain_id: Bytes32
     reporter: U16
@@ -506,6 +528,7 @@ class OracleReport(Wire):
     surfaces: Annotated[tuple[SurfaceReport, ...], msgspec.Meta(max_length=8)]
     delays: Annotated[tuple[SeenDelay, ...], msgspec.Meta(max_length=DELAYS_MAX)]
     """The newest proposals that it saw, in ascending order of height and place."""
+    quotes: QuotesReport
 
 
 class SignedReport(Wire):

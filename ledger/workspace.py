@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -26,6 +27,9 @@ from ledger.state_keys import KEY_SUPPLY, KEY_TOTALS
 from ledger.trading.events import OrderReduced
 from ledger.trading.state import OpenTrading, get_trading
 from primitives.errors import ensure
+
+if TYPE_CHECKING:
+    from ledger.breakers.phases import Phases
 
 
 class OpenAccount:
@@ -83,8 +87,9 @@ class OpenAccount:
 class Workspace:
     """What a block has changed so far. Nothing reaches the state's leaves before `write_back`."""
 
-    def __init__(self, state: State, height: int, time_ns: int) -> None:
+    def __init__(self, state: State, height: int, time_ns: int, phases: Phases) -> None:
         self.state = state
+        self.phases = phases
         self.height = height
         self.time_ns = time_ns
         self.events: list[Event] = []

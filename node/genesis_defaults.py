@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isqrt
 
 from consensus.messages import VERSION_FIRST
+from ledger.breakers.parameters import (
+    BreakerParameters,
+    DriftParameters,
+    GapRule,
+    LatencyParameters,
+    PriceMonitor,
+    UnderlyingMonitors,
+)
 from ledger.genesis import (
     GenesisAccount,
     LedgerGenesis,
@@ -15,6 +24,7 @@ from ledger.genesis import (
 from ledger.instruments import LOTS_PER_CONTRACT, Instrument, Kind, Underlying
 from ledger.margin.parameters import default_margin_parameters
 from ledger.margin.standard import DEFAULT_STANDARD_PARAMETERS
+from ledger.oracle import UPDATE_BYTES_MAX
 from ledger.settlement.parameters import (
     AuctionParameters,
     ExposureParameters,
@@ -25,8 +35,9 @@ from ledger.settlement.parameters import (
 )
 from ledger.staking.parameters import GenesisStake, StakingParameters
 from ledger.trading.parameters import TradingParameters
+from ledger.transactions import QUOTES_REPORTED_MAX
 from node.genesis import GENESIS_VERSION, ConsensusParameters, GenesisDocument, ValidatorEntry
-from primitives.amounts import NS, USD
+from primitives.amounts import NS, USD, clamp
 from primitives.signing import address_of
 
 DAY_NS = 86_400 * NS
@@ -75,6 +86,7 @@ def default_ledger_genesis(
         trading=default_trading(),
         protection=default_protection(),
         protocol=ProtocolParameters(VERSION_FIRST),
+        breakers=default_breakers(len(reporters), speed),
     )
 
 
@@ -201,6 +213,49 @@ def default_protection(
             vega_limit_ppm=20_000,
         ),
         governance_delay_ns=2 * DAY_NS,
+    )
+
+
+def default_breakers(reporters: int = 4, speed: int = 1) -> BreakerParameters:
+    """market.md section 7's numbers.
+
+    Gaps grow with `speed` as networks are to blame for them, and with its root how far an index moves while a block
+    becomes final. With many reporters each quotes less, so that all reports fit one update.
+    """
+    return BreakerParameters(
+        drift=DriftParameters(
+            quotes_max=clamp((UPDATE_BYTES_MAX // max(1, reporters) - 900) // 14, 8, QUOTES_REPORTED_MAX),
+            spread_epochs=12,
+            ticks_min=2,
+            green_spreads=2,
+            amber_spreads=5,
+            index_green_ppm=1_000,
+            index_amber_ppm=5_000,
+            option_red_ppm=5_000,
+            margin_ppm=250_000,
+            red_epochs=3,
+            green_epochs=5,
+            red_options_ppm=250_000,
+            auction_ns=60 * NS,
+        ),
+        monitors=tuple(UnderlyingMonitors(item, _monitors(item)) for item in Underlying),
+        latency=LatencyParameters(pause_spreads=5, floor_ppm=100 * isqrt(speed), samples=8),
+        gaps=tuple(
+            GapRule(gap_s * NS * speed, auction_s * NS)
+            for gap_s, auction_s in ((10, 60), (60, 300), (600, 3_600))
+        ),
+        fresh_epochs=2,
+        post_only_ns=60 * NS,
+        band_spreads=3,
+    )
+
+
+def _monitors(underlying: Underlying) -> tuple[PriceMonitor, ...]:
+    """BTC's within 1, 15 and 60 minutes; ETH may move half as far again."""
+    halves = 2 if underlying == Underlying.BTC else 3
+    return tuple(
+        PriceMonitor(window_s * NS, move_ppm * halves // 2, auction_s * NS)
+        for window_s, move_ppm, auction_s in ((60, 25_000, 60), (900, 70_000, 180), (3_600, 120_000, 600))
     )
 
 

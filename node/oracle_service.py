@@ -16,6 +16,7 @@ from gossip.network import Network
 from ledger.instruments import Instrument, Underlying
 from ledger.market import Slice
 from ledger.transactions import (
+    NO_QUOTES,
     IndexReport,
     OracleReport,
     SeenDelay,
@@ -156,7 +157,9 @@ class OracleService:
         indices = self._look(now_ns)
         if not indices:
             return
-        report = OracleReport(self._chain_id, self._reporter, now_ns, indices, self._surfaces, self._delays())
+        report = OracleReport(
+            self._chain_id, self._reporter, now_ns, indices, self._surfaces, self._delays(), NO_QUOTES
+        )
         payload = encode(report)
         signed = SignedReport(payload, self._reporter, self._key.sign(report_sign_bytes(payload)))
         self._pool.add(now_ns, signed)

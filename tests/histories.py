@@ -13,22 +13,36 @@ from hashlib import sha256
 from random import Random
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from ledger.apply import BlockContext, BlockResult
+from ledger.breakers.drift import quoted_instruments
+from ledger.breakers.parameters import (
+    BreakerParameters,
+    GapRule,
+    LatencyParameters,
+    PriceMonitor,
+    UnderlyingMonitors,
+)
+from ledger.breakers.state import get_restart
 from ledger.instruments import Instrument, Kind, Underlying
 from ledger.matching.orders import floor_to_tick
 from ledger.oracle import build_oracle_update, compute_block_time, decode_update
 from ledger.transactions import (
+    UUSD_PER_CENT,
     Action,
     CancelAll,
     CancelLabel,
     CancelOrder,
     Deposit,
     PlaceOrder,
+    QuotesReport,
     SignedReport,
     Transaction,
     TransferCash,
     Withdraw,
 )
+from node.genesis_defaults import default_breakers
 from primitives.amounts import NS, USD
 from primitives.codec import encode
 from tests.ledger.exchange import (
@@ -67,6 +81,23 @@ def instruments() -> list[Instrument]:
     return listed
 
 
+def nervous_breakers() -> BreakerParameters:
+    """Breakers that trip often and recover soon, so that a short history sees every phase."""
+    numbers = default_breakers()
+    monitors = (PriceMonitor(60 * NS, 40_000, 10 * NS), PriceMonitor(900 * NS, 200_000, 30 * NS))
+    return replace(
+        numbers,
+        drift=replace(
+            numbers.drift, quotes_max=20, spread_epochs=4, red_epochs=2, green_epochs=2, auction_ns=9 * NS
+        ),
+        monitors=(UnderlyingMonitors(Underlying.BTC, monitors),),
+        latency=LatencyParameters(pause_spreads=5, floor_ppm=50, samples=3),
+        gaps=(GapRule(33 * NS, 5 * NS),),
+        fresh_epochs=2,
+        post_only_ns=3 * NS,
+    )
+
+
 class Block(NamedTuple):
     """One block of a history: its input and what the ledger made of it."""
 
@@ -83,7 +114,13 @@ class History:
         cash_usd = dict(zip(NAMES, (10_000, 25_000, 80_000, 5_000, 40_000, 5_000_000), strict=True))
         # A small fund and sometimes a small vault: debts go all the way down the waterfall.
         vault_usd = self.random.choice((0, 30_000))
-        genesis = a_genesis(cash_usd, instruments(), vault_usd=vault_usd, insurance_fund_uusd=3_000 * USD)
+        genesis = a_genesis(
+            cash_usd,
+            instruments(),
+            vault_usd=vault_usd,
+            breakers=nervous_breakers(),
+            insurance_fund_uusd=3_000 * USD,
+        )
         self.exchange = Exchange().start(genesis)
         self.btc_usd = 100_000.0
 
@@ -208,8 +245,33 @@ class History:
             shown = exchange.expiries if random.random() < 0.8 else ()
             time_ns = exchange.now_ns + random.randrange(NS // 2)
             vol_ppm = exchange.vol_ppm + random.randint(-3_000, 3_000)
-            reports.append(a_report(number, time_ns, round(seen, 2), expiries=shown, vol_ppm=vol_ppm))
+            shown_quotes = self._quotes() if random.random() < 0.9 else None
+            reports.append(
+                a_report(
+                    number, time_ns, round(seen, 2), expiries=shown, vol_ppm=vol_ppm, quotes=shown_quotes
+                )
+            )
         return reports
+
+    def _quotes(self) -> QuotesReport:
+        """The chain's marks with errors, which for a third of the options go on for a while."""
+        state, random = self.exchange.state, self.random
+        marks = dict(state.marks.marks) if state.marks else {}
+        asked = quoted_instruments(state, get_restart(state).judged_epochs)
+        height = state.clock.height // 12
+        seen: list[int] = []
+        for number in asked:
+            error_ppm = random.gauss(0, 3_000)
+            if number % 3 == 2 and height % 3 == 1:
+                error_ppm += 700_000
+            elif number == 0 and height % 5 == 3:
+                error_ppm += 8_000
+            seen.append(max(1, round(marks[number] * (1 + error_ppm / 1_000_000) / UUSD_PER_CENT)))
+        spreads = tuple(
+            max(1, mark // (12_000 if number in PERPETUALS else 500) + random.randrange(100))
+            for number, mark in zip(asked, seen, strict=True)
+        )
+        return QuotesReport(tuple(asked), tuple(seen), spreads)
 
 
 def digest_of(seed: int, blocks: int, *, watch: Callable[[Block], None] | None = None) -> str:

@@ -95,7 +95,7 @@ class RiskArrays:
     """(I,), contingency per contingent lot."""
     im_unit_e8: Ints
     oracle_unit_e8: Ints
-    """(I,), oracle contingency per gross lot; 0 while the expiry's confidence is good."""
+    """(I,), oracle contingency per gross lot; 0 while the expiry's confidence and the instrument's mark are good."""
     group_positive_e15: Ints
     """(G,), factor 1e-15 on a positive expiry value."""
     group_negative_e15: Ints

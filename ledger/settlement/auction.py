@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 
+from ledger.breakers.reasons import BreakerReason
 from ledger.events import AuctionBid
 from ledger.margin.health import Health
 from ledger.matching.orders import AccountKey
@@ -86,12 +87,17 @@ class AuctionDesk:
         """Sell a part of the portfolio to the bidder.
 
         Raises:
-            ProtocolViolation: NO_AUCTION, BID_PRICE, INSUFFICIENT_MARGIN, ACCOUNT_MUST_REDUCE, limits of the
-            bidder's portfolio.
+            ProtocolViolation: LIQUIDATIONS_PAUSED, NO_AUCTION, BID_PRICE, INSUFFICIENT_MARGIN, ACCOUNT_MUST_REDUCE,
+            limits of the bidder's portfolio.
         """
         assert isinstance(action, BidAuction)
         workspace, key = self._workspace, (action.owner, action.subaccount)
         leaf, account = get_liquidation(workspace.state, key), workspace.account(key)
+        if account is not None and not workspace.phases.may_liquidate(account.positions):
+            raise ProtocolViolation(
+                BreakerReason.LIQUIDATIONS_PAUSED,
+                "nothing of it is sold while the marks it holds are in doubt",
+            )
         if leaf is None or account is None or not leaf.auction_ns or not account.positions:
             raise ProtocolViolation(LedgerReason.NO_AUCTION, "nothing of this account is for sale")
         if bidder.health != Health.HEALTHY or bidder.key == key:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from ledger.breakers.state import drift_key
 from ledger.events import ExpirySettled
 from ledger.instruments import Instrument, Kind
 from ledger.listing import Listing
@@ -170,4 +171,6 @@ def _settle(
     oracle = state.oracle(underlying)
     left = tuple(item for item in oracle.slices if item.slice.expiry_ns != expiry_ns)
     state.put(oracle_key(underlying), replace(oracle, slices=left))
+    if drift_key(underlying, expiry_ns) in state.leaves.values:
+        state.put(drift_key(underlying, expiry_ns), None)
     workspace.events.append(ExpirySettled(underlying, expiry_ns, price_uusd, count, paid_uusd))

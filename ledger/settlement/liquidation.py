@@ -15,9 +15,8 @@ from ledger.admission import ticks_of
 from ledger.events import LiquidationStep
 from ledger.instruments import Instrument, Kind
 from ledger.matching.orders import RestingOrder, ceil_to_tick, floor_to_tick
-from ledger.oracle import SILENT_BLOCKS_PER_EPOCH
 from ledger.reasons import CancelReason
-from ledger.settlement.waterfall import advance, end_recovered
+from ledger.settlement.waterfall import advance, end_recovered, postpone
 from ledger.transactions import Side, TimeInForce
 from primitives.amounts import PPM
 
@@ -27,12 +26,13 @@ if TYPE_CHECKING:
 
 
 def liquidate(workspace: Workspace, valuation: Valuation) -> None:
-    """One step for every account below maintenance; none while the oracle is silent."""
+    """One step for every account below maintenance; none while a breaker pauses what it holds."""
     end_recovered(workspace, valuation)
-    if workspace.state.clock.blocks_without_oracle >= SILENT_BLOCKS_PER_EPOCH:
-        return
     for key in valuation.accounts_in_liquidation():
         account = workspace.existing(key)
+        if not workspace.phases.may_liquidate(account.positions):
+            postpone(workspace, account)
+            continue
         cancel_all(workspace, account)
         advance(workspace, valuation, account)
         _Step(workspace, valuation, account).take()

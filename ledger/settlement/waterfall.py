@@ -29,6 +29,17 @@ def end_recovered(workspace: Workspace, valuation: Valuation) -> None:
             workspace.events.append(AuctionEnded(*key))
 
 
+def postpone(workspace: Workspace, account: OpenAccount) -> None:
+    """A breaker pauses the liquidation: its patience begins anew afterwards, and so does its auction."""
+    leaf = get_liquidation(workspace.state, account.key)
+    if leaf is None:
+        return
+    if leaf.auction_ns:
+        workspace.events.append(AuctionEnded(*account.key))
+    paused = replace(leaf, since_ns=workspace.time_ns, auction_ns=0, is_insolvent=False, reserved_uusd=0)
+    workspace.state.put(liquidation_key(account.key), paused)
+
+
 def advance(workspace: Workspace, valuation: Valuation, account: OpenAccount) -> None:
     """Move one account's liquidation on; afterwards it may hold nothing any more."""
     state, now_ns = workspace.state, workspace.time_ns

@@ -245,13 +245,14 @@ class PackageDesk:
         """Both sides at once or not at all.
 
         Raises:
-            ProtocolViolation: OWN_REQUEST, BAD_LEGS, NET_PRICE_OUTSIDE_BAND, INSUFFICIENT_MARGIN,
-                ACCOUNT_MUST_REDUCE, or COUNTERPARTY_REFUSED with the maker's reason.
+            ProtocolViolation: OWN_REQUEST, BAD_LEGS, TRADING_HALTED, MATCHING_PAUSED, NET_PRICE_OUTSIDE_BAND,
+                INSUFFICIENT_MARGIN, ACCOUNT_MUST_REDUCE, or COUNTERPARTY_REFUSED with the maker's reason.
         """
         if taker.key[0] == maker.key[0]:
             raise _own_request()
         sign = 1 if side == Side.BUY else -1
         parts = self._parts(legs, 1)
+        self._workspace.phases.check_package(part.instrument for part in parts)
         value_uusd = _value_of(parts)
         self._check_band(parts, price_uusd - value_uusd)
         fees = [self._fee(parts, is_taker=is_taker) for is_taker in (True, False)]

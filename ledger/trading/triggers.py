@@ -43,7 +43,7 @@ class TriggerDesk:
         self._desk = desk
 
     def fire(self) -> None:
-        """Send the orders of all triggers that are met, by account and id."""
+        """Send the orders of all triggers that are met, by account and id; they wait while matching pauses."""
         for key in sorted(self._workspace.state.watched.values):
             trading = self._workspace.find_trading(key)
             if trading is None or not trading.triggers:
@@ -53,9 +53,15 @@ class TriggerDesk:
                 trigger = trading.triggers[trigger_id]
                 if not self._prices.is_marked(trigger.order.instrument):
                     cancel_triggers(self._workspace, trading, [trigger_id], CancelReason.EXPIRED)
-                elif is_met(trigger.order, price := self._observe(trigger.order)):
+                elif self._may_fire(trigger.order) and is_met(
+                    trigger.order, price := self._observe(trigger.order)
+                ):
                     del trading.triggers[trigger_id]
                     self._send(account, trigger, price)
+
+    def _may_fire(self, order: PlaceTrigger) -> bool:
+        instrument = self._workspace.state.instruments[order.instrument]
+        return self._workspace.phases.of(instrument).is_matching
 
     def _observe(self, order: PlaceTrigger) -> int:
         return observed_uusd(self._prices, self._workspace, order)

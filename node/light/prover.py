@@ -19,6 +19,7 @@ from consensus.effects import EpochSet
 from consensus.messages import Block, EpochProof, Header, QuorumCertificate, VoteKind, hash_of
 from consensus.validator_set import ValidatorSet
 from ledger.accounts import Account
+from ledger.breakers.state import KEY_BREAKERS, drift_key, phase_key
 from ledger.genesis import LedgerGenesis
 from ledger.instruments import Instrument, Kind
 from ledger.listing import Listing
@@ -213,7 +214,14 @@ def margin_keys(genesis: LedgerGenesis, subject: bytes, find: Callable[[bytes], 
     held = [decode_own(Listing, raw).instrument for key in listings if (raw := find(key)) is not None]
     oracles = [oracle_key(item.underlying) for item in genesis.underlyings]
     trading = trading_key((subject[:20], subject[20]))
-    return [KEY_TRADING, trading, *oracles, *listings, *_window_keys(held)]
+    return [KEY_TRADING, trading, *oracles, *listings, *_window_keys(held), *_breaker_keys(genesis, held)]
+
+
+def _breaker_keys(genesis: LedgerGenesis, held: Iterable[Instrument]) -> list[bytes]:
+    """The breakers' numbers, phases, and the drifts of what is held: a doubtful mark requires more."""
+    phases = [phase_key(item.underlying) for item in genesis.underlyings]
+    drifts = sorted({drift_key(item.underlying, item.expiry_ns) for item in held})
+    return [KEY_BREAKERS, *phases, *drifts]
 
 
 def _window_keys(held: Iterable[Instrument]) -> list[bytes]:

@@ -25,6 +25,7 @@ from ledger.matching.orders import floor_to_tick
 from ledger.oracle import build_oracle_update, compute_block_time
 from ledger.state import State
 from ledger.transactions import (
+    NO_QUOTES,
     Action,
     CancelAll,
     IndexReport,
@@ -139,7 +140,7 @@ class Bench:
                 slices.append(Slice(expiry_ns, index_uusd, 1_000_000, theta, 0, theta // 2_000, 1_000_000))
             surfaces.append(SurfaceReport(int(underlying), tuple(slices)))
             indices.append(IndexReport(int(underlying), index_uusd))
-        payload = encode(OracleReport(CHAIN, 0, self._now_ns, tuple(indices), tuple(surfaces), ()))
+        payload = encode(OracleReport(CHAIN, 0, self._now_ns, tuple(indices), tuple(surfaces), (), NO_QUOTES))
         return SignedReport(payload, 0, self._reporter.sign(report_sign_bytes(payload)))
 
     def _update(self) -> bytes:

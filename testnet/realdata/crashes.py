@@ -36,6 +36,7 @@ from ledger.matching.orders import floor_to_tick
 from ledger.oracle import build_oracle_update, compute_block_time
 from ledger.state import State
 from ledger.transactions import (
+    NO_QUOTES,
     Action,
     CancelAll,
     IndexReport,
@@ -164,8 +165,11 @@ class _Crash:
         )
         parameters = replace(default_ledger_parameters(), insurance_fund_uusd=FUND_USD * USD)
         protection = replace(genesis.protection, vault_uusd=VAULT_USD * USD)
+        # Blocks are minutes apart, and what is measured is the waterfall: no breaker may spare it any work.
+        slow = replace(genesis.breakers.latency, pause_spreads=0)
+        breakers = replace(genesis.breakers, gaps=(), monitors=(), latency=slow)
         self._state = State.from_genesis(
-            replace(genesis, parameters=parameters, protection=protection), CHAIN
+            replace(genesis, parameters=parameters, protection=protection, breakers=breakers), CHAIN
         )
         self._nonces: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()
@@ -262,6 +266,7 @@ class _Crash:
             (IndexReport(Underlying.BTC, index_uusd),),
             (SurfaceReport(Underlying.BTC, tuple(slices)),),
             (),
+            NO_QUOTES,
         )
         payload = encode(report)
         return SignedReport(payload, 0, self._reporter.sign(report_sign_bytes(payload)))

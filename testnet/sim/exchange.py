@@ -18,6 +18,7 @@ from ledger.invariants import check_everything
 from ledger.oracle import build_oracle_update, compute_block_time
 from ledger.state import State
 from ledger.transactions import (
+    NO_QUOTES,
     CancelAll,
     IndexReport,
     OracleReport,
@@ -140,7 +141,7 @@ class Market:
                 IndexReport(Underlying.ETH, 4_000 * USD),
             )
             time_ns = START_NS + tick * NS // 2 + 1
-            payload = encode(OracleReport(self._chain_id, reporter, time_ns, indices, (), ()))
+            payload = encode(OracleReport(self._chain_id, reporter, time_ns, indices, (), (), NO_QUOTES))
             signature = self._reporters[reporter].sign(report_sign_bytes(payload))
             known = self._reports[reporter, tick] = SignedReport(payload, reporter, signature)
         return known

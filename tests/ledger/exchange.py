@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from ledger.apply import BlockContext, BlockResult, apply_block
+from ledger.breakers.parameters import BreakerParameters
 from ledger.events import ActionRejected, TransactionRejected
 from ledger.genesis import (
     GenesisAccount,
@@ -23,11 +26,13 @@ from ledger.oracle import build_oracle_update, compute_block_time, decode_update
 from ledger.settlement.parameters import ListingParameters, ProtocolParameters
 from ledger.state import State
 from ledger.transactions import (
+    NO_QUOTES,
     Action,
     IndexReport,
     NamedInstrument,
     OracleReport,
     PlaceOrder,
+    QuotesReport,
     SeenDelay,
     Side,
     SignedReport,
@@ -40,7 +45,7 @@ from ledger.transactions import (
     transaction_sign_bytes,
 )
 from ledger.typed_data import instruments_of, typed_data
-from node.genesis_defaults import default_protection, default_staking, default_trading
+from node.genesis_defaults import default_breakers, default_protection, default_staking, default_trading
 from primitives.amounts import NS, SECONDS_PER_YEAR, USD
 from primitives.codec import encode
 from primitives.identifiers import Address
@@ -110,12 +115,19 @@ CUSTODIAN = a_key("custodian")
 REPORTERS = tuple(a_key(f"reporter {number}") for number in range(4))
 
 
+def no_breakers() -> BreakerParameters:
+    """Neither gaps nor moves nor latency stop anything; drift is judged once reports carry quotes."""
+    numbers = default_breakers()
+    return replace(numbers, monitors=(), gaps=(), latency=replace(numbers.latency, pause_spreads=0))
+
+
 def a_genesis(
     cash_usd: dict[str, int],
     instruments: Sequence[Instrument] = INSTRUMENTS,
     *,
     vault_usd: int = 0,
     listing: ListingParameters | None = None,
+    breakers: BreakerParameters | None = None,
     **parameters: int,
 ) -> LedgerGenesis:
     """Traders with cash in their sub-account 0."""
@@ -143,6 +155,7 @@ def a_genesis(
         trading=default_trading(),
         protection=default_protection(vault_usd * USD, listing),
         protocol=ProtocolParameters(1),
+        breakers=breakers or no_breakers(),
     )
 
 
@@ -169,13 +182,16 @@ def a_report(
     expiries: Sequence[int] = (),
     vol_ppm: int = 500_000,
     delays: Sequence[SeenDelay] = (),
+    quotes: QuotesReport | None = None,
 ) -> SignedReport:
     """What an honest reporter signs; `expiries` get slices."""
     index_uusd = int(btc_usd * USD)
     slices = tuple(a_slice(item, time_ns, index_uusd, vol_ppm) for item in sorted(expiries) if item > time_ns)
     surfaces = (SurfaceReport(Underlying.BTC, slices),) if slices else ()
     indices = (IndexReport(Underlying.BTC, index_uusd), IndexReport(Underlying.ETH, 4_000 * USD))
-    return sign_report(OracleReport(CHAIN, reporter, time_ns, indices, surfaces, tuple(delays)))
+    return sign_report(
+        OracleReport(CHAIN, reporter, time_ns, indices, surfaces, tuple(delays), quotes or NO_QUOTES)
+    )
 
 
 def sign_report(report: OracleReport) -> SignedReport:
@@ -242,6 +258,8 @@ class Exchange:
         self.vol_ppm = 500_000
         self.waiting: list[bytes] = []
         self.delays: Sequence[SeenDelay] = ()
+        self.quotes: QuotesReport | None = None
+        """What every reporter says of the venues, until it is changed."""
         self.nonces: dict[tuple[str, int], int] = {}
         self.expiries = sorted({item.expiry_ns for item in genesis.instruments if item.expiry_ns})
         return self
@@ -264,7 +282,8 @@ class Exchange:
         self.now_ns += round(seconds * NS)
         waiting, self.waiting = self.waiting, []
         delays, self.delays = self.delays, ()
-        said: dict[str, Any] = {"expiries": self.expiries, "vol_ppm": self.vol_ppm, "delays": delays}
+        said: dict[str, Any] = {"expiries": self.expiries, "vol_ppm": self.vol_ppm}
+        said |= {"delays": delays, "quotes": self.quotes}
         reports = [
             a_report(number, self.now_ns + number, self.btc_usd, **said) for number in range(len(REPORTERS))
         ]

@@ -18,7 +18,7 @@ from ledger.oracle import (
     weighted_median,
 )
 from ledger.reasons import LedgerReason
-from ledger.transactions import IndexReport, OracleReport, OracleUpdate, SignedReport
+from ledger.transactions import NO_QUOTES, IndexReport, OracleReport, OracleUpdate, SignedReport
 from primitives.amounts import NS, USD
 from primitives.codec import decode_own, encode
 from primitives.errors import ProtocolViolation
@@ -91,7 +91,7 @@ def test_a_report_that_is_too_old_for_the_block_spoils_the_update() -> None:
 def test_a_report_of_another_chain_reporter_or_shape_is_refused() -> None:
     _, two, three, _ = reports_at(1, 1, 1, 1)
     indices = (IndexReport(0, 100_000 * USD), IndexReport(1, 4_000 * USD))
-    good = OracleReport(CHAIN, 0, LATER_NS, indices, (), ())
+    good = OracleReport(CHAIN, 0, LATER_NS, indices, (), (), NO_QUOTES)
     assert (
         refusal(Exchange(), sign_report(replace(good, chain_id=bytes(32))), two, three)
         is LedgerReason.WRONG_CHAIN

@@ -15,7 +15,15 @@ from ledger.reasons import LedgerReason
 from ledger.staking.events import EpochRewarded, Rewarded
 from ledger.staking.pools import shares_for, value_of
 from ledger.staking.state import Delegation, delegation_key, get_activity, get_totals, validator_key
-from ledger.transactions import Delegate, IndexReport, OracleReport, SeenDelay, SignedReport, Unbond
+from ledger.transactions import (
+    NO_QUOTES,
+    Delegate,
+    IndexReport,
+    OracleReport,
+    SeenDelay,
+    SignedReport,
+    Unbond,
+)
 from primitives.amounts import NS, PPM, USD
 from primitives.codec import encode
 from primitives.errors import ProtocolViolation
@@ -247,7 +255,7 @@ def block_with_index(exchange: StakedExchange, odd_usd: int) -> None:
     exchange.now_ns += NS
     indices = (IndexReport(Underlying.BTC, odd_usd * USD), IndexReport(Underlying.ETH, 4_000 * USD))
     reports: list[SignedReport] = [a_report(number, exchange.now_ns) for number in range(3)]
-    reports.append(sign_report(OracleReport(CHAIN, 3, exchange.now_ns, indices, (), ())))
+    reports.append(sign_report(OracleReport(CHAIN, 3, exchange.now_ns, indices, (), (), NO_QUOTES)))
     exchange.apply((encode(build_oracle_update(exchange.state, reports)),))
 
 

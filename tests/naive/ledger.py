@@ -60,16 +60,17 @@ from ledger.state_keys import (
 from primitives.codec import encode
 from primitives.hashing import digest
 from tests.naive.account import HEALTHY, LIQUIDATION, REDUCE_ONLY, AccountKey, NaiveAccount
+from tests.naive.breakers import NaiveBreakers
 from tests.naive.call import Order, Ticks, above_or_at, below_or_at, naive_call
 from tests.naive.exposure import exposure, shortfalls_uusd
 from tests.naive.funding import accrue, paid_uusd
 from tests.naive.liquidation import liquidate
 from tests.naive.margin import PPM, NaiveMargin, Rows, naive_margin
-from tests.naive.oracle import DECAY_BLOCKS, NaiveOracle
+from tests.naive.oracle import NaiveOracle
 from tests.naive.root import naive_root
 from tests.naive.settlement import NaiveAverage
 from tests.naive.transactions import execute
-from tests.naive.waterfall import absorb_debts, end_recovered
+from tests.naive.waterfall import absorb_debts, end_recovered, postpone
 
 HEALTH_NAMES = ("healthy", "reduce_only", "liquidation")
 
@@ -97,6 +98,7 @@ class NaiveLedger:
         self.funding: dict[int, Funding] = {}
         self.exposure: Exposure | None = None
         self.liquidations: dict[AccountKey, Liquidation] = {}
+        self.breakers = NaiveBreakers(self)
         self.margins: dict[AccountKey, NaiveMargin] = {}
         self.held_before: dict[AccountKey, dict[int, int]] = {}
         """Lots of each account when the block's margins were computed."""
@@ -113,10 +115,13 @@ class NaiveLedger:
         assert (self.height, self.time_ns) == (context.height, context.time_ns)
         self.silent_blocks = 0 if reports else self.silent_blocks + 1
         self.oracle.take(reports, self.time_ns)
+        self.breakers.update(reports)
+        is_halted = self.breakers.fresh_left > 0
         if reports:
-            accrue(self)
-        self._settle(bool(reports))
+            accrue(self, is_halted=is_halted)
+        self._settle(bool(reports) and not is_halted)
         self.rows = Rows(risk, {number: paid_uusd(self, item) for number, item in self.instruments.items()})
+        self.breakers.add_surcharges(self.rows)
         live = [item for item in sorted(self.instruments) if item not in self.settled]
         assert live == sorted(self.rows.row_of), "the kernel priced what is live"
         debt_before_uusd = self.supply["debt_uusd"]
@@ -129,15 +134,17 @@ class NaiveLedger:
         equities = {key: margins[key].mtm_uusd + item.cash_uusd for key, item in self.accounts.items()}
         shortfalls = shortfalls_uusd(self, equities)
         end_recovered(self, healths_before)
-        if self.silent_blocks < DECAY_BLOCKS:
-            for key in sorted(margins):
-                if margins[key].mm_excess_uusd < 0:
+        for key in sorted(margins):
+            if margins[key].mm_excess_uusd < 0:
+                if self.breakers.may_liquidate(self.accounts[key].positions):
                     liquidate(self, key, margins[key])
+                else:
+                    postpone(self, key)
         execute(self, transactions[1:])
-        for instrument in sorted(
-            {item.instrument for item in self.orders.values() if item.height == self.height}
-        ):
-            self._call(self.instruments[instrument])
+        new = {item.instrument for item in self.orders.values() if item.height == self.height}
+        for instrument in sorted(new | set(filter(self.breakers.resumes, self.instruments))):
+            if self.breakers.matches(instrument):
+                self._call(self.instruments[instrument])
         absorb_debts(self, debt_before_uusd)
         self.exposure = exposure(self, shortfalls, self.exposure)
         marks = tuple((item, self.rows.mark[self.rows.row_of[item]]) for item in live)
@@ -183,13 +190,14 @@ class NaiveLedger:
         return parameters.ticks
 
     def band_uusd(self, instrument: Instrument) -> int:
-        """How far past the mark an order may go: a share of it, 15 points of volatility, 0.1 % of the index."""
+        """How far past the mark an order may go: a share of it, 15 points of volatility, 0.1 % of the index, 3 h."""
         row = self.rows.row_of[instrument.id]
-        return max(
+        band = max(
             self.rows.mark[row] * self.genesis.parameters.price_band_ppm // PPM,
             15 * self.rows.vega_uusd[row],
             self.oracle.agreed[instrument.underlying].index_uusd // 1000,
         )
+        return self.breakers.widened(instrument, band)
 
     def band_edge_uusd(self, instrument: Instrument, *, is_buy: bool) -> int:
         """The worst price on the grid within the band, at least one tick."""
@@ -329,6 +337,7 @@ class NaiveLedger:
         left = tuple(item for item in oracle.slices if item.slice.expiry_ns != expiry_ns)
         self.oracle.agreed[underlying] = replace(oracle, slices=left)
         del self.averages[underlying, expiry_ns]
+        self.breakers.forget(options)
         self.events.append(ExpirySettled(underlying, expiry_ns, price, count, paid))
 
     # --- cash ---
@@ -371,6 +380,7 @@ class NaiveLedger:
         values |= {window_key(*key): item.leaf(total, carry) for key, item in self.averages.items()}
         values |= {liquidation_key(key): item for key, item in self.liquidations.items()}
         values |= {funding_key(number): item for number, item in self.funding.items()}
+        values |= self.breakers.leaves()
         return self.unruled | {key: encode(value) for key, value in values.items()}
 
     def root(self) -> bytes:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from ledger.genesis import LedgerGenesis
 from ledger.market import Slice
 from ledger.oracle import AgreedSlice, ReporterState, UnderlyingOracle
 from ledger.pricing.surface import clamp_slices, limit_slice_change
-from ledger.transactions import OracleReport, OracleUpdate
+from ledger.transactions import OracleReport, OracleUpdate, QuotesReport
 from primitives.codec import decode
 
 DECAY_BLOCKS = 64
@@ -52,7 +54,8 @@ class NaiveOracle:
         """A block's reports: the index of each underlying, then its slices."""
         for report in reports:
             before = self.reporters.get(report.reporter)
-            surfaces = report if report.surfaces else before.surfaces if before else None
+            plain = replace(report, quotes=QuotesReport((), (), ()))
+            surfaces = plain if report.surfaces else before.surfaces if before else None
             self.reporters[report.reporter] = ReporterState(report.time_ns, surfaces)
         for underlying in sorted(self.agreed):
             votes = [

@@ -155,6 +155,8 @@ def _move_out(ledger: NaiveLedger, sent: Sent, action: object) -> str | None:
     account, amount = ledger.accounts[sent.key], action.amount_uusd
     if isinstance(action, TransferCash) and action.to_subaccount == sent.key[1]:
         return "same_account"
+    if ledger.breakers.holds_money():
+        return "trading_halted"
     if account.health == LIQUIDATION:
         return "account_in_liquidation"
     orders = [_as_margin(order) for order in _open(ledger, sent.key) if not order.reduce_only]
@@ -293,9 +295,8 @@ def _judge_standing(ledger: NaiveLedger, key: AccountKey, action: PlaceOrder) ->
     confidence = ledger.oracle.confidence_ppm(
         instrument.underlying, expiry_ns, ledger.time_ns, ledger.silent_blocks
     )
-    if confidence <= POST_ONLY_CONFIDENCE_PPM and not action.post_only and not action.reduce_only:
-        return "only_post_only"
-    return None
+    is_uncertain = confidence <= POST_ONLY_CONFIDENCE_PPM
+    return ledger.breakers.refusal(instrument, action, is_uncertain=is_uncertain)
 
 
 def _judge_price(ledger: NaiveLedger, action: PlaceOrder) -> str | None:

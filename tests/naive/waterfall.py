@@ -59,6 +59,15 @@ def advance(ledger: NaiveLedger, key: AccountKey) -> None:
     )
 
 
+def postpone(ledger: NaiveLedger, key: AccountKey) -> None:
+    """A breaker pauses it: everything but what was paid begins anew afterwards."""
+    leaf = ledger.liquidations.get(key)
+    if leaf is not None:
+        if leaf.auction_ns:
+            ledger.events.append(AuctionEnded(*key))
+        ledger.liquidations[key] = Liquidation(*key, ledger.time_ns, 0, False, leaf.is_fee_paid, 0)
+
+
 def equity_uusd(ledger: NaiveLedger, account: NaiveAccount) -> int:
     """Cash and positions at the marks, each rounded down."""
     equity = account.cash_uusd

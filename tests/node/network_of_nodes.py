@@ -23,6 +23,7 @@ from ledger.genesis import GenesisAccount
 from ledger.instruments import Instrument, Underlying
 from ledger.state import State
 from ledger.transactions import (
+    NO_QUOTES,
     Action,
     IndexReport,
     OracleReport,
@@ -99,7 +100,7 @@ def a_report(
     indices = (IndexReport(0, btc_usd * USD), IndexReport(1, 4_000 * USD))
     expiries = sorted({item.expiry_ns for item in INSTRUMENTS if item.expiry_ns > time_ns})
     surfaces = (SurfaceReport(0, tuple(a_slice(item, time_ns, btc_usd * USD) for item in expiries)),)
-    payload = encode(OracleReport(chain_id, reporter, time_ns, indices, surfaces, delays))
+    payload = encode(OracleReport(chain_id, reporter, time_ns, indices, surfaces, delays, NO_QUOTES))
     return SignedReport(payload, reporter, keys_of(reporter).oracle.sign(report_sign_bytes(payload)))
 
 

@@ -1,0 +1,1 @@
+"""State drift and breakers: when trading of an underlying pauses, and what is allowed meanwhile. Pure."""
