@@ -20,6 +20,7 @@ from ledger.apply import BlockResult, apply_block, validate_block
 from ledger.oracle import build_oracle_update, compute_block_time
 from ledger.state import State
 from ledger.transactions import SignedReport, transaction_id
+from node.event_parties import parties_of
 from node.mempool import Mempool
 from node.observations import context_of, wanted_evidence
 from node.storage.block_store import BlockStore, FinalBlock
@@ -355,7 +356,7 @@ class LedgerService:
             epoch=header.epoch,
             view=header.view,
             time_ns=header.time_ns,
-            accounts=[key[1:] for key, _ in layer.leaves if key[:1] == b"a"],
+            accounts=_concerned(layer),
             block_hash=layer.block_hash,
             block=encode(layer.block),
             proof=encode(proof) if proof is not None else b"",
@@ -371,3 +372,10 @@ class LedgerService:
             for block_hash, block in self._blocks.items()
             if block.header.height > self.final_height
         }
+
+
+def _concerned(layer: Executed) -> list[bytes]:
+    """Owner and sub-account of every account that a block changed or that an event of it names."""
+    changed = {key[1:] for key, _ in layer.leaves if key[:1] == b"a"}
+    named = {owner + bytes((number,)) for event in layer.result.events for owner, number in parties_of(event)}
+    return sorted(changed | named)

@@ -16,9 +16,10 @@ import msgspec
 from ledger.events import Event, Trade
 from ledger.matching.book import Book
 from ledger.matching.orders import AccountKey
+from node.event_parties import parties_of
 from node.rpc.answers import GreeksForm, LevelForm, form_of, margin_form
 from node.rpc.client_form import client_form
-from node.rpc.history import Place, cursor_of, parties_of
+from node.rpc.history import Place, cursor_of
 from node.rpc.protocol import BlockTiming, FinalBlockNotice, TransactionStatus
 from node.rpc.queries import Queries, decode_events
 from node.rpc.stream_forms import (

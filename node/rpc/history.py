@@ -7,13 +7,13 @@ and after every restart. Blocking; the gateway asks from a worker thread.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, NamedTuple, TypeVar
 
 from consensus.messages import Block, hash_of
 from ledger.events import Event, Trade
-from ledger.matching.orders import AccountKey
 from ledger.transactions import transaction_id
+from node.event_parties import parties_of
 from node.rpc.answers import (
     BlockRow,
     BlocksPage,
@@ -38,6 +38,7 @@ SCAN_EVENTS_MAX = 50_000
 PLACE_MAX = 2**32 - 1
 
 T = TypeVar("T")
+Q = TypeVar("Q", bound=PageQuery)
 
 
 class Place(NamedTuple):
@@ -111,17 +112,30 @@ class History:
         return self._events(query, lambda event: query.event in ("", snake(type(event).__name__)))
 
     def account(self, query: AccountHistory) -> EventsPage:
-        """What concerned one sub-account."""
+        """What concerned one sub-account; towards older blocks by the store's index."""
         key = query.address, query.subaccount
-        return self._events(query, lambda event: key in parties_of(event))
+        heights = self._heights_of if query.direction == "older" else None
+        return self._events(query, lambda event: key in parties_of(event), heights)
 
-    def _events(self, query: PageQuery, is_wanted: Callable[[Event], bool]) -> EventsPage:
+    def _heights_of(self, query: AccountHistory, highest: int) -> Iterator[int]:
+        """Blocks that concerned an account, from `highest` down, read from the index a stretch at a time."""
+        account, below = query.address + bytes((query.subaccount,)), highest + 1
+        while heights := self._store.heights_of_account(account, below):
+            yield from heights
+            below = heights[-1]
+
+    def _events(
+        self,
+        query: Q,
+        is_wanted: Callable[[Event], bool],
+        heights: Callable[[Q, int], Iterable[int]] | None = None,
+    ) -> EventsPage:
         def look(height: int) -> _Looked[Event]:
             events = self._queries.events(height)
             wanted = [(place, event) for place, event in enumerate(events) if is_wanted(event)]
             return _Looked(wanted, len(events))
 
-        page = self._page(query, look)
+        page = self._page(query, look, heights)
         rows = (
             EventRow(height=at.height, place=at.place, cursor=cursor_of(at), event=event)
             for at, event in page.items
@@ -138,18 +152,23 @@ class History:
         names = decode_own(Block, self._store.block_at(height) or b"").transactions[1:]
         return _Looked([(place, transaction_id(raw)) for place, raw in enumerate(names)], len(names))
 
-    def _page(self, query: PageQuery, look: Callable[[int], _Looked[T]]) -> _Page[T]:
-        """The next items beyond the cursor; see Page about where it ends."""
+    def _page(
+        self,
+        query: Q,
+        look: Callable[[int], _Looked[T]],
+        heights_of: Callable[[Q, int], Iterable[int]] | None = None,
+    ) -> _Page[T]:
+        """The next items beyond the cursor, of all older blocks or those of `heights_of`; see Page about its end."""
         is_newer = query.direction == "newer"
         tip, first = self._queries.height, self._store.first_height() or 1
         start = Place(first, -1) if is_newer else Place(tip, PLACE_MAX)
         if query.cursor:
             start = read_cursor(query.cursor)
-        heights = (
-            range(max(start.height, first), tip + 1)
-            if is_newer
-            else range(min(start.height, tip), first - 1, -1)
-        )
+        heights: Iterable[int] = range(min(start.height, tip), first - 1, -1)
+        if is_newer:
+            heights = range(max(start.height, first), tip + 1)
+        elif heights_of is not None:
+            heights = heights_of(query, min(start.height, tip))
         found: list[tuple[Place, T]] = []
         looked = 0
         for blocks, height in enumerate(heights, 1):
@@ -163,21 +182,7 @@ class History:
                         return _Page(found, cursor_of(at), tip)
             if blocks == SCAN_BLOCKS_MAX or looked > SCAN_EVENTS_MAX:
                 return _Page(found, cursor_of(Place(height, PLACE_MAX if is_newer else 0)), tip)
-        if not is_newer:
-            return _Page(found, None, tip)
-        end = max(start, Place(tip, PLACE_MAX))
-        return _Page(found, cursor_of(end), tip)
-
-
-_PARTIES = ("owner", "buyer", "seller", "maker", "bidder", "winner")
-
-
-def parties_of(event: Event) -> Iterator[AccountKey]:
-    """The sub-accounts that an event names."""
-    for kind in _PARTIES:
-        owner = getattr(event, kind, None)
-        if owner is not None:
-            yield owner, getattr(event, "subaccount" if kind == "owner" else f"{kind}_subaccount")
+        return _Page(found, cursor_of(max(start, Place(tip, PLACE_MAX))) if is_newer else None, tip)
 
 
 EVENT_NAMES = frozenset(snake(kind.__name__) for kind in EVENT_KINDS)

@@ -50,6 +50,8 @@ class NodeLink:
         self._on_notice: Callable[[Notice], None] = lambda _: None
         self._on_connected: Callable[[], None] = lambda: None
         self._transport: asyncio.Transport | None = None
+        self.is_connected = False
+        """Whether the node is there and tells us its notices."""
         self._calls: dict[int, asyncio.Future[AnswerBody]] = {}
         self._next_id = 1
         self._outbox: list[tuple[bytes, asyncio.Future[SubmitReply]]] = []
@@ -59,11 +61,6 @@ class NodeLink:
     def follow(self, on_notice: Callable[[Notice], None], on_connected: Callable[[], None]) -> None:
         """Who is told every notice, and that the node is (again) there."""
         self._on_notice, self._on_connected = on_notice, on_connected
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether the node is there."""
-        return self._transport is not None
 
     async def run(self) -> None:
         """Connect, subscribe, and again after every loss, until cancelled."""
@@ -75,6 +72,7 @@ class NodeLink:
                 self._transport = transport
                 try:
                     await self._call(Subscribe(), Subscribed)
+                    self.is_connected = True
                     self._on_connected()
                 except ProtocolViolation:
                     transport.close()
@@ -157,7 +155,7 @@ class NodeLink:
 
     def lose(self) -> None:
         """The connection is gone: fail what waits for it."""
-        self._transport = None
+        self._transport, self.is_connected = None, False
         gone = ProtocolViolation(GatewayReason.NODE_UNAVAILABLE, "the connection to the node was lost")
         for future in self._calls.values():
             if not future.done():

@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import msgspec
@@ -18,158 +17,24 @@ import trio
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from consensus.messages import Block, Header, Justification
-from ledger.accounts import new_account
-from ledger.events import OrderAccepted, Trade, TransactionApplied, TransactionRejected
-from ledger.genesis import GenesisAccount
-from ledger.instruments import Underlying
-from ledger.listing import Listing
-from ledger.matching.book import Book
-from ledger.matching.orders import RestingOrder
-from ledger.state import State
-from ledger.state_keys import account_key, book_key, listing_key
+from ledger.events import TransactionRejected
 from ledger.transactions import transaction_id
-from node.config import NodeConfig, load_config
-from node.genesis import load_genesis
-from node.genesis_defaults import (
-    default_instruments,
-    default_ledger_genesis,
-    default_staking,
-    make_genesis,
-    reporters_of,
-)
-from node.home import create_homes, entry_of
-from node.keystore import ValidatorKeys
-from node.rpc.node_socket import NodeSocket
-from node.rpc.protocol import FinalBlockNotice, StatusReply, SubmitReply, TransactionStatus
-from node.rpc.supervisor import GatewayProcess, bind_gateway
-from node.rpc.views import MarginRow, MarginsView, MarkRow, MarksView
-from node.storage.block_store import BlockStore, FinalBlock
+from node.rpc.protocol import FinalBlockNotice, TransactionStatus
+from node.rpc.supervisor import bind_gateway
 from primitives.amounts import USD
 from primitives.codec import encode
 from primitives.errors import OperatorError
-from primitives.signing import SigningKey
-
-TIME_NS = 1_770_000_000_000_000_000
-INDEX_UUSD = {Underlying.BTC: 100_000 * USD}
-OWNER = b"\5" * 20
-RAW = b"a transaction"
-"""In the first block; LATER is in none yet."""
-LATER = b"a later transaction"
-PERPETUAL = "BTC-PERPETUAL"
-
-
-class Node:
-    """Stands where consensus would: says yes to every transaction but `bad`."""
-
-    async def submit(self, raws: Sequence[bytes]) -> list[SubmitReply]:
-        return [
-            SubmitReply(transaction_id(raw), raw != b"bad", "bad_nonce" if raw == b"bad" else "", "")
-            for raw in raws
-        ]
-
-    def status(self) -> StatusReply:
-        return StatusReply(
-            *("node0", 0, bytes(32), 1, 1, 9, 1, b"\1" * 32, b"\2" * 32, TIME_NS, TIME_NS, "", "", ()),
-            *(40_000, 90_000, 100, 600_000, 3, 10**8, 1_000, 0, (("journal", 2),)),
-        )
-
-    def metrics_text(self) -> bytes:
-        return b"quorate_view 9\n"
-
-
-class Running(NamedTuple):
-    """A gateway and what stands behind it."""
-
-    http: httpx.AsyncClient
-    gateway: GatewayProcess
-    node: NodeSocket
-    config: NodeConfig
-
-    @property
-    def ws_url(self) -> str:
-        return f"ws://127.0.0.1:{self.gateway.port}/v1/ws"
-
-
-def a_home(path: Path, **gateway: Any) -> NodeConfig:
-    keys = ValidatorKeys.generate()
-    entries = [entry_of("node0", keys)]
-    ledger = default_ledger_genesis(
-        time_ns=TIME_NS,
-        custodian_key=SigningKey(b"\6" * 32).public_key,
-        reporters=reporters_of(entries),
-        staking=default_staking(entries),
-        index_uusd=INDEX_UUSD,
-        instruments=default_instruments(TIME_NS, INDEX_UUSD),
-        accounts=[GenesisAccount(OWNER, 0, 1_000 * USD)],
-    )
-    genesis = make_genesis("gateway-test", entries, ledger)
-    settings = [{"gateway": {"port": 0, **gateway}, "log_file": "node.log"}]
-    create_homes([path], [keys], genesis, [("127.0.0.1", 1)], password=None, settings=settings)
-    return load_config(path)
-
-
-def a_block() -> Block:
-    zero = bytes(32)
-    header = Header(1, zero, 0, 1, 1, zero, 0, 0, TIME_NS, zero, zero, zero, zero, zero, 0)
-    return Block(header, (b"oracle update", RAW), (), Justification(None, ()))
-
-
-def an_order(order_id: int, side: int, price: int, lots: int) -> RestingOrder:
-    return RestingOrder(order_id, OWNER, 0, side, price * USD, lots, 1, 0, 0, True, False)
-
-
-EVENTS = (
-    TransactionApplied(transaction_id(RAW), OWNER, 0, 3),
-    OrderAccepted(transaction_id(RAW), 0, 11, OWNER, 0, 0, 0, 99_000 * USD, 5, 2**60),
-    Trade(0, 99_000 * USD, 5, 11, 12, OWNER, 0, b"\7" * 20, 1, 100, -50),
+from tests.node.running_gateway import (
+    EVENTS,
+    LATER,
+    LATER_EVENTS,
+    OWNER,
+    PERPETUAL,
+    RAW,
+    TIME_NS,
+    Running,
+    running,
 )
-
-
-LATER_EVENTS = (
-    TransactionApplied(transaction_id(LATER), OWNER, 0, 4),
-    OrderAccepted(transaction_id(LATER), 0, 13, OWNER, 0, 0, 0, 99_000 * USD, 5, 2**60),
-    Trade(0, 99_000 * USD, 5, 13, 14, OWNER, 0, b"\7" * 20, 1, 100, -50),
-)
-
-
-def commit_first_block(store: BlockStore, config: NodeConfig) -> None:
-    bids = (an_order(1, 0, 99_000, 5), an_order(2, 0, 99_000, 7), an_order(3, 0, 98_000, 1))
-    listing = default_instruments(TIME_NS, INDEX_UUSD)
-    genesis = load_genesis(config.genesis_path).ledger
-    state = State.from_genesis(genesis, bytes(32))
-    stake_leaves = [(key, raw) for key, raw in state.all_leaves() if key.startswith(b"k")]
-    leaves = [
-        (account_key((OWNER, 0)), encode(new_account(OWNER, 0, 2**60))),
-        (book_key(0), encode(Book(bids, (an_order(4, 1, 101_000, 2),)))),
-        *stake_leaves,
-        *((listing_key(item.id), encode(Listing(item, item.id == 1, 7 * USD))) for item in listing),
-    ]
-    views = {
-        "marks": encode(MarksView(1, TIME_NS, (MarkRow(0, 100_000 * USD, 0, 1_000_000),))),
-        "margins": encode(MarginsView(1, (MarginRow(OWNER, 0, 2**60, 5, 6, "healthy"),))),
-    }
-    ids = (transaction_id(RAW),)
-    store.commit(FinalBlock(1, b"\1" * 32, encode(a_block()), b"", encode(EVENTS), ids, leaves, views))
-
-
-@asynccontextmanager
-async def running(home: Path, **gateway: Any) -> AsyncIterator[Running]:
-    config = a_home(home, **gateway)
-    store = BlockStore.open(config.store_path)
-    commit_first_block(store, config)
-    node, process = NodeSocket(config.socket_path, Node()), GatewayProcess(config)
-    async with trio.open_nursery() as nursery, httpx.AsyncClient() as http:
-        http.base_url = httpx.URL(f"http://127.0.0.1:{process.port}")
-        await nursery.start(node.run)
-        nursery.start_soon(process.run)
-        with trio.fail_after(10):
-            while (await http.get("/health")).status_code != 200:  # noqa: ASYNC110
-                await trio.sleep(0.02)
-            while node.subscribers == 0:  # noqa: ASYNC110
-                await trio.sleep(0.02)
-        yield Running(http, process, node, config)
-        nursery.cancel_scope.cancel()
 
 
 async def body_of(running: Running, path: str) -> Any:
