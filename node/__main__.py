@@ -213,6 +213,8 @@ app.command(
 )
 app.command("node.operations.commands:trace", name="trace", help="Follow one transaction through nodes' logs.")
 app.command("node.forensics_commands:app", name="forensics", help="Name the guilty of a fork, with proof.")
+app.command("node.backup_commands:backup", name="backup", help="Write a node's home to one file.")
+app.command("node.backup_commands:restore", name="restore", help="Make a home from a backup; it observes first.")
 app.command("node.history_commands:replay", name="replay", help="Verify a node's whole history again.")
 app.command("node.history_commands:diverge", name="diverge", help="Find where two nodes' states part.")
 app.command("node.light.commands:app", name="proof", help="Prove a part of the state; check a proof offline.")

@@ -46,7 +46,7 @@ def create_homes(
         OperatorError: a home is in use, or cannot be written. Checked for all before the first is written.
     """
     for home in homes:
-        _check_empty(home)
+        check_empty(home)
     for index, (home, own) in enumerate(zip(homes, keys, strict=True)):
         peers = [
             PeerAddress(index=other, host=host, port=port)
@@ -80,7 +80,7 @@ def create_follower_home(
     Raises:
         OperatorError: the home is in use, or cannot be written.
     """
-    _check_empty(home)
+    check_empty(home)
     peers = [PeerAddress(index=index, host=host, port=port) for index, (host, port) in addresses.items()]
     _create_home(home, keys, genesis, {"insecure_keys": True, **settings}, peers, password=None)
 
@@ -136,7 +136,8 @@ def _toml_key(key: str) -> str:
     return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else json.dumps(key)
 
 
-def _check_empty(home: Path) -> None:
+def check_empty(home: Path) -> None:
+    """Raises OperatorError unless the home is new or an empty directory."""
     try:
         if home.exists() and (not home.is_dir() or any(home.iterdir())):
             raise OperatorError(f"{home} is not empty: nothing was written")

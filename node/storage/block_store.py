@@ -298,6 +298,10 @@ class BlockStore:
         with self._growing:
             self._environment.set_mapsize(size * 2)
 
+    def copy(self, directory: Path) -> None:
+        """Write the store as of one moment into an empty directory, without holding up its writer."""
+        self._environment.copy(str(directory), compact=True)
+
     def close(self) -> None:
         """Release the files; everything committed is already durable."""
         self._environment.close()
