@@ -114,6 +114,10 @@ class VoteKeeper:
             if kind == VoteKind.NOTARIZE:
                 yield subject
 
+    def highest_view(self) -> int:
+        """The highest view of which a vote is kept."""
+        return max(self._views, default=0)
+
     def prune(self, lowest: int) -> None:
         """Forget the views below `lowest`; later votes for them are not new."""
         if lowest > self._lowest:

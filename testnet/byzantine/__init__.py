@@ -6,6 +6,7 @@ from testnet.byzantine.actor import Actor
 from testnet.byzantine.colluder import Colluder
 from testnet.byzantine.delayed_proposer import DelayedProposer
 from testnet.byzantine.denier import Denier
+from testnet.byzantine.doppelganger import Doppelganger
 from testnet.byzantine.double_voter import DoubleVoter
 from testnet.byzantine.equivocating_leader import EquivocatingLeader
 from testnet.byzantine.false_reporter import FalseReporter
@@ -33,4 +34,5 @@ BEHAVIOURS: dict[str, type[Actor]] = {
     "liar": Liar,
     "colluder": Colluder,
     "denier": Denier,
+    "doppelganger": Doppelganger,
 }

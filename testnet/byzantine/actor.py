@@ -41,6 +41,8 @@ class Actor:
         self.others = [ValidatorIndex(other) for other in range(count) if other != index]
         self._chain_id = chain_id
         self._sign = sign
+        self.epoch = 0
+        """In which its core is."""
 
     def act(self, effect: Effect) -> list[Effect | Later]:
         """What to do instead of `effect`."""
@@ -52,8 +54,8 @@ class Actor:
 
     def vote(self, kind: VoteKind, view: int, subject: bytes) -> Vote:
         """Any vote under our own key."""
-        signature = self._sign(sign_bytes(self._chain_id, kind, 0, view, subject))
-        return Vote(kind, 0, view, subject, self.index, signature)
+        signature = self._sign(sign_bytes(self._chain_id, kind, self.epoch, view, subject))
+        return Vote(kind, self.epoch, view, subject, self.index, signature)
 
     def leader_vote(self, block: Block) -> Vote:
         """The vote that authenticates a proposal of ours."""

@@ -1,8 +1,12 @@
-"""Agreement: one block at each height, each on the one below, each justified and proved final. No I/O."""
+"""Agreement: one block at each height, each on the one below, each justified and proved final; one set of
+validators and one protocol version for each height. No I/O.
+"""
 
 from __future__ import annotations
 
-from consensus.effects import DeliverFinal
+from collections.abc import Callable
+
+from consensus.effects import DeliverFinal, OpenedEpoch
 from consensus.messages import Block, hash_of
 from primitives.identifiers import BlockHash
 from testnet.checkers import Violation
@@ -12,9 +16,12 @@ from testnet.checkers.rules import Rules
 class OneChain:
     """What everybody has called final. One instance watches all honest validators."""
 
-    def __init__(self, rules: Rules, epoch_blocks: int, *, forks_allowed: bool) -> None:
+    def __init__(
+        self, rules: Rules, epoch_blocks: int, version_in: Callable[[int], int], *, forks_allowed: bool
+    ) -> None:
         self._rules = rules
         self._epoch_blocks = epoch_blocks
+        self._version_in = version_in
         self._forks_allowed = forks_allowed
         self.final: dict[int, BlockHash] = {}
         self.blocks: dict[int, Block] = {}
@@ -55,9 +62,30 @@ class OneChain:
         fault = self._rules.fault_of_block(block)
         if fault is not None:
             raise Violation("justified", f"final block of height {height}, view {block.header.view}: {fault}")
+        self._check_place(block)
         self.final[height], self.blocks[height] = name, block
         if self._epoch_blocks and height % self._epoch_blocks == 0:
             self._rules.genesis[height // self._epoch_blocks] = name
+
+    def _check_place(self, block: Block) -> None:
+        """The epoch, the version and the next set are those that were decided for this height."""
+        header = block.header
+        epoch = (header.height - 1) // self._epoch_blocks if self._epoch_blocks else 0
+        following = epoch + 1 if self._epoch_blocks else 0
+        said = (header.epoch, header.version, header.next_set_hash)
+        if said != (epoch, self._version_in(epoch), self._rules.set_hash(following)):
+            raise Violation("one set", f"height {header.height} has another epoch, version or next set")
+
+    def on_epoch(self, node: int, opened: OpenedEpoch, before: int) -> None:
+        """A validator begins an epoch after epoch `before`: on the one boundary, with the set decided for it."""
+        number = opened.number
+        if number != before + 1:
+            raise Violation("one set", f"validator {node} goes from epoch {before} to {number}")
+        for epoch, found in ((number, opened.validators), (number + 1, opened.next_validators)):
+            if found.weights != self._rules.members(epoch).weights:
+                raise Violation("one set", f"validator {node} has another set for epoch {epoch}")
+        if self.final.get(opened.first_height) != opened.genesis and self.forked_at is None:
+            raise Violation("one set", f"validator {node} begins epoch {number} on another block")
 
     def _check_proof(self, node: int, delivered: DeliverFinal) -> None:
         fault = self._rules.fault_of_certificate(delivered.proof)

@@ -6,6 +6,8 @@ from consensus.block_tree import TREE_BLOCKS_MAX
 from consensus.state import ConsensusState
 from testnet.checkers import Violation
 
+LOOKAHEAD_VIEWS = 64
+"""Section 1; said here again, for the product's own parameter may be what is wrong."""
 SLACK_VIEWS = 512
 """The floor rises in steps of 256 views; certificates live from the final tip to the current view."""
 
@@ -18,6 +20,7 @@ def check_limits(node: int, state: ConsensusState) -> None:
         "blocks": (len(state.tree.nodes()), TREE_BLOCKS_MAX + 1),
         "certificates": (len(state.certificates.views()), views + 2 + state.parameters.lookahead_views),
         "own views": (len(state.own.views_above(-1)), kept),
+        "views ahead": (state.votes.highest_view() - state.view, LOOKAHEAD_VIEWS),
         "reported offences": (len(state.reported), kept * state.validators.count * 7),
         "votes to count": (len(state.uncounted) if state.conflict is None and state.closed is None else 0, 0),
     }

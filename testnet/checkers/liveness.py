@@ -10,16 +10,19 @@ from __future__ import annotations
 FACTOR_MAX = 64
 
 
-def bound_ms(*, bad_turns: int, delta_ms: int, min_block_ms: int, views_behind: int) -> int:
+def bound_ms(
+    *, bad_turns: int, delta_ms: int, min_block_ms: int, views_behind: int, epochs_behind: int
+) -> int:
     """Milliseconds within which every healed validator must have a new final block.
 
     `bad_turns` of a cycle belong to leaders outside the healed core. `views_behind` is how many views the fastest is
-    ahead of its final tip: the waits have grown by that.
+    ahead of its final tip: the waits have grown by that. Each epoch that the slowest lags behind the fastest costs it
+    a retry at most.
     """
     waits = sum(
         _view_wait_ms(delta_ms, views_behind + one) + min_block_ms for one in range(2 * bad_turns + 4)
     )
-    return waits + 30 * (2 * delta_ms + min_block_ms)
+    return waits + (30 + epochs_behind) * (2 * delta_ms + min_block_ms)
 
 
 def _view_wait_ms(delta_ms: int, views: int) -> int:

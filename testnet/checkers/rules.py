@@ -6,7 +6,7 @@ mistake there must not excuse itself here. Only the wire types and the digest ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from math import gcd
 
@@ -18,31 +18,66 @@ Verify = Callable[[tuple[bytes, bytes, bytes]], bool]
 NOTHING = bytes(32)
 
 
+class Members:
+    """One validator set's arithmetic, from its weights alone."""
+
+    def __init__(self, weights: tuple[int, ...]) -> None:
+        self.weights = weights
+        self.turns = _turns(weights)
+        """Who leads in a cycle, before it is permuted: as often as its weight says."""
+        total = sum(weights)
+        self.quorum = next(q for q in range(1, total + 1) if 3 * q > 2 * total)
+        self.faulty = total - self.quorum
+        # The smallest weight whose honest part is a majority of every possible timeout certificate.
+        overlap = next(
+            m for m in range(total + 1) if 2 * (m + self.quorum - total - self.faulty) > self.quorum
+        )
+        self.final_weight = max(self.quorum, overlap)
+
+    def weight_of(self, places: Iterable[int]) -> int:
+        """Together, each counted once."""
+        return sum(self.weights[place] for place in set(places))
+
+
+@lru_cache(maxsize=256)
+def members_of(weights: tuple[int, ...]) -> Members:
+    """The same object for the same weights."""
+    return Members(weights)
+
+
 class Rules:
     """One chain's constants, and what they make of a certificate or a block."""
 
     def __init__(
-        self, chain_id: bytes, keys: Sequence[bytes], weights: Sequence[int], genesis: bytes, verify: Verify
+        self,
+        chain_id: bytes,
+        keys: Sequence[bytes],
+        weights_in: Callable[[int], tuple[int, ...]],
+        genesis: bytes,
+        verify: Verify,
     ) -> None:
-        self.chain_id, self.keys, self.weights = chain_id, keys, weights
+        """`weights_in(epoch)`: everybody's weight, 0 for whoever is not in that epoch's set."""
+        self.chain_id, self.keys = chain_id, tuple(keys)
         self.genesis = {0: genesis}
         """By epoch: the block that its first blocks stand on, the boundary of the epoch before."""
+        self._weights_in = weights_in
         self._verify = verify
-        self.turns = _turns(tuple(weights))
-        """Who leads in a cycle, before it is permuted: as often as its weight says."""
-        total = sum(weights)
-        self.quorum = next(q for q in range(1, total + 1) if 3 * q > 2 * total)
-        # The smallest weight whose honest part is a majority of every possible timeout certificate.
-        faulty = total - self.quorum
-        overlap = next(m for m in range(total + 1) if 2 * (m + self.quorum - total - faulty) > self.quorum)
-        self.final_weight = max(self.quorum, overlap)
+
+    def members(self, epoch: int) -> Members:
+        """The set of an epoch."""
+        return members_of(self._weights_in(epoch))
+
+    def set_hash(self, epoch: int) -> bytes:
+        """Section 7: what every header of the epoch before commits to."""
+        members = self.members(epoch)
+        return digest(b"quorate-valset", encode((self.keys, members.weights, members.final_weight)))
 
     def leader_of(self, epoch: int, view: int) -> int:
         """Section 6: drawn from the boundary two epochs before, from the chain's name at first."""
         source = self.genesis[epoch - 1] if epoch else self.chain_id
         seed = digest(b"quorate-leadseed", source + epoch.to_bytes(8, "big"))
-        turns = len(self.turns)
-        return self.turns[_cycle(seed, view // turns, turns)[view % turns]]
+        turns = self.members(epoch).turns
+        return turns[_cycle(seed, view // len(turns), len(turns))[view % len(turns)]]
 
     def fault_of_certificate(self, certificate: Certificate) -> str | None:
         """What is wrong with it, signatures included; None when nothing is."""
@@ -60,9 +95,12 @@ class Rules:
                 for signer, signature in zip(group.signers, group.signatures, strict=False)
             ]
         signers = [signer for _, _, signer, _ in votes]
+        members = self.members(certificate.epoch)
         if len(set(signers)) != len(signers) or not set(signers) <= set(range(len(self.keys))):
             return "signers repeat or are unknown"
-        if sum(self.weights[signer] for signer in signers) < self.quorum:
+        if not all(members.weights[signer] for signer in signers):
+            return "a signer is not of the epoch's set"
+        if members.weight_of(signers) < members.quorum:
             return "below the quorum"
         for kind, subject, signer, signature in votes:
             signed = self.signed_bytes(kind, certificate.epoch, certificate.view, subject)
@@ -83,15 +121,17 @@ class Rules:
 
     def is_final(self, certificate: QuorumCertificate) -> bool:
         """Whether it proves finality: section 3, FC and HC."""
-        weight = sum(self.weights[signer] for signer in set(certificate.signers))
-        return weight >= (self.quorum if certificate.kind == 3 else self.final_weight)
+        members = self.members(certificate.epoch)
+        needed = members.quorum if certificate.kind == 3 else members.final_weight
+        return members.weight_of(certificate.signers) >= needed
 
     def carried_by(self, certificate: TimeoutCertificate) -> bytes:
         """resolve(TC) of section 3: the block that more than half of its weight reports, or nothing."""
         reported: dict[bytes, int] = {}
         for group in certificate.groups:
             for signer in group.signers:
-                reported[group.report] = reported.get(group.report, 0) + self.weights[signer]
+                weight = self.members(certificate.epoch).weights[signer]
+                reported[group.report] = reported.get(group.report, 0) + weight
         total = sum(reported.values())
         return next(
             (b for b in sorted(reported) if b != NOTHING and reported[b] > total - reported[b]), NOTHING

@@ -21,12 +21,17 @@ class HonestSignatures:
         self._journaled: set[tuple[int, int, int, bytes]] = set()
         self._said: dict[tuple[int, int], dict[int, bytes]] = {}
         self._forgotten = (0, 0)
+        self._lost_epoch = -1
 
     def on_journaled(self, records: Iterable[JournalRecord]) -> None:
         """These records have been synced."""
         for record in records:
             if isinstance(record, OwnVote):
                 self._journaled.add((record.kind, record.epoch, record.view, record.subject))
+
+    def on_memory_lost(self) -> None:
+        """Its disk forgot what it signed: nothing may carry its signature again up to the epoch of the last vote."""
+        self._lost_epoch = max((epoch for epoch, _ in self._said), default=self._lost_epoch)
 
     def on_sent(self, message: ConsensusMessage) -> None:
         """This message has left the process."""
@@ -37,6 +42,10 @@ class HonestSignatures:
             self._on_vote(message.leader_vote)
 
     def _on_vote(self, vote: Vote) -> None:
+        if vote.epoch <= self._lost_epoch:
+            raise Violation(
+                "lost disk", f"validator {self._node} votes in epoch {vote.epoch} without its memory"
+            )
         said = self._said.setdefault((vote.epoch, vote.view), {})
         if said.get(vote.kind) == vote.subject:
             return

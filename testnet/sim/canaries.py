@@ -5,28 +5,37 @@ A canary that lives means that the simulator is blind in one eye.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
+import msgspec
+
 from consensus import admission, certificate_store, certificates, retransmission, vote_keeper
 from consensus import state as state_module
-from consensus.effects import Admitted, Effect, Persist
+from consensus.core import Core
+from consensus.effects import Admitted, Effect, OwnVote, Persist
+from consensus.epoch import Epoch
+from consensus.evidence_pool import EvidencePool
 from consensus.messages import VoteKind
 from consensus.pacemaker import Pacemaker
 from consensus.safety import OwnVotes, restore
-from consensus.state import Outbox
+from consensus.state import ConsensusState, Outbox
 from consensus.validator_set import ValidatorSet
+from consensus.watch import Watch
 from node import safety_journal
 from node.storage.watermark import START
 from primitives.errors import InvariantViolation
 from primitives.identifiers import NO_BLOCK, BlockHash
 from testnet.checkers import Violation
 from testnet.sim.files import SimulatedFile
-from testnet.sim.plan import Plan, Traitor
+from testnet.sim.plan import Fault, FaultKind, NetworkPlan, Plan, SetChange, Traitor
 from testnet.sim.simulation import verdict_of
 from testnet.sim.streams import stream
 from testnet.sim.swarm import Wishes, draw_plan
@@ -41,7 +50,9 @@ Patch = tuple[Any, str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """`patches` are (owner, name, replacement); `hunt` says where to look: twins, swarm, or the same run twice."""
+    """`patches` are (owner, name, replacement); `hunt` says where to look: twins, swarm, epochs (short ones, with
+    changes of everything), the same run twice, or the same run in processes with other hash seeds.
+    """
 
     name: str
     patches: Callable[[], list[Patch]]
@@ -74,15 +85,18 @@ def hunt(canary: Canary, seconds_max: float = SECONDS_MAX) -> Caught:
     start = time.monotonic()
     with broken(canary):
         for attempt in count(1):
-            oracle = _attempt(canary.hunt, attempt)
+            oracle = _attempt(canary, attempt)
             seconds = time.monotonic() - start
             if oracle or seconds > seconds_max:
                 return Caught(canary.name, bool(oracle), round(seconds, 2), attempt, oracle)
     raise AssertionError("a hunt ends")
 
 
-def _attempt(kind: str, attempt: int) -> str:
+def _attempt(canary: Canary, attempt: int) -> str:
     """The name of the oracle that noticed, or nothing."""
+    kind = canary.hunt
+    if kind == "processes":
+        return "event hash" if len({_hash_elsewhere(canary, seed) for seed in ("1", "2", "3")}) > 1 else ""
     try:
         if kind == "twins":
             for seed in range(attempt * TWINS_PER_ATTEMPT, (attempt + 1) * TWINS_PER_ATTEMPT):
@@ -92,7 +106,7 @@ def _attempt(kind: str, attempt: int) -> str:
         return violation.oracle
     except InvariantViolation:
         return "invariant"
-    plan = focused_plan(attempt)
+    plan = epochs_plan(attempt) if kind == "epochs" else focused_plan(attempt)
     simulation, violation_found = verdict_of(plan)
     if violation_found is not None and violation_found.oracle != "no exception":
         return violation_found.oracle
@@ -110,12 +124,61 @@ def focused_plan(seed: int) -> Plan:
     if lost or rng.random() < 0.3:
         return plan
     who = plan.traitors[0].validator if plan.traitors else next(i for i in range(4))
-    behaviour = rng.choice(["liar", "mutator", "stale leader", "false reporter", "equivocating leader"])
+    behaviour = rng.choice(
+        ["liar", "mutator", "stale leader", "false reporter", "equivocating leader", "spammer"]
+    )
     fields = {name: getattr(plan, name) for name in plan.__struct_fields__}
     fields["weights"] = ()
     fields["traitors"] = (Traitor(validator=who, behaviour=behaviour),)
     fields["healed"] = tuple(index for index in range(4) if index != who)
     return Plan(**fields)
+
+
+def epochs_plan(seed: int) -> Plan:
+    """A swarm plan of four in epochs of four quick blocks, with all that may change between epochs."""
+    plan = draw_plan(seed, Wishes(validators=4, hostile_ms=12_000))
+    rng = stream(seed, "focus on epochs")
+    who, double = rng.sample(range(4), 2) if rng.random() < 0.5 else (rng.randrange(4), None)
+    out = who if double is None else double
+    healed = tuple(index for index in range(4) if index != out)
+    lost_ms = rng.randrange(500, 6_000)
+    lost = Fault(kind=FaultKind.LOST_DISK, at_ms=lost_ms, until_ms=lost_ms + 200, nodes=(who,), amount=0)
+    kept = (FaultKind.CUT, FaultKind.CRASH, FaultKind.SLOW_LINK, FaultKind.PAUSE)
+    faults = tuple(one for one in plan.faults if one.kind in kept and rng.random() < 0.3)
+    without = tuple(0 if index == out else 1 for index in range(4))
+    sets = (SetChange(epoch=rng.randint(2, 5), weights=without),) if rng.random() < 0.5 else ()
+    upgrade = rng.choice([0, 2, 3])
+    traitors = () if double is None else (Traitor(validator=double, behaviour=rng.choice(_EPOCH_TRAITORS)),)
+    fields = {
+        **{name: getattr(plan, name) for name in plan.__struct_fields__},
+        "weights": (),
+        "min_block_ms": 50,
+        "delta_ms": 50,
+        "epoch_blocks": 4,
+        "network": NetworkPlan(),
+        "sets": sets,
+        "upgrade_epoch": upgrade,
+        "old_builds": (healed[0],) if upgrade else (),
+        "traitors": traitors,
+        "faults": faults if traitors else (*faults, lost),
+        "healed": healed,
+    }
+    return Plan(**fields)
+
+
+_EPOCH_TRAITORS = ["doppelganger", "double voter", "equivocating leader", "liar"]
+
+
+def _hash_elsewhere(canary: Canary, hash_seed: str) -> str:
+    """The event hash of a run of the broken build in a process of its own."""
+    program = (
+        "import sys; from testnet.sim.campaign import quiet; quiet(); from testnet.sim import canaries as c\n"
+        "with c.broken(next(one for one in c.CANARIES if one.name == sys.argv[1])):\n"
+        "    print(c.verdict_of(c.focused_plan(1))[0].event_hash())"
+    )
+    command = [sys.executable, "-c", program, canary.name]
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
 
 # --- the broken rules ---
@@ -267,6 +330,93 @@ def _wall_clock_in_the_core() -> list[Patch]:
     return [(Pacemaker, "forward_ms", lambda self: 1 + time.perf_counter_ns() % 25)]
 
 
+def _nullify_after_finalize() -> list[Patch]:
+    """Two guards go together: R4's own, and the place in the journal that a finalize vote leads a restart past."""
+
+    def may(self: OwnVotes, view: int) -> bool:
+        return self._may_sign(view) and self.of(view).nullified is None
+
+    def without_views(own: OwnVotes, records: Any) -> Any:
+        kept = list(records)
+        restored = restore(own, kept)
+        restored.view = max((one.view for one in kept if isinstance(one, OwnVote)), default=0)
+        return restored
+
+    return [(OwnVotes, "may_nullify", may), (state_module, "restore", without_views)]
+
+
+def _chain_ignored() -> list[Patch]:
+    original = certificates.check_justified
+
+    def check(block: Any, epoch: Epoch) -> None:
+        header = msgspec.structs.replace(block.header, chain_id=epoch.chain_id)
+        original(msgspec.structs.replace(block, header=header), epoch)
+
+    return [(module, "check_justified", check) for module in (certificates, admission)]
+
+
+def _parent_unchecked() -> list[Patch]:
+    return [(certificates, "_check_parent", lambda *_: None)]
+
+
+def _gap_off_by_one() -> list[Patch]:
+    """The last skipped view is never asked for."""
+    original = certificates._check_skips
+
+    def check(header: Any, skips: Any, epoch: Epoch) -> None:
+        if len(skips) != header.view - header.parent_view - 2:
+            original(header, skips, epoch)
+
+    return [(certificates, "_check_skips", check)]
+
+
+def _evidence_never_expires() -> list[Patch]:
+    return [(EvidencePool, "expire", lambda self, epoch: None)]
+
+
+def _far_votes_kept() -> list[Patch]:
+    original = ConsensusState.__init__
+
+    def init(self: ConsensusState, *arguments: Any) -> None:
+        original(self, *arguments)
+        self.parameters = replace(self.parameters, lookahead_views=2**62)
+
+    return [(ConsensusState, "__init__", init)]
+
+
+def _set_iteration() -> list[Patch]:
+    def others(self: ConsensusState) -> list[Any]:
+        names = {str(index) for index in range(self.validators.count) if index != self.place}
+        return [int(name) for name in names]
+
+    return [(ConsensusState, "others", others)]
+
+
+def _watch_signs() -> list[Patch]:
+    return [(Watch, "may_sign", lambda self, epoch: True)]
+
+
+def _double_ignored() -> list[Patch]:
+    return [(Core, "_check_own", lambda self, vote: None)]
+
+
+def _following_with(change: Callable[[Epoch, ValidatorSet], Epoch]) -> list[Patch]:
+    original = Epoch.following
+
+    def following(self: Epoch, boundary: BlockHash, validators: ValidatorSet, version: int) -> Epoch:
+        return change(original(self, boundary, validators, version), validators)
+
+    return [(Epoch, "following", following)]
+
+
+def _version_forgotten() -> list[Patch]:
+    return _following_with(lambda epoch, decided: replace(epoch, version=1))
+
+
+def _set_one_epoch_early() -> list[Patch]:
+    return _following_with(lambda epoch, decided: replace(epoch, validators=decided))
+
+
 CANARIES = [
     Canary("report dropped from nullify", _report_dropped),
     Canary("notarize after nullify", _notarize_after_nullify),
@@ -287,5 +437,16 @@ CANARIES = [
     Canary("no retransmission", _no_retransmission),
     Canary("votes again after a lost disk", _lost_disk_ignored),
     Canary("a torn tail silences", _torn_tail_silences),
+    Canary("nullify after finalize", _nullify_after_finalize),
+    Canary("chain id ignored", _chain_ignored),
+    Canary("parent certificate unchecked", _parent_unchecked),
+    Canary("gap check off by one", _gap_off_by_one),
+    Canary("evidence never expires", _evidence_never_expires, "epochs"),
+    Canary("votes of any view are kept", _far_votes_kept),
+    Canary("watch mode signs", _watch_signs, "epochs"),
+    Canary("its double is ignored", _double_ignored, "epochs"),
+    Canary("protocol version forgotten", _version_forgotten, "epochs"),
+    Canary("a set votes one epoch early", _set_one_epoch_early, "epochs"),
+    Canary("set iteration in the core", _set_iteration, "processes"),
     Canary("wall clock in the core", _wall_clock_in_the_core, "twice"),
 ]

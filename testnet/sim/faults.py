@@ -21,6 +21,8 @@ class FaultPlayer:
         self._is_healed = False
         self._restart_at_ns: dict[int, int] = {}
         self._leader = 0
+        self._switches: list[Fault] = []
+        """Armed, until the block before the last of an epoch is final."""
 
     def schedule(self) -> None:
         """Put every fault on the heap."""
@@ -32,6 +34,29 @@ class FaultPlayer:
         self._leader = leader
         if self._isolating:
             self._world.network.isolated = leader
+
+    def on_height(self, height: int) -> None:
+        """Somebody calls a block of this height final."""
+        due = [fault for fault in self._switches if height >= fault.amount - 1]
+        for fault in due:
+            self._switches.remove(fault)
+            if height == fault.amount - 1 and not self._is_healed:
+                self._switch(fault)
+
+    def _switch(self, fault: Fault) -> None:
+        """The leader dies and the network parts, just before the validators change."""
+        world, length_ns = self._world, (fault.until_ms - fault.at_ms) * MS
+        world.happened("partition and dead leader at a switch")
+        self._cut(fault, 1)
+        world.after(length_ns, self._end_switch, fault)
+        validator = world.validators[self._leader]
+        self._restart_at_ns[validator.index] = world.now_ns + length_ns
+        # Not inside the step that made the block final: the process dies at its next effect.
+        validator.crash_at = validator.performed + 1
+
+    def _end_switch(self, fault: Fault) -> None:
+        if not self._is_healed:
+            self._cut(fault, -1)
 
     def on_crashed(self, validator: SimulatedValidator) -> None:
         """It died where a CRASH fault said; it comes back when that fault says, at the healing at the latest."""
@@ -56,6 +81,9 @@ class FaultPlayer:
             disk.latency_ns = 0
             validator.drift_ppm = 0
             validator.crash_at = None
+            validator.knows_upgrade = True
+            if validator.core is not None and validator.version_max == 1:
+                validator.crash()
             validator.resume()
             validator.boot()
 
@@ -77,6 +105,9 @@ class FaultPlayer:
         elif fault.kind is FaultKind.SLOW_LINK:
             for pair in self._pairs(fault):
                 world.network.slow_ns[pair] = fault.amount * MS
+        elif fault.kind is FaultKind.SWITCH:
+            self._switches.append(fault)
+            return
         else:
             for node in fault.nodes:
                 self._start_on(world.validators[node], fault)
@@ -104,7 +135,12 @@ class FaultPlayer:
                 disk.wipe(fault.amount)
                 if fault.amount == 0:
                     validator.store.wipe()
-                validator.must_stay_observer = fault.amount in (0, 2)
+                validator.must_watch = fault.amount in (0, 2)
+                if fault.amount != 3:
+                    validator.signatures.on_memory_lost()
+            case FaultKind.UPGRADE:
+                validator.crash()
+                validator.knows_upgrade = True
             case FaultKind.DRIFT:
                 validator.drift_ppm = fault.amount
             case FaultKind.CLOCK_STEP:
@@ -136,7 +172,13 @@ class FaultPlayer:
                 disk.latency_ns = 0
             case FaultKind.DRIFT:
                 validator.drift_ppm = 0
-            case FaultKind.CRASH | FaultKind.FSYNC | FaultKind.FULL_DISK | FaultKind.LOST_DISK:
+            case (
+                FaultKind.CRASH
+                | FaultKind.FSYNC
+                | FaultKind.FULL_DISK
+                | FaultKind.LOST_DISK
+                | FaultKind.UPGRADE
+            ):
                 disk.is_full = disk.fail_sync = False
                 if validator.standing in (Standing.DOWN, Standing.STOPPED):
                     validator.boot()

@@ -42,6 +42,11 @@ class FaultKind(StrEnum):
     """The clocks of `nodes` run `amount` ppm fast."""
     CLOCK_STEP = "clock_step"
     """The wall clocks of `nodes` step by `amount` milliseconds, for good."""
+    SWITCH = "switch"
+    """When the block before the last of an epoch, that of height `amount`, is final somewhere: whoever leads then is
+    killed, and `nodes` are cut from `peers`, both for as long as from `at_ms` to `until_ms`."""
+    UPGRADE = "upgrade"
+    """`nodes` are stopped and, at `until_ms`, started with a build that knows the newest protocol version."""
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +65,13 @@ class Traitor(msgspec.Struct, frozen=True, kw_only=True):
 
     validator: int
     behaviour: str
+
+
+class SetChange(msgspec.Struct, frozen=True, kw_only=True):
+    """From `epoch` (2 or later) on the validators have these weights; 0: no member."""
+
+    epoch: int
+    weights: tuple[int, ...]
 
 
 class NetworkPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +97,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     min_block_ms: int = 200
     epoch_blocks: int = 0
     """Blocks in an epoch; 0: one endless epoch."""
+    sets: tuple[SetChange, ...] = ()
+    """Later validator sets, by epoch; each is decided two epochs before it votes."""
+    upgrade_epoch: int = 0
+    """The epoch (2 or later) from which protocol version 2 is in force; 0: never."""
+    old_builds: tuple[int, ...] = ()
+    """Who knows version 1 alone, until an UPGRADE or the healing."""
     hostile_ms: int
     network: NetworkPlan = NetworkPlan()
     signatures: str = "model"
@@ -104,6 +122,18 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def traitor_set(self) -> frozenset[int]:
         """The Byzantine validators."""
         return frozenset(traitor.validator for traitor in self.traitors)
+
+    def weights_in(self, epoch: int) -> tuple[int, ...]:
+        """The validators' weights in an epoch."""
+        weights = self.weights or (1,) * self.validators
+        for change in self.sets:
+            if change.epoch <= epoch:
+                weights = change.weights
+        return weights
+
+    def version_in(self, epoch: int) -> int:
+        """The protocol version of an epoch's blocks."""
+        return 2 if self.upgrade_epoch and epoch >= self.upgrade_epoch else 1
 
 
 def to_json(plan: Plan) -> str:

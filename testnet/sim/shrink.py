@@ -42,9 +42,10 @@ def shrink(plan: Plan, oracle: str, runs_max: int = RUNS_MAX) -> Plan:
 def _simpler(plan: Plan) -> Iterator[Plan]:
     """Simpler plans, the boldest first."""
     replace = msgspec.structs.replace
+    yield from _with_fewer_epochs(plan)
     if plan.weights:
         yield replace(plan, weights=())
-    elif plan.validators > 4:
+    elif plan.validators > 4 and not plan.sets and not plan.old_builds:
         yield from _with_fewer_validators(plan)
     for size in _sizes(len(plan.faults)):
         for start in range(0, len(plan.faults), size):
@@ -64,6 +65,14 @@ def _simpler(plan: Plan) -> Iterator[Plan]:
     for at, fault in enumerate(plan.faults):
         for other in _milder(fault):
             yield replace(plan, faults=(*plan.faults[:at], other, *plan.faults[at + 1 :]))
+
+
+def _with_fewer_epochs(plan: Plan) -> Iterator[Plan]:
+    """Without a change of the validators, or without the upgrade."""
+    for at in range(len(plan.sets)):
+        yield msgspec.structs.replace(plan, sets=plan.sets[:at] + plan.sets[at + 1 :])
+    if plan.upgrade_epoch:
+        yield msgspec.structs.replace(plan, upgrade_epoch=0, old_builds=())
 
 
 def _sizes(count: int) -> Iterator[int]:

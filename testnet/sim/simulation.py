@@ -15,14 +15,16 @@ from hashlib import blake2b
 from typing import Any
 
 from consensus import admission
-from consensus.effects import DeliverFinal
+from consensus.effects import DeliverFinal, OpenedEpoch
 from consensus.epoch import Epoch, first_epoch
 from consensus.evidence import check_pair
 from consensus.forensics import FinalChain, check_accusation, find_culprits
+from consensus.inputs import NextSetDecided
 from consensus.messages import (
     Block,
     BlockEvidence,
     ConsensusMessage,
+    EpochProof,
     PairEvidence,
     TimeoutCertificate,
     hash_of,
@@ -38,7 +40,7 @@ from testnet.checkers import Violation
 from testnet.checkers.chain import OneChain
 from testnet.checkers.limits import check_limits
 from testnet.checkers.liveness import bound_ms
-from testnet.checkers.rules import Rules
+from testnet.checkers.rules import Rules, members_of
 from testnet.sim.exchange import ORDER_EVERY_NS, ExchangeExecutor, Market
 from testnet.sim.executors import EmptyExecutor, Executor, Roots
 from testnet.sim.faults import FaultPlayer
@@ -74,11 +76,12 @@ class Simulation:
         self._hash = blake2b(digest_size=16)
         self.ring = KeyRing(plan.seed, plan.validators, plan.signatures)
         keys = tuple(signer.public_key for signer in self.ring.signers)
-        self.weights = plan.weights or (1,) * plan.validators
-        self.validators_set = ValidatorSet(keys, self.weights)
+        self.validators_set = ValidatorSet(keys, plan.weights_in(0))
         self.epoch = first_epoch(CHAIN_ID, self.validators_set)
-        self.rules = Rules(CHAIN_ID, keys, self.weights, self.epoch.genesis, self.ring.is_valid)
-        self.chain = OneChain(self.rules, plan.epoch_blocks, forks_allowed=not plan.must_live)
+        self.rules = Rules(CHAIN_ID, keys, plan.weights_in, self.epoch.genesis, self.ring.is_valid)
+        self.chain = OneChain(
+            self.rules, plan.epoch_blocks, plan.version_in, forks_allowed=not plan.must_live
+        )
         self.network = SimulatedNetwork(plan)
         self.roots = Roots()
         self.market: Market | None = None
@@ -169,12 +172,17 @@ class Simulation:
         """A random core is whole; everything else is frozen as it is for ever; finality must follow in time."""
         self.faults.heal(frozenset(self.plan.healed))
         core = [self.validators[index] for index in self.plan.healed]
+        coming = {self.plan.weights_in(self.highest_epoch), *(one.weights for one in self.plan.sets)}
         behind = max(self._views_behind(validator) for validator in core)
         limit_ms = bound_ms(
-            bad_turns=sum(1 for leader in self.rules.turns if leader not in self.plan.healed),
+            bad_turns=max(
+                sum(1 for leader in members_of(weights).turns if leader not in self.plan.healed)
+                for weights in coming
+            ),
             delta_ms=self.plan.delta_ms,
             min_block_ms=self.plan.min_block_ms,
             views_behind=behind,
+            epochs_behind=self.highest_epoch - min(self._epoch_of(validator) for validator in core),
         )
         start_ns, goal = self.now_ns, max(validator.height for validator in self.validators) + 1
         lived = self.run_until(start_ns + limit_ms * MS, lambda: min(one.height for one in core) >= goal)
@@ -188,6 +196,10 @@ class Simulation:
     def _views_behind(validator: SimulatedValidator) -> int:
         state = validator.core.state if validator.core is not None else None
         return state.view - state.tree.root.view if state is not None else 0
+
+    @staticmethod
+    def _epoch_of(validator: SimulatedValidator) -> int:
+        return validator.store.opened[-1][0].number if validator.store.opened else 0
 
     def _housekeeping(self) -> None:
         for validator in self.validators:
@@ -205,8 +217,6 @@ class Simulation:
                 raise Violation(
                     "replay", f"validator {validator.index} has another root than its blocks give"
                 )
-            if validator.must_stay_observer and validator.core is not None and not validator.is_observer:
-                raise Violation("lost disk", f"validator {validator.index} votes again without its memory")
 
     def _check_forks(self) -> list[frozenset[int]]:
         """From any two conflicting chains alone: f+1 or more guilty, nobody honest, every proof stands by itself."""
@@ -229,7 +239,8 @@ class Simulation:
         where = f"the fork between validators {index} and {other_index}"
         if not guilty <= self.plan.traitor_set:
             raise Violation("culprits", f"{where} names honest {sorted(guilty - self.plan.traitor_set)}")
-        if sum(self.weights[one] for one in guilty) <= sum(self.weights) - self.rules.quorum:
+        members = self.rules.members(0)
+        if members.weight_of(guilty) <= members.faulty:
             raise Violation("culprits", f"{where} names only {sorted(guilty)}")
         return guilty
 
@@ -266,15 +277,38 @@ class Simulation:
             self.highest_epoch, self.highest_view = epoch.number, view
             self.faults.on_view(epoch.leaders.leader_of(view))
 
-    def on_epoch(self, validator: SimulatedValidator, number: int) -> None:
+    def decide(self, epoch: int, known: ValidatorSet) -> NextSetDecided:
+        """What the ledger says at the end of an epoch: set and version of the one after the next."""
+        weights = enumerate(self.plan.weights_in(epoch + 2))
+        chosen = known.following((i, known.public_keys[i], weight) for i, weight in weights if weight)
+        return NextSetDecided(epoch, chosen, self.plan.version_in(epoch + 2))
+
+    def on_epoch(self, validator: SimulatedValidator, opened: OpenedEpoch, proof: EpochProof) -> None:
         """Somebody enters an epoch."""
-        self.audit(b"epoch", validator.index, number % 65_536)
-        self.happened("epoch opened")
+        number, place = opened.number, validator.index
+        self.audit(b"epoch", place, number % 65_536)
+        if validator.is_honest:
+            self.chain.on_epoch(place, opened, self._epoch_of(validator))
+            if self.plan.version_in(number) > 1 and validator.version_max == 1:
+                raise Violation("one set", f"validator {place} begins epoch {number} of an unknown version")
+        old, new = self.plan.weights_in(number - 1), self.plan.weights_in(number)
+        for holds, what in (
+            (True, "epoch opened"),
+            (old != new, "set changed"),
+            (not old[place] and new[place], "validator joined"),
+            (old[place] and not new[place], "validator left"),
+            (number == self.plan.upgrade_epoch, "upgrade in force"),
+            (number < self.highest_epoch, "caught up past an epoch"),
+            (len(proof.headers) > 1, "epoch closed by a suffix"),
+        ):
+            if holds:
+                self.happened(what)
 
     def on_final(self, validator: SimulatedValidator, delivered: DeliverFinal) -> None:
         """An honest validator calls blocks final."""
         self.audit(b"final", validator.index, len(delivered.blocks), delivered.proof.block[:8])
         self.chain.on_final(validator.index, validator.height, delivered)
+        self.faults.on_height(delivered.blocks[-1].header.height)
         justification = delivered.blocks[-1].justification
         self.sometimes["fast finality" if delivered.is_fast else "slow finality"] += 1
         if justification.skips:

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
+from msgspec.structs import replace
+
 from testnet.byzantine import BEHAVIOURS
-from testnet.sim.plan import Fault, FaultKind, NetworkPlan, Plan, Traitor
+from testnet.sim.plan import Fault, FaultKind, NetworkPlan, Plan, SetChange, Traitor
 from testnet.sim.streams import stream
 
 CALM_SHARE = 0.05
@@ -16,6 +18,10 @@ ED25519_SHARE = 0.03
 """Runs with real signatures."""
 WEIGHTED_SHARE = 0.2
 """Runs whose validators have unequal weights, 1 to 5."""
+SETS_SHARE = 0.6
+"""Runs with epochs whose validators change."""
+UPGRADE_SHARE = 0.4
+"""Runs with epochs in which the protocol is upgraded."""
 FAMILY_SHARE = 0.5
 """How often a family is in."""
 
@@ -45,13 +51,14 @@ def draw_plan(seed: int, wishes: Wishes = DEFAULT_WISHES) -> Plan:
     total = sum(weights) or count
     quorum = 2 * total // 3 + 1
     faulty = total - quorum
+    epoch_blocks = 0 if wishes.over_threshold else stream(seed, "epochs").choice([0, 0, 4, 4, 10])
     base = Plan(
         seed=seed,
         validators=count,
         weights=weights,
         delta_ms=rng.choice([50, 100, 100, 400]),
-        min_block_ms=rng.choice([0, 50, 200, 200, 1_000]),
-        epoch_blocks=0 if wishes.over_threshold else stream(seed, "epochs").choice([0, 0, 4, 10, 30]),
+        min_block_ms=max(rng.choice([0, 50, 200, 200, 1_000]), 50 if epoch_blocks else 0),
+        epoch_blocks=epoch_blocks,
         hostile_ms=hostile_ms,
         application=wishes.application,
         signatures="ed25519" if rng.random() < ED25519_SHARE else "model",
@@ -70,7 +77,7 @@ def draw_plan(seed: int, wishes: Wishes = DEFAULT_WISHES) -> Plan:
     faults = _faults(seed, count, hostile_ms, loyal_out)
     lost = {node for fault in faults if fault.kind is FaultKind.LOST_DISK for node in fault.nodes}
     able = [i for i in range(count) if i not in lost and all(i != t.validator for t in traitors)]
-    return Plan(
+    plan = Plan(
         **{name: getattr(base, name) for name in base.__struct_fields__ if name not in _REDRAWN},
         network=_network(seed),
         torn_writes=stream(seed, "torn").random() < FAMILY_SHARE,
@@ -78,6 +85,69 @@ def draw_plan(seed: int, wishes: Wishes = DEFAULT_WISHES) -> Plan:
         faults=tuple(faults),
         healed=_core(seed, able, quorum, weights),
     )
+    return _with_upgrade(_with_sets(plan, out)) if plan.epoch_blocks else plan
+
+
+def _with_sets(plan: Plan, out: list[int]) -> Plan:
+    """Validators leave, join and change their weight; now and then the network parts at such a switch.
+
+    In every set the healed core is a quorum, and those that are out are at most f.
+    """
+    rng = stream(plan.seed, "sets")
+    if rng.random() >= SETS_SHARE:
+        return plan
+
+    def drawn() -> tuple[int, ...] | None:
+        for _ in range(20):
+            heaviest = 5 if plan.weights else 1
+            weights = tuple(
+                0 if rng.random() < 0.25 else rng.randint(1, heaviest) for _ in range(plan.validators)
+            )
+            total, quorum = sum(weights), 2 * sum(weights) // 3 + 1
+            able, bad = sum(weights[i] for i in plan.healed), sum(weights[i] for i in out)
+            members = sum(weight > 0 for weight in weights)
+            if 2 * members > plan.validators and able >= quorum and bad <= total - quorum:
+                return weights
+        return None
+
+    first = drawn() if rng.random() < 0.5 else None
+    epochs = sorted(rng.sample(range(2, 9), rng.randint(1, 4)))
+    sets = [(epoch, weights) for epoch in epochs if (weights := drawn()) is not None]
+    switches = [_at_switch(rng, plan, epoch) for epoch, _ in sets if rng.random() < FAMILY_SHARE]
+    return replace(
+        plan,
+        weights=first or plan.weights,
+        sets=tuple(SetChange(epoch=epoch, weights=weights) for epoch, weights in sets),
+        faults=tuple(sorted((*plan.faults, *switches), key=_order)),
+    )
+
+
+def _at_switch(rng: Random, plan: Plan, epoch: int) -> Fault:
+    nodes = _some(rng, plan.validators)
+    peers = tuple(index for index in range(plan.validators) if index not in nodes)
+    length_ms = rng.randint(100, 8_000)
+    height = epoch * plan.epoch_blocks
+    return Fault(kind=FaultKind.SWITCH, at_ms=0, until_ms=length_ms, nodes=nodes, peers=peers, amount=height)
+
+
+def _with_upgrade(plan: Plan) -> Plan:
+    """A rolling upgrade: some builds are replaced in time, some too late, some never in the hostile phase."""
+    rng = stream(plan.seed, "upgrade")
+    if rng.random() >= UPGRADE_SHARE:
+        return plan
+    old = _some(rng, plan.validators) if rng.random() < 0.5 else tuple(range(plan.validators))
+    replaced = []
+    for node in old:
+        at_ms = rng.randrange(0, 2 * plan.hostile_ms)
+        if at_ms < plan.hostile_ms:
+            until_ms = at_ms + rng.randint(50, 3_000)
+            replaced.append(Fault(kind=FaultKind.UPGRADE, at_ms=at_ms, until_ms=until_ms, nodes=(node,)))
+    faults = tuple(sorted((*plan.faults, *replaced), key=_order))
+    return replace(plan, upgrade_epoch=rng.randint(2, 4), old_builds=old, faults=faults)
+
+
+def _order(fault: Fault) -> tuple[int, str, tuple[int, ...]]:
+    return fault.at_ms, fault.kind, fault.nodes
 
 
 def _weights(seed: int, count: int) -> tuple[int, ...]:
@@ -274,4 +344,4 @@ def _faults(seed: int, count: int, hostile_ms: int, loyal_out: list[int]) -> lis
                     amount=rng.randint(0, 3),
                 )
             )
-    return sorted(faults, key=lambda fault: (fault.at_ms, fault.kind, fault.nodes))
+    return sorted(faults, key=_order)

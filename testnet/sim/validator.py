@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +33,9 @@ from consensus.effects import (
     ServeBlocks,
     ServeEpochProof,
     SetTimer,
+    UpgradeRequired,
     ValidatePayload,
+    WatchEnded,
 )
 from consensus.epoch import Epoch
 from consensus.epochs import EpochManager
@@ -41,7 +44,6 @@ from consensus.forensics import FinalChain
 from consensus.inputs import (
     Input,
     MessageReceived,
-    NextSetDecided,
     OtherEpochHeard,
     PayloadBuilt,
     Started,
@@ -61,12 +63,15 @@ from consensus.messages import (
     hash_of,
 )
 from consensus.state import CoreConfig, FinalTip, Signer
+from consensus.watch import Watch
 from node.consensus_service import INBOX_MAX
-from node.safety_journal import SafetyJournal, recover
+from node.safety_journal import SafetyJournal, SafetyMemory, recover
 from node.storage.watermark import Watermark
 from primitives.errors import OperatorError
 from primitives.identifiers import BlockHash, ValidatorIndex
 from testnet.byzantine.actor import Actor, Later
+from testnet.byzantine.doppelganger import Doppelganger
+from testnet.checkers import Violation
 from testnet.checkers.signatures import HonestSignatures
 from testnet.sim.executors import Executor
 from testnet.sim.files import PowerCut, SimulatedDisk
@@ -172,8 +177,12 @@ class SimulatedValidator:
         self.core: EpochManager | None = None
         self.standing = Standing.DOWN
         self.is_observer = False
-        self.must_stay_observer = False
-        """Its disk lost something: it must not vote again in this run."""
+        self.must_watch = False
+        """Its disk lost something: it must boot as an observer."""
+        self.knows_upgrade = index not in world.plan.old_builds
+        """Whether the build on its disk knows protocol version 2."""
+        self.version_max = 1
+        """The newest version that the running build knows."""
         self.executor: Executor = world.new_executor(index, self.store)
         self.life = 0
         self.performed = 0
@@ -185,6 +194,7 @@ class SimulatedValidator:
         self._waiting: list[Effect] | None = None
         """Effects behind a Persist whose sync has not come back."""
         self._journal: SafetyJournal | None = None
+        self._watermark: Watermark | None = None
         Watermark.create(WATERMARK, disk)
 
     @property
@@ -225,13 +235,28 @@ class SimulatedValidator:
         self.is_observer = memory.observer_reason is not None and self.is_honest
         if self.is_observer:
             self.world.happened("observer after a lost disk")
-        own_index = None if self.is_observer else self.index
-        config = CoreConfig(
-            self.config.chain_id, self.config.validator_set, own_index, self.config.parameters
-        )
-        kind = EpochManager if self.is_honest else FearlessManager
-        core = self.core = kind(
-            config,
+        if self.must_watch and self.is_honest and not self.is_observer:
+            raise Violation("lost disk", f"validator {self.index} begins to vote without its memory")
+        self.must_watch = False
+        try:
+            core = self.core = self._new_core(memory)
+        except OperatorError as error:
+            self.stop(str(error))
+            return
+        self._watermark = memory.watermark
+        self._journal = SafetyJournal(memory.journal, memory.watermark, core.journal_records, COMPACT_BYTES)
+        self.executor = self.world.new_executor(self.index, self.store)
+        self.standing = Standing.UP
+        self.take(Started())
+
+    def _new_core(self, memory: SafetyMemory) -> EpochManager:
+        """As the node makes it: whoever lost its memory watches."""
+        watch = Watch(self.index) if self.is_observer else None
+        self.version_max = 2 if self.knows_upgrade else 1
+        is_fearless = self.actor is not None and not isinstance(self.actor, Doppelganger)
+        kind = FearlessManager if is_fearless else EpochManager
+        return kind(
+            replace(self.config, watch=watch, version_max=self.version_max),
             self.signer,
             self.store.tip(),
             memory.records,
@@ -239,10 +264,6 @@ class SimulatedValidator:
             epoch_blocks=self.world.plan.epoch_blocks,
             opened=[opened for opened, _ in self.store.opened],
         )
-        self._journal = SafetyJournal(memory.journal, memory.watermark, core.journal_records, COMPACT_BYTES)
-        self.executor = self.world.new_executor(self.index, self.store)
-        self.standing = Standing.UP
-        self.take(Started())
 
     def crash(self) -> None:
         """kill -9, or the plug: memory is gone, and what was not synced may be."""
@@ -264,7 +285,7 @@ class SimulatedValidator:
         self.core = None
         self.standing = Standing.STOPPED
         self.world.audit(b"stop", self.index)
-        self.world.happened("stopped by its disk")
+        self.world.happened("stopped itself")
 
     def pause(self) -> None:
         """SIGSTOP."""
@@ -291,6 +312,7 @@ class SimulatedValidator:
             return
         effects = self.core.step(event)
         if self.actor is not None:
+            self.actor.epoch = self.core.epoch.number
             effects = self._twisted(effects)
         self._perform(effects)
 
@@ -421,26 +443,51 @@ class SimulatedValidator:
             case ReportEvidence(kind=kind, offender=offender):
                 self.store.evidence.append(effect.evidence)
                 self.world.on_evidence(self, kind, offender, effect.evidence)
-            case EpochClosed() | EpochOpened() | ServeEpochProof() | Readmit():
+            case (
+                EpochClosed()
+                | EpochOpened()
+                | UpgradeRequired()
+                | ServeEpochProof()
+                | WatchEnded()
+                | Readmit()
+            ):
                 self._change_epoch(effect)
             case Halt(reason=reason, detail=detail):
                 self.world.on_halt(self, reason, detail)
             case _:
                 pass
 
-    def _change_epoch(self, effect: EpochClosed | EpochOpened | ServeEpochProof | Readmit) -> None:
-        """The ledger's part: every epoch has the same validators here."""
+    def _change_epoch(
+        self, effect: EpochClosed | EpochOpened | UpgradeRequired | ServeEpochProof | WatchEnded | Readmit
+    ) -> None:
+        """The ledger's part: the plan says who votes in which epoch, and by which version."""
         match effect:
             case EpochClosed(epoch=epoch) if self.core is not None:
-                decided = NextSetDecided(epoch, self.core.epoch.next_set)
+                decided = self.world.decide(epoch, self.core.epoch.next_set)
                 self.world.after(WORK_NS, self._later_input, decided, self.life)
             case EpochOpened(opened=opened, proof=proof):
+                self.world.on_epoch(self, opened, proof)
                 self.store.opened.append((opened, proof))
-                self.world.on_epoch(self, opened.number)
+            case UpgradeRequired():
+                self.world.happened("old build stopped")
+                self.stop("this build is too old")
+            case WatchEnded():
+                self._end_watch()
             case ServeEpochProof(to=to, epoch=epoch) if epoch < len(self.store.opened):
                 self._say(EpochClosing(self.store.opened[epoch][1]), (to,))
             case Readmit(peer=peer, message=message):
                 self.world.after(0, self._hear_again, peer, message, self.life)
+
+    def _end_watch(self) -> None:
+        """As the node does: it signs again, and a new watermark knows of it."""
+        assert self._journal is not None
+        self.world.happened("watch ended")
+        self.is_observer = False
+        if self._watermark is None:
+            Watermark.create(WATERMARK, self.disk)
+            self._watermark = Watermark.open(WATERMARK, self.disk)
+            assert self._watermark is not None
+            self._journal.use(self._watermark)
 
     def _hear_again(self, peer: int, message: ConsensusMessage, life: int) -> None:
         if self.life == life:
@@ -491,4 +538,20 @@ class SimulatedValidator:
         if self.actor is not None:
             for effect in self.actor.hear(letter.message):
                 self._perform_one(effect)
+        is_foreign = letter.sender == self.index and self.can_sign()
         self.take(MessageReceived(ValidatorIndex(letter.sender), letter.message))
+        if is_foreign:
+            self._check_stopped()
+
+    def can_sign(self) -> bool:
+        """Whether it would vote, if there were something to vote for."""
+        if self.core is None or self._waiting is not None or self.standing is not Standing.UP:
+            return False
+        state = self.core.state
+        return state.own_index is not None and not state.is_stopped
+
+    def _check_stopped(self) -> None:
+        """It has heard a vote under its own key that it never gave."""
+        if self.core is not None and not self.core.is_halted:
+            raise Violation("doppelganger", f"validator {self.index} heard its key elsewhere and goes on")
+        self.world.happened("stopped by its double")
