@@ -138,9 +138,8 @@ class Wiring:
         self.own_index = config.index if not self.observer else None
         self.verifier = SignatureVerifier()
         self.metrics = NodeMetrics()
-        self.server = SyncServer(
-            self.store, EpochFiles(config.data_path / "epochs"), self._epoch_blocks, self._on_bundle
-        )
+        self.epochs = EpochFiles(config.data_path / "epochs")
+        self.server = SyncServer(self.store, self.epochs, self.snapshots, self._epoch_blocks, self._on_bundle)
         self.network = Libp2pNetwork(self._network_config(), self.server.answer)
         self.ledger = LedgerService(
             self.restored.state,
@@ -150,41 +149,17 @@ class Wiring:
             self.verifier,
         )
         self.evidence = EvidenceFiles(config.data_path / "evidence")
-        self.epochs = EpochFiles(config.data_path / "epochs")
         self.core = self._core()
         self.ledger.find_block = self._find_block
         oracle_keys = [entry.oracle_key for entry in genesis.validators]
         self.reports = ReportPool(oracle_keys, self.chain_id)
         self.safety = SafetyJournal(self.journal, self.watermark, self.core.journal_records)
-        self.consensus = ConsensusService(
-            self.core,
-            network=self.network,
-            journal=self.safety,
-            store=self.store,
-            ledger=self.ledger,
-            epochs=EpochService(self.epochs, self.ledger, self.network),
-            verifier=self.verifier,
-            metrics=self.metrics,
-            reports=self.reports.newest,
-            min_block_ms=genesis.consensus.min_block_ms,
-            on_evidence=self._on_evidence,
-            on_notarized=self._on_notarized,
-            on_watch_ended=self._on_watch_ended,
-        )
+        self.consensus = self._consensus()
         self.oracle = self._oracle(self.own_index) if self.own_index is not None and config.venues else None
-        peers = [ValidatorIndex(i) for i in range(len(genesis.validators)) if i != config.index]
-        self.forwarder = OrderForwarder(self.network, peers, self.metrics) if config.index is None else None
+        self.forwarder = self._forwarder()
         spreader = self.forwarder or self.network
         self.transactions = TransactionService(self.ledger, spreader, self.verifier, self.metrics)
-        self.sync = SyncService(
-            consensus=self.consensus,
-            ledger=self.ledger,
-            network=self.network,
-            verifier=self.verifier,
-            metrics=self.metrics,
-            peers=peers,
-            is_follower=config.index is None,
-        )
+        self.sync = self._sync()
         self.consensus.on_height = self.sync.on_height
         self.answers = self._answers()
         self.socket = NodeSocket(config.socket_path, self.answers)
@@ -295,6 +270,45 @@ class Wiring:
             pool,
             epoch_blocks=self._epoch_blocks,
             opened=self.epochs.load(self.restored.tip_height, self._epoch_blocks),
+        )
+
+    def _consensus(self) -> ConsensusService:
+        return ConsensusService(
+            self.core,
+            network=self.network,
+            journal=self.safety,
+            store=self.store,
+            ledger=self.ledger,
+            epochs=EpochService(self.epochs, self.ledger, self.network),
+            verifier=self.verifier,
+            metrics=self.metrics,
+            reports=self.reports.newest,
+            min_block_ms=self.genesis.consensus.min_block_ms,
+            on_evidence=self._on_evidence,
+            on_notarized=self._on_notarized,
+            on_watch_ended=self._on_watch_ended,
+        )
+
+    @property
+    def _others(self) -> list[ValidatorIndex]:
+        count = len(self.genesis.validators)
+        return [ValidatorIndex(index) for index in range(count) if index != self.config.index]
+
+    def _forwarder(self) -> OrderForwarder | None:
+        """Only a follower has one: validators have lanes."""
+        if self.config.index is not None:
+            return None
+        return OrderForwarder(self.network, self._others, self.metrics)
+
+    def _sync(self) -> SyncService:
+        return SyncService(
+            consensus=self.consensus,
+            ledger=self.ledger,
+            network=self.network,
+            verifier=self.verifier,
+            metrics=self.metrics,
+            peers=self._others,
+            is_follower=self.config.index is None,
         )
 
     def _network_config(self) -> NetworkConfig:

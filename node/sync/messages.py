@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from consensus.effects import OpenedEpoch
 from consensus.messages import (
     BLOCK_BYTES_MAX,
     SUFFIX_HEADERS_MAX,
@@ -19,12 +20,16 @@ from consensus.messages import (
 from gossip.network import BULK_MESSAGE_BYTES_MAX
 from gossip.request_response import REQUEST_BYTES_MAX
 from node.messages import TransactionBundle
-from primitives.codec import U16, U32, U63, Wire, decode
+from primitives.codec import U16, U32, U63, Bytes32, Wire, decode
 
 RANGE_BLOCKS_MAX = 64
 """Blocks in one range: enough that its one certificate costs little, few enough that a lie costs little."""
 RANGE_BYTES_MAX = 2 * 1024 * 1024
 """Bytes of blocks in one range, unless its first block alone is longer."""
+
+
+OFFERS_MAX = 2
+"""Snapshots in one answer."""
 
 
 class TipRequest(Wire, tag=40):
@@ -69,8 +74,46 @@ class Taken(Wire, tag=44):
 
 
 T = TypeVar("T", bound=Wire)
-Question = TipRequest | RangeRequest | TransactionBundle
-Reply = Tip | Range | Taken
+
+
+class SnapshotRequest(Wire, tag=45):
+    """The newest snapshots of the ledger that a node has whole."""
+
+
+class SnapshotOffers(Wire, tag=46):
+    """Encoded `SnapshotHead`s, the newest first: what each is of, its chunks' digests, and why it is believed."""
+
+    heads: Annotated[tuple[bytes, ...], msgspec.Meta(max_length=OFFERS_MAX)]
+
+
+class ChunkRequest(Wire, tag=47):
+    """One chunk of the snapshot with this name."""
+
+    name: Bytes32
+    index: U32
+
+
+class Chunk(Wire, tag=48):
+    """The chunk's bytes; empty when this node has not that snapshot."""
+
+    raw: bytes
+
+
+class EpochFileRequest(Wire, tag=49):
+    """How an epoch began."""
+
+    epoch: U32
+
+
+class EpochLink(Wire, tag=50):
+    """The epoch, and the proof that the one before is over; None for one that has not begun here."""
+
+    opened: OpenedEpoch | None
+    proof: EpochProof | None
+
+
+Question = TipRequest | RangeRequest | TransactionBundle | SnapshotRequest | ChunkRequest | EpochFileRequest
+Reply = Tip | Range | Taken | SnapshotOffers | Chunk | EpochLink
 
 
 def decode_question(raw: bytes) -> Question:

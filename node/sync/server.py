@@ -7,29 +7,41 @@ threads, and gossip/request_response.py bounds what leaves in a second.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import trio
 
 from consensus.messages import SUFFIX_HEADERS_MAX, Block, EpochProof, Header, QuorumCertificate
-from gossip.network import PeerName
+from gossip.network import BULK_MESSAGE_BYTES_MAX, PeerName
 from node.messages import TransactionBundle
 from node.storage.block_store import BlockStore
 from node.storage.epoch_files import EpochFiles
+from node.storage.snapshots import SnapshotFiles, StoredSnapshot
 from node.sync.messages import (
+    OFFERS_MAX,
     RANGE_BYTES_MAX,
+    Chunk,
+    ChunkRequest,
+    EpochFileRequest,
+    EpochLink,
     Question,
     Range,
     RangeRequest,
     Reply,
+    SnapshotOffers,
+    SnapshotRequest,
     Taken,
     Tip,
     TipRequest,
     decode_question,
 )
 from primitives.codec import decode_own, encode
+from primitives.errors import InvariantViolation, OperatorError
 
 TIP_BLOCKS_MAX = 64
 """How far below the newest block a proved one is looked for."""
+ANSWER_ROOM_BYTES = 64
+"""What an answer is longer than the heads in it."""
 HEADERS_MAX = 128
 """How far above a range its proof is looked for."""
 NOTHING = Range((), (), None)
@@ -42,6 +54,7 @@ class SyncServer:
         self,
         store: BlockStore,
         epochs: EpochFiles,
+        snapshots: SnapshotFiles,
         epoch_blocks: int,
         on_bundle: Callable[[TransactionBundle], Awaitable[None]],
     ) -> None:
@@ -50,6 +63,9 @@ class SyncServer:
         self._epochs = epochs
         self._epoch_blocks = epoch_blocks
         self._on_bundle = on_bundle
+        self._snapshots = snapshots
+        self._open: dict[bytes, StoredSnapshot] = {}
+        """The snapshots last offered, by name: their heads are read once."""
 
     async def answer(self, peer: PeerName, raw: bytes) -> bytes:
         """Encoded question in, encoded answer out. Raises ProtocolViolation when it is no question."""
@@ -61,10 +77,44 @@ class SyncServer:
         return encode(await trio.to_thread.run_sync(self._answer, question))
 
     def _answer(self, question: Question) -> Reply:
-        if isinstance(question, RangeRequest):
-            return self._range(question)
-        assert isinstance(question, TipRequest)
-        return self._tip(question.epoch)
+        match question:
+            case RangeRequest():
+                return self._range(question)
+            case TipRequest(epoch=epoch):
+                return self._tip(epoch)
+            case SnapshotRequest():
+                return self._offers()
+            case ChunkRequest(name=name, index=index):
+                return self._chunk(name, index)
+            case EpochFileRequest(epoch=epoch):
+                return EpochLink(self._epochs.opened(epoch), self._epochs.proof_of(epoch - 1))
+            case TransactionBundle():
+                raise InvariantViolation("bundles are not answered from disk")
+
+    def _offers(self) -> SnapshotOffers:
+        """What fits one answer; a snapshot whose manifest does not is nobody's to fetch."""
+        known = {one.height: one for one in self._open.values()}
+        with suppress(OperatorError):  # Retention may remove one at any time.
+            newest = self._snapshots.heights()[-OFFERS_MAX:]
+            found = [known.get(height) or self._snapshots.open(height) for height in reversed(newest)]
+            self._open = {one.head.name: one for one in found}
+        heads: list[bytes] = []
+        room = BULK_MESSAGE_BYTES_MAX - ANSWER_ROOM_BYTES
+        for one in self._open.values():
+            raw = encode(one.head)
+            room -= len(raw)
+            if room >= 0:
+                heads.append(raw)
+        return SnapshotOffers(tuple(heads))
+
+    def _chunk(self, name: bytes, index: int) -> Chunk:
+        snapshot = self._open.get(name)
+        if snapshot is None or index >= snapshot.count:
+            return Chunk(b"")
+        try:
+            return Chunk(snapshot.read_chunk(index))
+        except OperatorError:
+            return Chunk(b"")
 
     def _tip(self, epoch: int) -> Tip:
         closing = self._epochs.proof_of(epoch)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import trio
 
+from ledger.instruments import Underlying
 from node.config import load_config
 from node.home import create_follower_home
 from node.keystore import ValidatorKeys
@@ -94,7 +95,7 @@ async def _grow(plan: SyncPlan, layout: Layout) -> float:
         ValidatorKeys(*(secret(plan.seed, "validator", index, use) for use in ("vote", "oracle", "network")))
         for index in range(plan.validators)
     ]
-    prices = {one.underlying: one.index_uusd for one in layout.genesis.ledger.underlyings}
+    prices = {Underlying(one.underlying): one.index_uusd for one in layout.genesis.ledger.underlyings}
     first, *others = (home / "data" for home in layout.node_homes)
     history = History(layout.genesis, keys, first, prices)
     await history.grow(plan.blocks)
