@@ -85,6 +85,8 @@ async def _read_body(request: Request, route: ApiRoute) -> bytes:
         raise ProtocolViolation(GatewayReason.TIMEOUT, "the body did not come in time") from None
     except ClientDisconnect:
         raise ProtocolViolation(GatewayReason.BAD_REQUEST, "the body was cut short") from None
+    if not body:
+        raise ProtocolViolation(GatewayReason.BAD_REQUEST, "there is no body")
     return bytes(body)
 
 

@@ -19,6 +19,7 @@ PAGE_ITEMS_MAX = 500
 P = TypeVar("P", bound="Parameters")
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+InstrumentName = Annotated[str, msgspec.Meta(min_length=1, max_length=64, examples=["BTC-PERPETUAL"])]
 Limit = Annotated[int, msgspec.Meta(ge=1, le=PAGE_ITEMS_MAX)]
 
 
@@ -43,13 +44,13 @@ class AccountPath(Parameters, frozen=True, kw_only=True):
 class NamePath(Parameters, frozen=True, kw_only=True):
     """An instrument by name, such as BTC-PERPETUAL, or by id."""
 
-    instrument: Name
+    instrument: InstrumentName
 
 
 class UnderlyingPath(Parameters, frozen=True, kw_only=True):
     """BTC or ETH."""
 
-    underlying: Name
+    underlying: Annotated[str, msgspec.Meta(min_length=1, max_length=64, examples=["BTC"])]
 
 
 class TransactionPath(Parameters, frozen=True, kw_only=True):
@@ -141,6 +142,8 @@ def _fields(kind: type[Parameters]) -> dict[str, msgspec.inspect.Type]:
 
 def _native(name: str, text: str, kind: msgspec.inspect.Type) -> Any:
     """A number, bytes or the text itself, as the field's type asks; its bounds are msgspec's to check."""
+    if isinstance(kind, msgspec.inspect.Metadata):
+        return _native(name, text, kind.type)
     if isinstance(kind, msgspec.inspect.IntType):
         return read_number(text, name)
     if isinstance(kind, msgspec.inspect.BytesType):

@@ -237,7 +237,10 @@ def a_certificate(directory: Path) -> None:
 async def test_the_gateway_speaks_tls_with_the_certificate_of_its_configuration(tmp_path: Path) -> None:
     a_certificate(tmp_path)
     trust = ssl.create_default_context(cafile=str(tmp_path / "tls.crt"))
-    settings = {"tls_certificate": str(tmp_path / "tls.crt"), "tls_key": str(tmp_path / "tls.key")}
+    settings: dict[str, Any] = {
+        "tls_certificate": str(tmp_path / "tls.crt"),
+        "tls_key": str(tmp_path / "tls.key"),
+    }
     async with running(tmp_path / "h", trust=trust, **settings) as it:
         assert (await it.http.get("/v1/status")).status_code == 200
 

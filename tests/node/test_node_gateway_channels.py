@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ async def test_depth_deltas_turn_the_snapshot_into_the_book(tmp_path: Path) -> N
                 for side in ("bids", "asks")
             }
             for seq, book in enumerate(books, 1):
-                on_trio(lambda book=book: become(book))
+                on_trio(partial(become, book))
                 message = client.hears()
                 assert (message["type"], message["seq"]) == ("depth", seq)
                 for side, levels in sides.items():
