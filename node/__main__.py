@@ -220,6 +220,10 @@ app.command("node.history_commands:diverge", name="diverge", help="Find where tw
 app.command("node.light.commands:app", name="proof", help="Prove a part of the state; check a proof offline.")
 app.command("node.light.commands:light_app", name="light", help="Follow the epochs without a node.")
 app.command("node.risk.commands:app", name="risk", help="Risk of an account, a surface or the protocol.")
+app.command("node.client.account_commands:app", name="account", help="An account: keys, balances, history.")
+app.command("node.client.order_commands:app", name="order", help="Place, replace and cancel orders.")
+app.command("node.client.market_commands:book", name="book", help="The order book of one instrument.")
+app.command("node.client.market_commands:watch", name="watch", help="A market or an account, live.")
 app.command(
     "testnet.commands:app", name="testnet", help="Run several validators on this machine, with a market."
 )

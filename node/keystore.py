@@ -1,4 +1,4 @@
-"""A validator's secret keys: Ed25519 seeds, encrypted under a password. Reads and writes one file.
+"""Secret keys of validators and accounts, encrypted under a password. Reads and writes one file.
 
 scrypt derives the key from the NFKD form of the password, ChaCha20-Poly1305 encrypts, and the file's
 readable part (version, parameters, public keys) is authenticated with it. The file must be its owner's alone
@@ -21,6 +21,7 @@ import msgspec
 from gossip.peer_id import peer_id_of
 from primitives.errors import OperatorError
 from primitives.signing import SEED_BYTES, SigningKey
+from primitives.wallet import WalletKey
 
 PASSWORD_VARIABLE = "QUORATE_PASSWORD"
 FILE_BYTES_MAX = 65_536
@@ -33,6 +34,8 @@ SCRYPT_P = 1
 NONCE_BYTES = 12
 TAG_BYTES = 16
 VALIDATOR_KEY_NAMES = ("consensus", "oracle", "network")
+WALLET_KEY_NAME = "wallet"
+"""A keystore's key of this name is a secp256k1 one; all others are Ed25519 seeds."""
 
 
 class ValidatorKeys:
@@ -214,7 +217,14 @@ def _read(path: Path) -> _KeystoreFile:
 
 
 def _public_of(seeds: Mapping[str, bytes]) -> dict[str, str]:
-    return {name: SigningKey(seed).public_key.hex() for name, seed in seeds.items()}
+    return {name: _public_name(name, seed) for name, seed in seeds.items()}
+
+
+def _public_name(name: str, seed: bytes) -> str:
+    """Of a key called `wallet` its secp256k1 address; of any other its Ed25519 public key."""
+    if name == WALLET_KEY_NAME:
+        return WalletKey(seed).address.hex()
+    return SigningKey(seed).public_key.hex()
 
 
 def _derive(password: str, encryption: _Encryption, path: Path | None = None) -> bytes:

@@ -51,6 +51,12 @@ def _run(plan: Plan) -> int:
         f"Quorate testnet: {plan.validators} validators, {len(layout.instruments)} instruments, "
         f"{plan.market} market at {plan.speed}x, seed {plan.seed}. Files: {directory}"
     )
+    console.print(
+        f"To trade on it: --node http://127.0.0.1:{layout.gateway_ports[0]}; deposits: --key "
+        f"{directory / 'custodian.json'}",
+        highlight=False,
+        soft_wrap=True,
+    )
     facts = _watched(plan, layout, console)
     verdict = judge(facts)
     path = plan.report or directory / "report.json"

@@ -16,7 +16,7 @@ from ledger.instruments import Instrument
 from node.genesis import ConsensusParameters, GenesisDocument, chain_id_of
 from node.genesis_defaults import default_ledger_genesis, default_staking, make_genesis, reporters_of
 from node.home import create_homes, entry_of
-from node.keystore import ValidatorKeys
+from node.keystore import ValidatorKeys, save_seeds
 from node.rpc.node_socket import SOCKET_PATH_BYTES_MAX
 from primitives.amounts import NS, USD
 from primitives.errors import OperatorError
@@ -117,6 +117,7 @@ def create(plan: Plan, home: Path) -> Layout:
         traders_config=home / "traders.json",
         traders_result=home / "traders-result.json",
     )
+    save_seeds({"custodian": secret(plan.seed, "custodian")}, home / "custodian.json", None)
     layout.market_config.write_bytes(msgspec.json.format(msgspec.json.encode(market)))
     layout.traders_config.write_bytes(msgspec.json.encode(_traders_config(plan, layout, traders)))
     return layout

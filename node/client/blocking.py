@@ -42,6 +42,7 @@ from node.client.submissions import (
     Receipt,
     Stage,
     Submission,
+    add_consequences,
 )
 
 REQUEST_SECONDS_MAX = 10.0
@@ -191,6 +192,12 @@ class Client:
         if isinstance(submission.error, Refused) and submission.error.reason == "bad_nonce":
             self._account = None
         return submission.result()
+
+    def with_consequences(self, receipt: Receipt) -> Receipt:
+        """A final receipt with the trades and cancellations of this account in its block."""
+        account = self.account
+        page = self.ask(questions.account_history(account.address, account.subaccount, limit=500))
+        return add_consequences(receipt, page.items)
 
     def _sign(self, actions: Sequence[Action]) -> bytes:
         account, market = self.account, self.market

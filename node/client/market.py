@@ -84,7 +84,9 @@ class Market:
     def lots(self, name: str | int, size: Number) -> int:
         """Lots of a size in contracts. Raises BadOrder if it is no whole number of them."""
         item = self.find(name)
-        return _whole(size, item.lots_per_contract, f"contracts in steps of 1/{item.lots_per_contract}")
+        return _whole(
+            size, item.lots_per_contract, f"contracts of {item.name} in steps of 1/{item.lots_per_contract}"
+        )
 
     def size(self, name: str | int, lots: int) -> Decimal:
         """Contracts of a number of lots."""

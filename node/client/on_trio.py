@@ -43,6 +43,7 @@ from node.client.submissions import (
     Receipt,
     Stage,
     Submission,
+    add_consequences,
 )
 
 REQUEST_SECONDS_MAX = 10.0
@@ -171,6 +172,12 @@ class TrioClient:
         if isinstance(submission.error, Refused) and submission.error.reason == "bad_nonce":
             self._account = None
         return submission.result()
+
+    async def with_consequences(self, receipt: Receipt) -> Receipt:
+        """A final receipt with the trades and cancellations of this account in its block."""
+        account = await self.account()
+        page = await self.ask(questions.account_history(account.address, account.subaccount, limit=500))
+        return add_consequences(receipt, page.items)
 
     async def _sign(self, actions: Sequence[Action]) -> bytes:
         account, market = await self.account(), await self.market()

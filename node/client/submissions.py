@@ -7,7 +7,7 @@ the chain can tell what became of it (`is_unsure`: ask GET /v1/transactions).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -26,7 +26,7 @@ from node.client.errors import (
 from node.client.market import Market
 from node.client.signers import Signer
 from node.client.typed import OtherEvent, read_event
-from node.rpc.answers import TransactionAnswer
+from node.rpc.answers import EventRow, TransactionAnswer
 
 ANSWER_SECONDS_MAX = 5.0
 """A gateway that has not answered a transaction by then is taken for dead; the next one gets it."""
@@ -66,6 +66,16 @@ class Receipt(msgspec.Struct, frozen=True):
         if self.rejections:
             raise ActionsRejected(self.rejections)
         return self
+
+
+def add_consequences(receipt: Receipt, rows: Iterable[EventRow]) -> Receipt:
+    """With what else happened to the account in that block: trades, cancellations, cash.
+
+    `rows`: of the account's history, newest first, back to the block.
+    """
+    own = [row.event for row in rows if row.height == receipt.height]
+    more = [event for event in reversed(own) if not hasattr(event, "transaction_id")]
+    return msgspec.structs.replace(receipt, events=(*receipt.events, *more))
 
 
 class Submission:
