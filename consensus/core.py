@@ -377,9 +377,7 @@ class Core:
                 detail = f"a vote of epoch {vote.epoch}, view {vote.view} carries our key while we are silent"
                 state.halt(Conflict("own_key_elsewhere", None, None, None), detail)
             return
-        known = any(
-            own.subject == vote.subject for own in state.own.votes_in(vote.view) if own.kind == vote.kind
-        )
+        known = (vote.kind, vote.subject) in state.own.of(vote.view).subjects()
         if not known and vote.view > state.own.floor and not (state.own.halted or state.own.closed):
             detail = f"a vote of view {vote.view} carries our key, but our journal does not hold it"
             state.halt(Conflict("own_key_elsewhere", None, None, None), detail)

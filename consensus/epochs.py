@@ -9,7 +9,7 @@ has therefore executed the boundary before it votes. Rules: consensus.md section
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from consensus.admission import other_epoch
@@ -70,8 +70,12 @@ class EpochManager:
         *,
         epoch_blocks: int = 0,
         opened: Sequence[OpenedEpoch] = (),
+        rotated: Mapping[bytes, Signer] | None = None,
     ) -> None:
         """`opened`: what EpochOpened gave in earlier lives, oldest first. `epoch_blocks` 0: one endless epoch.
+
+        `rotated`: our other consensus keys, by public key. In each epoch only the key that its set names at our
+        place signs.
 
         `config.validator_set` is that of epochs 0 and 1. An epoch that began above `tip` is left out: the store
         is older than that, and the epoch will begin again.
@@ -81,6 +85,7 @@ class EpochManager:
         """
         self._config = config
         self._signer = signer
+        self._rotated = rotated or {}
         self._pool = EvidencePool() if pool is None else pool
         height = 0 if tip is None else tip.block.header.height
         epoch = first_epoch(config.chain_id, config.validator_set, epoch_blocks, config.version)
@@ -100,8 +105,21 @@ class EpochManager:
     def _core_of(self, epoch: Epoch, tip: FinalTip | None) -> Core:
         self._pool.expire(epoch.number)
         self._records = records = tuple(one for one in self._records if self._may_matter(one, epoch.number))
-        config = replace(self._config, validator_set=epoch.validators, epoch=epoch)
-        return Core(config, self._signer, tip, (*records, *self._conflicts), self._pool)
+        key = self._key_in(epoch.validators)
+        config = replace(self._config, validator_set=epoch.validators, epoch=epoch, own_key=key)
+        signer = self._rotated.get(key or b"", self._signer)
+        return Core(config, signer, tip, (*records, *self._conflicts), self._pool)
+
+    def _key_in(self, validators: ValidatorSet) -> bytes | None:
+        """Which of our keys the set names at our place; our first one where it names none of them."""
+        place = self._config.own_index
+        if (
+            place is not None
+            and validators.is_member(place)
+            and validators.public_keys[place] in self._rotated
+        ):
+            return validators.public_keys[place]
+        return self._config.own_key
 
     @staticmethod
     def _may_matter(record: JournalRecord, epoch: int) -> bool:

@@ -109,10 +109,14 @@ def on_payload_built(state: ConsensusState, built: PayloadBuilt) -> None:
         return
     block = _block(state, parent, justification, built, evidence)
     block_hash = hash_of(block.header)
+    signed = state.own.notarize(state.view, block_hash)
+    if signed is None:
+        state.building = built.parent  # Not asked for again: the signer may have signed this one.
+        return
     node = state.hold(block, block_hash)
     node.standing = Standing.ACCEPTABLE
     state.proposals[state.view] = block
-    vote = state.cast(state.own.notarize(state.view, block_hash), before=(OwnProposal(block),))
+    vote = state.cast(signed, before=(OwnProposal(block),))
     state.out.add(Broadcast(Proposal(block, vote)))
 
 

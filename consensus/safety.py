@@ -23,7 +23,9 @@ from consensus.messages import Block, Certificate, EpochProof, Vote, VoteKind, h
 from primitives.errors import ensure
 from primitives.identifiers import NO_BLOCK, BlockHash
 
-Sign = Callable[[bytes], bytes]
+Sign = Callable[[bytes], bytes | None]
+"""The signature of the bytes; None: the key's holder is away, or refuses."""
+Signed = tuple[Vote, OwnVote]
 
 
 @dataclass(slots=True)
@@ -33,6 +35,12 @@ class OwnView:
     notarized: BlockHash | None = None
     nullified: BlockHash | None = None
     finalized: BlockHash | None = None
+
+    def subjects(self) -> Iterator[tuple[int, BlockHash]]:
+        """(kind, subject) of each vote, by kind."""
+        for kind, subject in ((1, self.notarized), (2, self.nullified), (3, self.finalized)):
+            if subject is not None:
+                yield kind, subject
 
 
 _UNSIGNED = OwnView()
@@ -87,24 +95,27 @@ class OwnVotes:
             and own.notarized in (None, block)
         )
 
-    def notarize(self, view: int, block: BlockHash) -> tuple[Vote, OwnVote]:
-        """The vote and the record that precedes it."""
+    def notarize(self, view: int, block: BlockHash) -> Signed | None:
+        """The vote and the record that precedes it; None: the signer gives no signature, and nothing has changed."""
         ensure(self.may_notarize(view, block), "R3 allows this notarize vote")
         return self._signed(VoteKind.NOTARIZE, view, block)
 
-    def nullify(self, view: int) -> tuple[Vote, OwnVote]:
-        """The vote and the record that precedes it. The report is our own notarize vote, never a proposal seen."""
+    def nullify(self, view: int) -> Signed | None:
+        """As notarize. The report is our own notarize vote, never a proposal seen."""
         ensure(self.may_nullify(view), "R4 allows this nullify vote")
         return self._signed(VoteKind.NULLIFY, view, self.of(view).notarized or NO_BLOCK)
 
-    def finalize(self, view: int, block: BlockHash) -> tuple[Vote, OwnVote]:
-        """The vote and the record that precedes it."""
+    def finalize(self, view: int, block: BlockHash) -> Signed | None:
+        """As notarize."""
         ensure(self.may_finalize(view, block), "R5 allows this finalize vote")
         return self._signed(VoteKind.FINALIZE, view, block)
 
-    def _signed(self, kind: VoteKind, view: int, subject: BlockHash) -> tuple[Vote, OwnVote]:
+    def _signed(self, kind: VoteKind, view: int, subject: BlockHash) -> Signed | None:
+        vote = self._vote(kind, view, subject)
+        if vote is None:
+            return None
         self._record(kind, view, subject)
-        return self._vote(kind, view, subject), OwnVote(kind, self.epoch, view, subject)
+        return vote, OwnVote(kind, self.epoch, view, subject)
 
     def _record(self, kind: int, view: int, subject: BlockHash) -> None:
         own = self._views.setdefault(view, OwnView())
@@ -114,23 +125,28 @@ class OwnVotes:
         )
         setattr(own, name, subject)
 
-    def _vote(self, kind: int, view: int, subject: BlockHash) -> Vote:
+    def _vote(self, kind: int, view: int, subject: BlockHash) -> Vote | None:
         ensure(self._index is not None, "only a validator signs")
         vote = self._signatures.get((view, kind))
         if vote is None:
             signature = self._sign(sign_bytes(self._chain_id, kind, self.epoch, view, subject))
+            if signature is None:
+                return None
             vote = Vote(kind, self.epoch, view, subject, self._index or 0, signature)
             self._signatures[view, kind] = vote
         return vote
 
     def votes_in(self, view: int) -> Iterator[Vote]:
-        """Our recorded votes in a view, signed again: the same bytes as the first time (Ed25519 is deterministic)."""
-        own = self.of(view)
+        """Our recorded votes in a view, signed again: the same bytes as the first time (Ed25519 is deterministic).
+
+        Those that the signer does not give are left out.
+        """
         if self._index is None or self.halted or view <= self.floor:
             return
-        for kind, subject in ((1, own.notarized), (2, own.nullified), (3, own.finalized)):
-            if subject is not None:
-                yield self._vote(kind, view, subject)
+        for kind, subject in self.of(view).subjects():
+            vote = self._vote(kind, view, subject)
+            if vote is not None:
+                yield vote
 
     def views_above(self, view: int) -> list[int]:
         """The views above `view` in which we signed something, ascending."""
@@ -152,9 +168,8 @@ class OwnVotes:
         """The records that a rewritten journal needs."""
         yield RaisedFloor(self.epoch, self.floor)
         for view, own in sorted(self._views.items()):
-            for kind, subject in ((1, own.notarized), (2, own.nullified), (3, own.finalized)):
-                if subject is not None:
-                    yield OwnVote(kind, self.epoch, view, subject)
+            for kind, subject in own.subjects():
+                yield OwnVote(kind, self.epoch, view, subject)
 
 
 @dataclass(slots=True)

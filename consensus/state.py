@@ -51,8 +51,8 @@ from primitives.identifiers import BlockHash, ValidatorIndex
 class Signer(Protocol):
     """Holds the consensus key. Deterministic: the same bytes give the same 64-byte signature."""
 
-    def sign(self, message: bytes) -> bytes:
-        """Sign the bytes of one vote."""
+    def sign(self, message: bytes) -> bytes | None:
+        """Sign the bytes of one vote; None: the holder of the key is away or refuses, and the vote is not cast."""
         ...
 
 

@@ -19,13 +19,14 @@ def notarize(state: ConsensusState, node: Node) -> None:
     if not state.votes.has(view, state.leader_of(view), VoteKind.NOTARIZE, node.hash):
         return
     signed = state.own.notarize(view, node.hash)
-    state.out.votes.append(state.cast(signed, before=(HeldBlock(node.block),)))
+    if signed is not None:
+        state.out.votes.append(state.cast(signed, before=(HeldBlock(node.block),)))
 
 
 def nullify(state: ConsensusState) -> None:
     """R4: give up the current view, reporting what we notarized in it. The callers are the triggers."""
-    if state.own.may_nullify(state.view):
-        state.out.votes.append(state.cast(state.own.nullify(state.view)))
+    if state.own.may_nullify(state.view) and (signed := state.own.nullify(state.view)) is not None:
+        state.out.votes.append(state.cast(signed))
 
 
 def has_notarized(state: ConsensusState) -> bool:
@@ -66,9 +67,12 @@ def finalize(state: ConsensusState, view: int) -> None:
     node = state.tree.get(BlockHash(notarization.block))
     if node is None or node.standing is not Standing.ACCEPTABLE:
         return
-    if state.own.may_finalize(view, node.hash):
+    if (
+        state.own.may_finalize(view, node.hash)
+        and (signed := state.own.finalize(view, node.hash)) is not None
+    ):
         state.save(notarization)
-        state.out.votes.append(state.cast(state.own.finalize(view, node.hash)))
+        state.out.votes.append(state.cast(signed))
 
 
 def on_leader_vote(state: ConsensusState, vote: Vote) -> None:
