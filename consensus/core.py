@@ -377,7 +377,7 @@ class Core:
                 detail = f"a vote of epoch {vote.epoch}, view {vote.view} carries our key while we are silent"
                 state.halt(Conflict("own_key_elsewhere", None, None, None), detail)
             return
-        known = (vote.kind, vote.subject) in state.own.of(vote.view).subjects()
+        known = dict(state.own.of(vote.view).subjects()).get(vote.kind) == vote.subject
         if not known and vote.view > state.own.floor and not (state.own.halted or state.own.closed):
             detail = f"a vote of view {vote.view} carries our key, but our journal does not hold it"
             state.halt(Conflict("own_key_elsewhere", None, None, None), detail)
