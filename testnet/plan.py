@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -18,6 +20,10 @@ TRADERS_MIN = 4
 """One of each role."""
 TRADERS_MAX = 1_000
 """One process runs them all."""
+RETURN_SECONDS = 10.0
+"""A killed validator votes again within this time after its restart: a promise, and so the space between its deaths."""
+DOWN_SECONDS_MAX = 2.0
+"""How long --kill-every leaves a validator down, at most."""
 MIN_BLOCK_MS_MAX = 60_000
 """What genesis allows."""
 SPEED_MAX = 600
@@ -62,12 +68,28 @@ class Plan:
         tuple[str, ...],
         _help("INDEX@SECONDS[+DOWN]: SIGKILL a validator, start it again DOWN (3) seconds later."),
     ] = ()
+    kill_every: Annotated[
+        float,
+        _help("SIGKILL a validator about every so many seconds, in rounds over all of them (0: never)."),
+    ] = 0.0
     min_block_ms: Annotated[int, _help("Least time between two blocks.")] = 200
 
     @property
     def kills(self) -> tuple[Kill, ...]:
-        """What `kill` asks for. Raises OperatorError."""
-        return tuple(parse_kill(text) for text in self.kill)
+        """What `kill` and `kill_every` ask for. Raises OperatorError."""
+        return (*(parse_kill(text) for text in self.kill), *self._drawn_kills())
+
+    def _drawn_kills(self) -> Iterator[Kill]:
+        """All in turn, in an order of the seed's: each has had time to vote before it dies again."""
+        if not self.kill_every:
+            return
+        random = Random(self.seed)
+        order = random.sample(range(self.validators), self.validators)
+        count = int((self.seconds - RETURN_SECONDS) / self.kill_every) - 1
+        for number in range(count):
+            at_seconds = (number + random.uniform(0.75, 1.25)) * self.kill_every
+            down_seconds = random.uniform(0.0, min(DOWN_SECONDS_MAX, self.kill_every))
+            yield Kill(order[number % self.validators], at_seconds, down_seconds)
 
     @property
     def is_synthetic(self) -> bool:
@@ -93,6 +115,12 @@ def check_plan(plan: Plan) -> Plan:
         )
     if not 0 < plan.orders_per_second < math.inf:
         raise OperatorError(f"--orders-per-second must be positive, not {plan.orders_per_second}.")
+    shortest = plan.kill_every * (plan.validators - 0.5) - DOWN_SECONDS_MAX
+    if plan.kill_every and shortest < RETURN_SECONDS:
+        raise OperatorError(
+            f"--kill-every {plan.kill_every:g} would kill each of {plan.validators} validators again before the "
+            f"{RETURN_SECONDS:g} s are over in which it has to vote."
+        )
     if not plan.is_synthetic and not Path(plan.market).is_dir():
         raise OperatorError(f"--market {plan.market} is neither 'synthetic' nor a directory.")
     _check_kills(plan)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from testnet.plan import RETURN_SECONDS
+
 
 class Verdict(StrEnum):
     """What the run shows about our promises."""
@@ -70,6 +72,9 @@ class Facts:
     conservation_failures: list[str] = field(default_factory=list)
     conservation_checked: int = 0
     equivocations: int = 0
+    double_signed: list[str] = field(default_factory=list)
+    signatures: int = 0
+    """Of validators, compared for `double_signed`."""
     halted: list[str] = field(default_factory=list)
     crashed: list[str] = field(default_factory=list)
     recoveries: list[Recovery] = field(default_factory=list)
@@ -105,11 +110,16 @@ def broken_promises(facts: Facts) -> list[str]:
         broken.append(f"{facts.lost_accepted} accepted orders never reached a final block")
     if facts.equivocations:
         broken.append(f"{facts.equivocations} equivocations by validators that should all be honest")
+    broken.extend(facts.double_signed[:5])
     broken.extend(f"a validator halted: {reason}" for reason in facts.halted)
     broken.extend(f"a process ended by itself: {what}" for what in facts.crashed)
     for recovery in facts.recoveries:
         if recovery.voted_seconds is None:
             broken.append(f"validator {recovery.validator} was killed and did not vote again")
+        elif recovery.voted_seconds > RETURN_SECONDS:
+            broken.append(
+                f"validator {recovery.validator} was killed and voted again only after {recovery.voted_seconds:.1f} s"
+            )
     return broken
 
 
@@ -180,6 +190,7 @@ def report_of(facts: Facts) -> dict[str, Any]:
             "checked_blocks": facts.conservation_checked,
         },
         "equivocations": facts.equivocations,
+        "signatures": {"compared": facts.signatures, "double": len(facts.double_signed)},
         "recoveries": [
             {
                 "validator": item.validator,

@@ -21,6 +21,7 @@ from testnet.plan import Kill, Plan
 from testnet.processes import Process
 from testnet.report import Facts, Recovery, percentile
 from testnet.setup import Layout
+from testnet.signatures import double_signed
 from testnet.traders.config import TradersOutcome
 from testnet.truth import Truth
 from testnet.view import Picture, Smile, ValidatorRow
@@ -269,6 +270,7 @@ class Run:
         outcome = self._traders_outcome()
         audit = audit_stores([home / "data" / "blocks" for home in self.layout.node_homes], outcome.accepted)
         final = set(outcome.final)
+        twice, signatures = double_signed(self.layout.node_homes)
         missing = {item for lost in audit.missing.values() for item in lost}
         statuses = [lifeline.status for lifeline in collector.lifelines if lifeline.status is not None]
         facts = Facts(
@@ -300,6 +302,8 @@ class Run:
             equivocations=len(
                 {path.name for home in self.layout.node_homes for path in home.glob("data/evidence/*")}
             ),
+            double_signed=twice,
+            signatures=signatures,
             halted=[f"{status.name}: {status.halted}" for status in statuses if status.halted],
             crashed=self.crashed,
             recoveries=[_recovery(back) for back in self.returns],
