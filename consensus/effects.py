@@ -6,7 +6,7 @@ effect of the same step is performed; a failed Persist stops the process.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from consensus.inputs import TimerKind
 from consensus.messages import (
@@ -106,30 +106,26 @@ JournalRecord = OwnVote | OwnProposal | HeldBlock | RaisedFloor | Admitted | Con
 # --- effects ---
 
 
-@dataclass(frozen=True, slots=True)
-class Persist:
+class Persist(Struct, frozen=True, gc=False):
     """Append these records to the journal and fsync: the barrier before every send that depends on them."""
 
     records: tuple[JournalRecord, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(Struct, frozen=True, gc=False):
     """To one validator."""
 
     to: ValidatorIndex
     message: ConsensusMessage
 
 
-@dataclass(frozen=True, slots=True)
-class Broadcast:
+class Broadcast(Struct, frozen=True, gc=False):
     """To every other validator."""
 
     message: ConsensusMessage
 
 
-@dataclass(frozen=True, slots=True)
-class SetTimer:
+class SetTimer(Struct, frozen=True, gc=False):
     """(Re)arm a timer; the view comes back in TimerFired."""
 
     kind: TimerKind
@@ -137,15 +133,13 @@ class SetTimer:
     delay_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class CancelTimer:
+class CancelTimer(Struct, frozen=True, gc=False):
     """Disarm a timer."""
 
     kind: TimerKind
 
 
-@dataclass(frozen=True, slots=True)
-class BuildPayload:
+class BuildPayload(Struct, frozen=True, gc=False):
     """We lead `view`: fill a block on `parent` (at `height`); answer with PayloadBuilt.
 
     `evidence` goes into the block, unless the chain at `parent` holds as bad an offence of the same validator
@@ -158,16 +152,14 @@ class BuildPayload:
     evidence: tuple[Evidence, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ValidatePayload:
+class ValidatePayload(Struct, frozen=True, gc=False):
     """Check a justified block whose parent is acceptable on its parent's state; answer with Validated."""
 
     block_hash: BlockHash
     block: Block
 
 
-@dataclass(frozen=True, slots=True)
-class DeliverFinal:
+class DeliverFinal(Struct, frozen=True, gc=False):
     """Blocks decided for good, in height order, with the proof of the last; at least once each.
 
     During a long catch-up the proof may be that of a descendant of the last block (`proof.block` says which).
@@ -182,8 +174,7 @@ class DeliverFinal:
         return self.proof.kind == VoteKind.NOTARIZE
 
 
-@dataclass(frozen=True, slots=True)
-class ServeBlocks:
+class ServeBlocks(Struct, frozen=True, gc=False):
     """A peer asks for blocks that the core no longer holds: answer it with a BlockResponse from storage.
 
     Empty when the hash is unknown; at most `request.count_max` blocks and what one frame may carry.
@@ -193,8 +184,7 @@ class ServeBlocks:
     request: BlockRequest
 
 
-@dataclass(frozen=True, slots=True)
-class ReportNotarized:
+class ReportNotarized(Struct, frozen=True, gc=False):
     """A block has a notarization (crash-final): for clients and metrics."""
 
     block_hash: BlockHash
@@ -202,8 +192,7 @@ class ReportNotarized:
     view: int
 
 
-@dataclass(frozen=True, slots=True)
-class EnteredView:
+class EnteredView(Struct, frozen=True, gc=False):
     """For metrics and logs: the view now is `view`, led by `leader`."""
 
     view: int
@@ -211,8 +200,7 @@ class EnteredView:
     admitted_by: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReportEvidence:
+class ReportEvidence(Struct, frozen=True, gc=False):
     """Proof of an offence; to be kept for ever, and given to the next core's EvidencePool."""
 
     kind: str
@@ -220,8 +208,7 @@ class ReportEvidence:
     evidence: Evidence
 
 
-@dataclass(frozen=True, slots=True)
-class EpochClosed:
+class EpochClosed(Struct, frozen=True, gc=False):
     """The boundary block is final and delivered (at least once): decide the set of the epoch after the next.
 
     When the ledger has executed the boundary, answer with NextSetDecided.
@@ -232,16 +219,14 @@ class EpochClosed:
     proof: EpochProof
 
 
-@dataclass(frozen=True, slots=True)
-class EpochOpened:
+class EpochOpened(Struct, frozen=True, gc=False):
     """The next epoch has begun. Keep `opened` and `proof` for ever, durably, before anything later is sent."""
 
     opened: OpenedEpoch
     proof: EpochProof
 
 
-@dataclass(frozen=True, slots=True)
-class UpgradeRequired:
+class UpgradeRequired(Struct, frozen=True, gc=False):
     """The epoch that would begin at `height` is of a protocol version that this build does not know: stop the process.
 
     Nothing of it was signed. Questions are still answered.
@@ -251,31 +236,27 @@ class UpgradeRequired:
     height: int
 
 
-@dataclass(frozen=True, slots=True)
-class ServeEpochProof:
+class ServeEpochProof(Struct, frozen=True, gc=False):
     """A peer is still in an epoch that we have closed: answer it with EpochClosing from what EpochOpened gave."""
 
     to: ValidatorIndex
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class WatchEnded:
+class WatchEnded(Struct, frozen=True, gc=False):
     """We watched long enough and sign again, from this epoch on."""
 
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class Readmit:
+class Readmit(Struct, frozen=True, gc=False):
     """A message that came before its epoch had begun here: check it now as if it had just arrived."""
 
     peer: ValidatorIndex
     message: ConsensusMessage
 
 
-@dataclass(frozen=True, slots=True)
-class Halt:
+class Halt(Struct, frozen=True, gc=False):
     """R9: stop signing, keep both sides, tell the operator. Never resumed by the program."""
 
     reason: str

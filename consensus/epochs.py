@@ -172,17 +172,17 @@ class EpochManager:
     def step(self, event: Input) -> list[Effect]:
         """Take one input; the effects are to be performed in order."""
         match event:
+            case MessageReceived(peer=peer, message=message):
+                other = other_epoch(message, self._core.epoch)
+                if other is not None:
+                    # It was checked before our epoch changed.
+                    return self._on_other_epoch(peer, other, message)
             case NextSetDecided(epoch=number):
                 return self._open(event) if number == self.epoch.number else []
-            case MessageReceived(peer=peer, message=message) if (
-                other := other_epoch(message, self.epoch)
-            ) is not None:
-                # It was checked before our epoch changed.
-                return self._on_other_epoch(peer, other, message)
             case OtherEpochHeard(peer=peer, epoch=number, message=message):
                 return self._on_other_epoch(peer, number, message)
-            case _:
-                return self._rarely(self._core.step(event))
+        effects = self._core.step(event)
+        return self._rarely(effects) if effects else effects
 
     def _rarely(self, effects: list[Effect]) -> list[Effect]:
         """Serve each peer few epoch proofs per retry: they are large answers to small questions."""

@@ -6,8 +6,9 @@ which).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
+
+from msgspec import Struct
 
 from consensus.messages import VERSION_FIRST, Block, ConsensusMessage, Evidence, QuorumCertificate
 from consensus.validator_set import ValidatorSet
@@ -31,29 +32,25 @@ class TimerKind(IntEnum):
     """Tell the others again of offences that are not on chain yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(Struct, frozen=True, gc=False):
     """The driver is ready; enter the first view. Given once, after restore."""
 
 
-@dataclass(frozen=True, slots=True)
-class MessageReceived:
+class MessageReceived(Struct, frozen=True, gc=False):
     """A verified message from a validator (never from ourselves)."""
 
     peer: ValidatorIndex
     message: ConsensusMessage
 
 
-@dataclass(frozen=True, slots=True)
-class TimerFired:
+class TimerFired(Struct, frozen=True, gc=False):
     """A timer set by SetTimer ran out. `view` is the view it was set in; stale ones are ignored."""
 
     kind: TimerKind
     view: int
 
 
-@dataclass(frozen=True, slots=True)
-class PayloadBuilt:
+class PayloadBuilt(Struct, frozen=True, gc=False):
     """Answer to BuildPayload: what to put into our block."""
 
     parent: BlockHash
@@ -65,16 +62,14 @@ class PayloadBuilt:
     """Which of BuildPayload's evidence the chain still lacks; None: all of it. The rest is not offered again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Validated:
+class Validated(Struct, frozen=True, gc=False):
     """Answer to ValidatePayload: whether the block is valid on its parent's state."""
 
     block: BlockHash
     ok: bool
 
 
-@dataclass(frozen=True, slots=True)
-class NextSetDecided:
+class NextSetDecided(Struct, frozen=True, gc=False):
     """Answer to EpochClosed(epoch): the ledger has executed the boundary; set and protocol version of epoch + 2."""
 
     epoch: int
@@ -82,8 +77,7 @@ class NextSetDecided:
     version: int = VERSION_FIRST
 
 
-@dataclass(frozen=True, slots=True)
-class OtherEpochHeard:
+class OtherEpochHeard(Struct, frozen=True, gc=False):
     """An unchecked message of another epoch than ours (admission.other_epoch): nothing in it is believed."""
 
     peer: ValidatorIndex
@@ -91,8 +85,7 @@ class OtherEpochHeard:
     message: ConsensusMessage
 
 
-@dataclass(frozen=True, slots=True)
-class BlocksProved:
+class BlocksProved(Struct, frozen=True, gc=False):
     """Consecutive final blocks that the driver fetched and checked (final_range.check_range), signatures included.
 
     Those at or below our final tip are passed over; a range that begins above it, or is of another epoch, is dropped.

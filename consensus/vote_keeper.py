@@ -120,6 +120,9 @@ class VoteKeeper:
 
     def prune(self, lowest: int) -> None:
         """Forget the views below `lowest`; later votes for them are not new."""
-        if lowest > self._lowest:
-            self._lowest = lowest
+        if lowest - self._lowest > len(self._views):
             self._views = {view: votes for view, votes in self._views.items() if view >= lowest}
+        else:
+            for view in range(self._lowest, lowest):
+                self._views.pop(view, None)
+        self._lowest = max(lowest, self._lowest)

@@ -109,7 +109,7 @@ def run_twins(first_count: tuple[int, int], validators: int = 4) -> TwinsResult:
 def quiet() -> None:
     """For every process of a campaign: no log lines, and a collector of garbage that comes seldom."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    gc.set_threshold(200_000, 20, 100)
+    gc.set_threshold(1_000_000, 20, 100)
 
 
 def campaign(seeds: Iterable[int], wishes: Wishes, jobs: int) -> Iterator[RunResult]:
