@@ -17,6 +17,9 @@ import trio
 from consensus.messages import Block, Evidence, QuorumCertificate, hash_of
 from ledger.admission import signatures_of_block
 from ledger.apply import BlockResult, apply_block, validate_block
+from ledger.breakers.drift import is_due, quoted_instruments
+from ledger.breakers.state import get_restart
+from ledger.instruments import Instrument
 from ledger.oracle import build_oracle_update, compute_block_time
 from ledger.state import State
 from ledger.transactions import SignedReport, transaction_id
@@ -112,10 +115,14 @@ class LedgerService:
         """The state as executed so far, for looking up single leaves; a leaf is immutable, so no lock is needed."""
         return self._state
 
-    def marks_uusd(self) -> dict[int, int]:
-        """The mark of each live instrument as of the last execution, micro-USD; empty before the first block."""
-        marks = self._state.marks
-        return dict(marks.marks) if marks is not None else {}
+    def quotes_due(self, now_ns: int) -> list[Instrument]:
+        """The instruments whose venue quotes the chain wants at a market time, by id; none between two epochs."""
+        state = self._state
+        restart = get_restart(state)
+        if not is_due(state, restart, now_ns):
+            return []
+        asked = quoted_instruments(state, restart.judged_epochs)
+        return [found for item in asked if (found := state.instruments.get(item)) is not None]
 
     def transactions_of(self, block_hash: BlockHash) -> tuple[bytes, ...]:
         """Ids of the client transactions in a block that is not final yet; empty for an unknown block."""

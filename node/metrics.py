@@ -13,6 +13,9 @@ from contextlib import AbstractContextManager, contextmanager
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from consensus.effects import ReportEvidence, ReportNotarized
+from ledger.breakers.queries import BreakersView
+from ledger.breakers.state import Colour, Phase
+from ledger.instruments import Underlying
 from ledger.staking.queries import ValidatorView
 
 FINALITY_SAMPLES_MAX = 16_384
@@ -53,6 +56,12 @@ class NodeMetrics:
             name: Gauge(f"quorate_validator_{name}", text, ["validator"], registry=self.registry)
             for name, text in _VALIDATOR_GAUGES.items()
         }
+        labels = ["underlying", "phase"]
+        self._phase = self._labelled("phase", "1 for the trading phase that holds", labels)
+        self._colours = self._labelled("instruments", "Instruments by colour", ["underlying", "colour"])
+        self._widening = self._labelled("band_widening", "Latency's factor on price bands", ["underlying"])
+        labels = ["underlying", "what", "quantile"]
+        self._drift = self._labelled("drift_ppm", "Epsilon and half-spread, ppm of the index", labels)
         self._gauges: dict[str, Gauge] = {}
         self._view = self._gauge("view")
         self._height = self._gauge("final_height")
@@ -118,6 +127,22 @@ class NodeMetrics:
         """Set the gauge quorate_<name>; names are ours."""
         self._gauge(name).set(value)
 
+    def set_breakers(self, view: BreakersView) -> None:
+        """Show each underlying's phase and latency factor, and drift against half-spreads over its instruments."""
+        for item in view.phases:
+            name = Underlying(item.underlying).name
+            own = [drift for drift in view.drifts if drift.instrument.underlying == item.underlying]
+            for phase in Phase:
+                self._phase.labels(name, phase.name.lower()).set(phase.name.lower() == item.phase)
+            for colour, count in zip(Colour, item.colours, strict=True):
+                self._colours.labels(name, colour.name.lower()).set(count)
+            self._widening.labels(name).set(item.widening_ppm / 1e6)
+            for what in ("epsilon", "half_spread"):
+                values = sorted(getattr(drift, f"{what}_ppm") for drift in own) or [0]
+                for share in (50, 99):
+                    value = values[min(len(values) - 1, len(values) * share // 100)]
+                    self._drift.labels(name, what, f"p{share}").set(value)
+
     def set_validators(self, views: Sequence[ValidatorView]) -> None:
         """Show the members of the running epoch's set, by place; whoever left it is no longer shown."""
         for gauge in self._validators.values():
@@ -148,6 +173,9 @@ class NodeMetrics:
             f'quorate_{name}{{label="{label}"}} {count}\n' for (name, label), count in (extra or {}).items()
         ]
         return generate_latest(self.registry) + "".join(lines).encode()
+
+    def _labelled(self, name: str, text: str, labels: Sequence[str]) -> Gauge:
+        return Gauge(f"quorate_{name}", text, labels, registry=self.registry)
 
     def _gauge(self, name: str) -> Gauge:
         if name not in self._gauges:

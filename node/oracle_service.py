@@ -1,13 +1,14 @@
 """The validator's oracle: venues in, signed reports out, the newest report of every validator kept. Trio tasks.
 
 Each index interval this validator reports its indices and forwards, and each surface interval it also fits every
-expiry (on a worker thread); a report always carries the last fit, so that none is lost between two blocks. Reports
-go to all validators on the bulk lane; the leader puts the newest of each into its block.
+expiry (on a worker thread); a report always carries the last fit, so that none is lost between two blocks. While the
+chain has an epoch to judge, reports also carry the raw quotes of the instruments that it asks for. Reports go to all
+validators on the bulk lane; the leader puts the newest of each into its block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import trio
@@ -19,6 +20,7 @@ from ledger.transactions import (
     NO_QUOTES,
     IndexReport,
     OracleReport,
+    QuotesReport,
     SeenDelay,
     SignedReport,
     SurfaceReport,
@@ -34,9 +36,9 @@ from node.oracle.aggregate import (
     build_view,
 )
 from node.oracle.fitter import SurfaceFitter
+from node.oracle.raw_quotes import raw_quotes
 from node.oracle.venue_book import VenueBook
 from node.oracle.venue_client import VenueAdapter
-from primitives.amounts import PPM
 from primitives.codec import decode, encode
 from primitives.errors import ProtocolViolation
 from primitives.reasons import CodecReason
@@ -94,13 +96,12 @@ class OracleService:
         rules: AggregationRules,
         network: Network,
         pool: ReportPool,
-        instruments: Sequence[Instrument],
-        marks: Callable[[], Mapping[int, int]],
+        asked: Callable[[int], Sequence[Instrument]],
         delays: Callable[[], tuple[SeenDelay, ...]],
         index_interval_ms: int,
         surface_interval_ms: int,
     ) -> None:
-        """`marks`: the chain's mark of each instrument, micro-USD, for measuring epsilon against our venues.
+        """`asked`: whose raw quotes the chain wants at a market time, ascending by id.
 
         `delays`: how late we saw the newest proposals.
         """
@@ -114,16 +115,11 @@ class OracleService:
         self._pool = pool
         self._index_interval_s = index_interval_ms / 1000
         self._surface_every = max(1, surface_interval_ms // index_interval_ms)
-        self._marks = marks
+        self._asked = asked
         self._delays = delays
-        self._series = {
-            (item.underlying, item.expiry_ns, item.strike_uusd, item.kind): item.id for item in instruments
-        }
         self._fitter = SurfaceFitter()
         self._surfaces: tuple[SurfaceReport, ...] = ()
         self.views: dict[int, UnderlyingView] = {}
-        self.epsilon_ppm: list[int] = []
-        """|venues' mid - chain's mark| of every option seen at the last fit, over the index, ascending."""
         self.rmse_vol_points: list[float] = []
         """Error of every expiry's last fit, in volatility points."""
 
@@ -152,14 +148,16 @@ class OracleService:
 
     async def _report(self, *, with_surfaces: bool) -> None:
         now_ns = self._clock.now_ns()
+        asked = self._asked(now_ns)
+        if with_surfaces or asked:
+            await trio.to_thread.run_sync(self._refresh, now_ns)
         if with_surfaces:
-            await trio.to_thread.run_sync(self._fit, now_ns)
+            await trio.to_thread.run_sync(self._fit)
         indices = self._look(now_ns)
         if not indices:
             return
-        report = OracleReport(
-            self._chain_id, self._reporter, now_ns, indices, self._surfaces, self._delays(), NO_QUOTES
-        )
+        said = (indices, self._surfaces, self._delays(), self._quotes(asked))
+        report = OracleReport(self._chain_id, self._reporter, now_ns, *said)
         payload = encode(report)
         signed = SignedReport(payload, self._reporter, self._key.sign(report_sign_bytes(payload)))
         self._pool.add(now_ns, signed)
@@ -192,10 +190,16 @@ class OracleService:
             moved.append(msgspec.structs.replace(piece, forward_uusd=found[0]) if found else piece)
         return tuple(moved)
 
-    def _fit(self, now_ns: int) -> None:
-        """Refresh the views and fit every expiry: milliseconds, hence on a thread."""
-        self._refresh(now_ns)
-        self._measure_epsilon()
+    def _quotes(self, asked: Sequence[Instrument]) -> QuotesReport:
+        """The raw view of this moment; nothing when nothing is asked for."""
+        if not asked or not self.views:
+            return NO_QUOTES
+        views = [self.views[underlying] for underlying in sorted(self.views)]
+        books = [adapter.book for adapter in self._adapters]
+        return raw_quotes(views, books, asked, views[0].time_ns - self._rules.spot_age_ns_max)
+
+    def _fit(self) -> None:
+        """Fit every expiry of the views: milliseconds, hence on a thread."""
         self._surfaces = tuple(
             SurfaceReport(underlying, self._fitter.propose(view))
             for underlying, view in sorted(self.views.items())
@@ -208,22 +212,8 @@ class OracleService:
         ]
         self.rmse_vol_points = [fit.rmse_vol_points for fit in fits if fit is not None]
 
-    def _measure_epsilon(self) -> None:
-        marks = self._marks()
-        epsilon_ppm: list[int] = []
-        for underlying, view in self.views.items():
-            for chain in view.chains:
-                columns = zip(
-                    chain.strikes_uusd.tolist(), chain.kinds.tolist(), chain.mids.tolist(), strict=True
-                )
-                for strike, kind, mid in columns:
-                    instrument = self._series.get((underlying, chain.expiry_ns, strike, kind))
-                    mark = marks.get(instrument) if instrument is not None else None
-                    if mark is not None and mid > 0:
-                        epsilon_ppm.append(abs(round(mid * PPM) - mark) * PPM // view.index_uusd)
-        self.epsilon_ppm = sorted(epsilon_ppm)
-
     def _refresh(self, now_ns: int) -> None:
+        """Gather what the venues show: milliseconds, hence on a thread."""
         books = [adapter.book for adapter in self._adapters]
         views: dict[int, UnderlyingView] = {}
         for underlying in Underlying:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import psutil
 
 from gossip.network import Network
+from ledger.breakers.queries import get_breakers_view
 from ledger.staking.queries import get_validators
 from node.clock import MarketClock
 from node.consensus_service import ConsensusService
@@ -65,6 +66,8 @@ class NodeAnswers:
 
     def status(self) -> StatusReply:
         """Where this node stands, from memory."""
+        drifts = get_breakers_view(self._ledger.state_for_reading).drifts
+        epsilons = sorted(item.epsilon_ppm for item in drifts)
         p50_us, p99_us = self._metrics.finality_percentiles_us()
         times = self._process.cpu_times()
         counters = {
@@ -109,15 +112,14 @@ class NodeAnswers:
             mempool_size=len(self._ledger.mempool),
             rss_bytes=self._process.memory_info().rss,
             cpu_ms=int((times.user + times.system) * 1_000),
-            epsilon_ppm_p50=oracle.epsilon_ppm[len(oracle.epsilon_ppm) // 2]
-            if oracle is not None and oracle.epsilon_ppm
-            else 0,
+            epsilon_ppm_p50=epsilons[len(epsilons) // 2] if epsilons else 0,
             counters=tuple(sorted(counters.items())),
         )
 
     def metrics_text(self) -> bytes:
         """Prometheus text; the validators' part is as of the last executed block."""
         self._metrics.set_validators(get_validators(self._ledger.state_for_reading))
+        self._metrics.set_breakers(get_breakers_view(self._ledger.state_for_reading))
         venues = {} if self._oracle is None else self._oracle.venue_counters()
         disk = {("disk_bytes", part): count for part, count in self._disk_use().items()}
         return self._metrics.text({**self._network.counters.snapshot(), **venues, **disk})

@@ -54,9 +54,9 @@ def quoted_instruments(state: State, epoch: int) -> list[int]:
 
     `epoch`: how many were judged before (Restart.judged_epochs).
     """
-    marked = [item for item, _ in state.marks.marks] if state.marks is not None else []
-    perpetuals = [item for item in marked if state.instruments[item].kind == Kind.PERPETUAL]
-    options = [item for item in marked if state.instruments[item].kind != Kind.PERPETUAL]
+    marked = [state.instruments.get(item) for item, _ in state.marks.marks] if state.marks else []
+    perpetuals = [item.id for item in marked if item is not None and item.kind == Kind.PERPETUAL]
+    options = [item.id for item in marked if item is not None and item.kind != Kind.PERPETUAL]
     room = max(1, get_breakers(state).drift.quotes_max - len(perpetuals))
     turns = max(1, -(-len(options) // room))
     turn = epoch % turns
@@ -108,12 +108,13 @@ class _Judge:
         self._marks = dict(state.marks.marks) if state.marks is not None else {}
 
     def instruments(self) -> Iterator[Instrument]:
-        """Those that can be judged, by id."""
+        """Those that can be judged, by id; an option while its settlement average has not begun."""
+        window_ns = self._state.parameters.settlement_window_ns
         for instrument_id in self._quotes:
             item = self._state.instruments.get(instrument_id)
             if item is None or instrument_id not in self._marks:
                 continue
-            if item.kind == Kind.PERPETUAL or item.expiry_ns > self._now_ns:
+            if item.kind == Kind.PERPETUAL or item.expiry_ns - window_ns > self._now_ns:
                 yield item
 
     def drift(self, instrument: Instrument, before: Drift | None) -> Drift:

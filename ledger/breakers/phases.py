@@ -31,6 +31,7 @@ from ledger.breakers.state import (
     get_drifts,
     get_phase,
     get_restart,
+    names_of,
     phase_key,
 )
 from ledger.oracle import SILENT_BLOCKS_PER_EPOCH, weighted_median
@@ -175,9 +176,8 @@ class _Underlying:
         """Write the leaf, with an event if phase or causes changed."""
         phase, causes = phase_of(self.leaf, restart, self._now_ns)
         if (phase, causes) != (self.leaf.phase, self.leaf.causes):
-            names = tuple(item.name.lower() for item in Cause if item & causes and item.name)
             until_ns = until_of(phase, causes, self.leaf, restart)
-            events.append(PhaseChanged(self._underlying, phase.name.lower(), names, until_ns))
+            events.append(PhaseChanged(self._underlying, phase.name.lower(), names_of(causes), until_ns))
         self._state.put(phase_key(self._underlying), replace(self.leaf, phase=phase, causes=int(causes)))
 
 

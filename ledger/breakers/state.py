@@ -50,6 +50,11 @@ class Cause(IntFlag):
     LATENCY = 16
 
 
+def names_of(causes: Cause) -> tuple[str, ...]:
+    """Words for the bits."""
+    return tuple(item.name.lower() for item in Cause if item & causes and item.name)
+
+
 class Colour(IntEnum):
     """How far the chain's mark is from the venues', measured in half-spreads."""
 

@@ -177,10 +177,11 @@ def test_agreed_quotes_lie_within_what_the_honest_see(honest: list[Any], lies: l
     assert min(halves) * 10_000 <= agreed.half_spread_uusd <= max(halves) * 10_000
 
 
-def test_expired_unknown_and_unmarked_instruments_are_not_judged() -> None:
+@pytest.mark.parametrize("seconds", [1_800, 3_600])
+def test_settling_expired_unknown_and_unmarked_instruments_are_not_judged(seconds: int) -> None:
     exchange = Exchange(alice=1_000)
     exchange.block()
-    exchange.block(3_600)
+    exchange.block(seconds)
     exchange.quotes = quotes((NEAR_CALL, 1, 1), (99, 1, 1))
     result = exchange.block(5)
     assert events_of(result, DriftJudged) == []

@@ -135,7 +135,8 @@ class NaiveBreakers:
         groups = sorted(agreed, key=lambda item: (*self._group(item), item))
         for number in groups:
             item = self.ledger.instruments.get(number)
-            if item is None or number not in marks or (item.expiry_ns and item.expiry_ns <= now):
+            window_ns = self.ledger.genesis.parameters.settlement_window_ns
+            if item is None or number not in marks or 0 < item.expiry_ns <= now + window_ns:
                 continue
             colour = self._judge_one(item, agreed[number], marks[number])
             seen.setdefault(item.underlying, []).append((Kind(item.kind), colour))

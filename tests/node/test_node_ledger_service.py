@@ -55,7 +55,7 @@ async def test_a_block_is_built_validated_executed_and_made_final(tmp_path: Path
         *(1, hash_of(block.header), ledger.state.root()),
         block.header.time_ns,
     )
-    assert len(service.mempool) == 0 and service.marks_uusd()[BTC_PERP] == 100_000 * USD
+    assert len(service.mempool) == 0 and marks_of(ledger)[BTC_PERP] == 100_000 * USD
 
 
 async def test_what_a_final_block_leaves_is_in_the_store(tmp_path: Path) -> None:
@@ -68,8 +68,13 @@ async def test_what_a_final_block_leaves_is_in_the_store(tmp_path: Path) -> None
     assert store.leaves() == ledger.state.all_leaves()
     views = [decode_own(kind, store.view(name) or b"") for kind, name in _VIEWS]
     assert views[0] == StatusView(1, hash_of(block.header), root, block.header.time_ns)
-    assert {row.instrument: row.mark_uusd for row in views[1].rows} == ledger.service.marks_uusd()
+    assert {row.instrument: row.mark_uusd for row in views[1].rows} == marks_of(ledger)
     assert {row.equity_uusd for row in views[2].rows if row.health == "healthy"} == {0, 1_000_000 * USD}
+
+
+def marks_of(ledger: Any) -> dict[int, int]:
+    """The chain's mark of each live instrument."""
+    return dict(ledger.state.marks.marks)
 
 
 _VIEWS: tuple[tuple[Any, str], ...] = (

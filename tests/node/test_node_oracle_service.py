@@ -93,8 +93,7 @@ def an_oracle(venues: list[Venue], network: MemoryNetwork, pool: ReportPool) -> 
         rules=AggregationRules(),
         network=network,
         pool=pool,
-        instruments=INSTRUMENTS,
-        marks=dict,
+        asked=lambda _: INSTRUMENTS,
         delays=lambda: (SeenDelay(7, 2, 1_000),),
         index_interval_ms=50,
         surface_interval_ms=100,
@@ -108,7 +107,7 @@ def quote(venue: Venue, underlying: int, usd: int, now_ns: int) -> None:
 async def reports_with(prices: list[int]) -> tuple[list[OracleReport], ReportPool]:
     """What an oracle says while its venues show these BTC prices."""
     venues = [Venue(name) for name in ("north", "south", "east", "west")][: len(prices)]
-    network, pool = MemoryNetwork(Hub(4), ValidatorIndex(1)), ReportPool(KEYS, CHAIN)
+    network, pool = MemoryNetwork(Hub(4), ValidatorIndex(1), None), ReportPool(KEYS, CHAIN)
     oracle = an_oracle(venues, network, pool)
     for venue, price in zip(venues, prices, strict=True):
         quote(venue, 0, price, TIME_NS)
@@ -157,7 +156,7 @@ def test_what_each_venue_counts_is_told_under_its_name() -> None:
     venues = [Venue("north"), Venue("south")]
     venues[0].counters.update(quotes=3, stale=1)
     venues[1].counters.update(connect_failed=2)
-    oracle = an_oracle(venues, MemoryNetwork(Hub(4), ValidatorIndex(1)), ReportPool(KEYS, CHAIN))
+    oracle = an_oracle(venues, MemoryNetwork(Hub(4), ValidatorIndex(1), None), ReportPool(KEYS, CHAIN))
     assert oracle.venue_counters() == {
         ("venue_events", "north.quotes"): 3,
         ("venue_events", "north.stale"): 1,
