@@ -12,7 +12,7 @@ help:
 	@echo "                ARGS='--validators 7 --seconds 300' says otherwise"
 	@echo "make test       lint, types and the default test suite"
 	@echo "make test-slow  the tests marked slow"
-	@echo "make sim        a few minutes of simulation: seeds, twins, forks, canaries"
+	@echo "make sim        five minutes of simulation on two cores: seeds, twins, forks, canaries, model"
 	@echo "make install | lint | format | clean"
 
 install: $(VENV)/.installed
@@ -51,11 +51,12 @@ test-slow: install
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 sim: install
-	@$(BIN)/quorate sim run --seeds 1..200 --save .
-	@$(BIN)/quorate sim run --seeds 1..40 --validators 4 --application exchange --save .
-	@$(BIN)/quorate sim twins --scenarios 20000
-	@$(BIN)/quorate sim fork --seeds 1..60 --save .
+	@$(BIN)/quorate sim run --seeds 1..500 --save .
+	@$(BIN)/quorate sim run --seeds 1..150 --validators 4 --application exchange --save .
+	@$(BIN)/quorate sim twins --scenarios 80000
+	@$(BIN)/quorate sim fork --seeds 1..200 --save .
 	@$(BIN)/quorate sim canaries
+	@$(BIN)/quorate sim model
 
 clean:
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

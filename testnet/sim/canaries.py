@@ -9,9 +9,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -34,6 +36,7 @@ from node.storage.watermark import START
 from primitives.errors import InvariantViolation
 from primitives.identifiers import NO_BLOCK, BlockHash
 from testnet.checkers import Violation
+from testnet.sim.campaign import quiet
 from testnet.sim.files import SimulatedFile
 from testnet.sim.plan import Fault, FaultKind, NetworkPlan, Plan, SetChange, Traitor
 from testnet.sim.simulation import verdict_of
@@ -42,7 +45,7 @@ from testnet.sim.swarm import Wishes, draw_plan
 from testnet.sim.twins import TwinScenario
 
 TWINS_PER_ATTEMPT = 40
-SECONDS_MAX = 60
+SECONDS_MAX = 120
 """A canary that has not been noticed by then lives."""
 
 Patch = tuple[Any, str, Any]
@@ -450,3 +453,13 @@ CANARIES = [
     Canary("set iteration in the core", _set_iteration, "processes"),
     Canary("wall clock in the core", _wall_clock_in_the_core, "twice"),
 ]
+
+
+def canary_campaign(names: Sequence[str], seconds_max: float, jobs: int) -> Iterator[Caught]:
+    """Hunt for each, in the order given; every hunt breaks the build of its own process only."""
+    with ProcessPoolExecutor(jobs, initializer=quiet) as pool:
+        yield from pool.map(partial(_hunt_by_name, seconds_max), names)
+
+
+def _hunt_by_name(seconds_max: float, name: str) -> Caught:
+    return hunt(next(canary for canary in CANARIES if canary.name == name), seconds_max)

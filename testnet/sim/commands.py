@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from primitives.errors import OperatorError
 from testnet.sim.campaign import RunResult, campaign, quiet, result_of, twins_campaign
-from testnet.sim.canaries import CANARIES, SECONDS_MAX, hunt
+from testnet.sim.canaries import CANARIES, SECONDS_MAX, canary_campaign
 from testnet.sim.cluster import cluster_campaign
 from testnet.sim.plan import Plan, from_json, to_json
 from testnet.sim.report import (
@@ -135,7 +135,9 @@ def twins(
 
 
 @app.command
-def canaries(*, seconds: float = SECONDS_MAX, only: str = "", report: Path | None = None) -> int:
+def canaries(
+    *, seconds: float = SECONDS_MAX, only: str = "", jobs: int = 0, report: Path | None = None
+) -> int:
     """Break the build on purpose, one rule at a time: every breach must be noticed.
 
     Example: quorate sim canaries
@@ -143,8 +145,7 @@ def canaries(*, seconds: float = SECONDS_MAX, only: str = "", report: Path | Non
     quiet()
     caught = []
     chosen = [canary for canary in CANARIES if only in canary.name]
-    for canary in chosen:
-        one = hunt(canary, seconds)
+    for one in canary_campaign([canary.name for canary in chosen], seconds, _jobs(jobs)):
         caught.append(one)
         word = "[green]caught[/]" if one.caught else "[bold red]LIVES[/]"
         console.print(f"{word} {one.seconds:7.2f} s  {one.name}  [dim]{one.oracle}[/]", highlight=False)
