@@ -82,6 +82,7 @@ class Client:
             headers=self._gateways.headers, timeout=REQUEST_SECONDS_MAX, verify=True if tls is None else tls
         )
         self._socket: ClientConnection | None = None
+        self._closing = contextlib.ExitStack()
         self._conversation = Conversation()
         self._account: Account | None = None
         self._market: Market | None = None
@@ -221,15 +222,14 @@ class Client:
             time.sleep(min(seconds, RECONNECT_SECONDS))
 
     def _connect(self) -> None:
-        self._socket = self._opened()
+        self._socket, self._closing = self._opened()
         with contextlib.suppress(ConnectionClosed):
             for frame in self._conversation.frames():
                 self._socket.send(frame)
 
     def _hang_up(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._closing.close()
+        self._socket = None
 
     def _ask_after(self, submission: Submission) -> None:
         with contextlib.suppress(NotFound, Unreachable):
@@ -239,19 +239,20 @@ class Client:
         if not submission.is_decided:
             time.sleep(POLL_SECONDS)
 
-    def _opened(self) -> ClientConnection:
-        """A WebSocket to the first gateway that takes one. Raises Unreachable."""
+    def _opened(self) -> tuple[ClientConnection, contextlib.ExitStack]:
+        """A WebSocket to the first gateway that takes one, and what closes it. Raises Unreachable."""
         options: dict[str, Any] = {} if self._tls is None else {"ssl": self._tls}
         for _ in range(len(self._gateways)):
+            closing = contextlib.ExitStack()
             try:
-                socket: ClientConnection = connect(
+                opened = connect(
                     self._gateways.stream_url,
                     additional_headers=self._gateways.headers,
                     open_timeout=REQUEST_SECONDS_MAX,
                     max_size=MESSAGE_BYTES_MAX,
                     **options,
                 )
-                return socket
+                return closing.enter_context(opened), closing
             except (OSError, TimeoutError, InvalidHandshake, ConnectionClosed) as error:
                 problem = f"no gateway takes a connection at {self._gateways.url}: {error}"
                 self._gateways.turn()
@@ -266,7 +267,8 @@ class Client:
         """
         feed, deadline = Feed(channels), None if seconds is None else time.monotonic() + seconds
         while True:
-            with self._opened() as socket:
+            socket, closing = self._opened()
+            with closing:
                 try:
                     socket.send(feed.opening())
                     while deadline is None or time.monotonic() < deadline:

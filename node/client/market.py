@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 from typing import Literal, TypeVar
 
 import msgspec
@@ -320,12 +321,12 @@ def _spoken(kind: type[msgspec.Struct], complaint: str) -> str:
 
 def _whole(number: Number, units: int, what: str) -> int:
     try:
-        exact = Decimal(number) * units
-        if isinstance(number, float) or exact != exact.to_integral_value():
-            raise BadOrder(f"{number} is not a number of {what}")
-        return int(exact)
-    except InvalidOperation:
-        raise BadOrder(f"{number} is not a number of {what}") from None
+        exact = Fraction(Decimal(number)) * units
+    except (InvalidOperation, ValueError, OverflowError, TypeError):
+        exact = Fraction(1, 2)
+    if isinstance(number, float) or exact.denominator != 1:
+        raise BadOrder(f"{number} is not a number of {what}")
+    return int(exact)
 
 
 def _side(name: SideName) -> Side:

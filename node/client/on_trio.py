@@ -24,6 +24,7 @@ from ledger.transactions import Action
 from node.client import questions
 from node.client.addresses import DEFAULT_URL, Gateways
 from node.client.errors import (
+    BadAnswer,
     BadOrder,
     ClientError,
     NotFound,
@@ -210,7 +211,7 @@ class TrioClient:
                 try:
                     async with self._opened() as socket:
                         await self._exchange(socket)
-                except* LOST:
+                except* (*LOST, BadAnswer):
                     pass
             self._socket = None
             self._gateways.turn()
@@ -249,10 +250,9 @@ class TrioClient:
         A lost connection is made again and goes on where it was; a `Gap` says what could not be had.
         """
         send, receive = trio.open_memory_channel[Message | ClientError](MESSAGES_MAX)
-        async with trio.open_nursery() as nursery:
+        async with _nursery() as nursery:
             nursery.start_soon(self._feed, Feed(channels), send)
             yield Following(receive)
-            nursery.cancel_scope.cancel()
 
     async def _feed(self, feed: Feed, send: trio.MemorySendChannel[Message | ClientError]) -> None:
         ended: ClientError | None = None
@@ -304,12 +304,24 @@ async def open_client(
     verify = True if tls is None else tls
     async with (
         httpx.AsyncClient(headers=gateways.headers, timeout=REQUEST_SECONDS_MAX, verify=verify) as http,
-        trio.open_nursery() as nursery,
+        _nursery() as nursery,
     ):
         client = TrioClient(http, gateways, signer, owner, subaccount, tls)
         nursery.start_soon(client.converse)
         yield client
-        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _nursery() -> AsyncIterator[trio.Nursery]:
+    """Ends with its body; what the body raises comes out as it is, not in a group."""
+    try:
+        async with trio.open_nursery() as nursery:
+            yield nursery
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) > 1:
+            raise
+        raise group.exceptions[0] from None
 
 
 def _first_of(group: BaseExceptionGroup[ClientError]) -> ClientError:
