@@ -87,3 +87,8 @@ def _check_chain(header: Header, epoch: Epoch) -> None:
         raise ProtocolViolation(
             ConsensusReason.WRONG_EPOCH, f"epoch {header.epoch}, the range is of {epoch.number}"
         )
+    if header.version != epoch.version:
+        raise ProtocolViolation(
+            ConsensusReason.WRONG_VERSION,
+            f"protocol version {header.version}, the epoch's is {epoch.version}",
+        )

@@ -90,6 +90,17 @@ class OracleConfig(_Section, frozen=True, kw_only=True):
     surface_interval_ms: Annotated[int, msgspec.Meta(ge=50, le=600_000)] = 5_000
 
 
+class SyncConfig(_Section, frozen=True, kw_only=True):
+    """How a node that has nothing gets what there is."""
+
+    snapshot: bool = False
+    """Take a snapshot of the ledger from peers into an empty block store, instead of every block since genesis."""
+    trusted_epoch: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] = 0
+    """With `trusted_boundary`: a point that the chain must pass; needed once genesis is too old to be trusted."""
+    trusted_boundary: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")] = ""
+    """Hash (hex) of the block on which that epoch began."""
+
+
 class NodeConfig(_Section, frozen=True, kw_only=True):
     """Everything one operator may choose; what all validators must agree on is in genesis."""
 
@@ -118,6 +129,7 @@ class NodeConfig(_Section, frozen=True, kw_only=True):
     gateway: GatewayConfig = GatewayConfig()
     market_clock: MarketClockConfig = MarketClockConfig()
     oracle: OracleConfig = OracleConfig()
+    sync: SyncConfig = SyncConfig()
     peers: tuple[PeerAddress, ...] = ()
     venues: dict[str, str] = {}
     """Venue name -> `unix:/path/to.sock`, `tcp:host:port` or `<exchange>:wss://host/path`."""

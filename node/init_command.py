@@ -81,7 +81,7 @@ def initialise_follower(home: Path, genesis_path: Path, peers: Sequence[str], ga
         OperatorError: the home is in use, or an option does not fit another.
     """
     genesis = load_genesis(genesis_path)
-    settings = {"name": "follower", "gateway": {"port": gateway_port}}
+    settings = {"name": "follower", "gateway": {"port": gateway_port}, "sync": {"snapshot": True}}
     addresses = _addresses(genesis, peers)
     create_follower_home(home, ValidatorKeys.generate(), genesis, addresses, settings)
     return [

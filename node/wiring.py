@@ -22,7 +22,7 @@ from consensus.messages import Block, EvidenceMessage
 from consensus.state import CoreConfig, Parameters
 from consensus.validator_set import ValidatorSet
 from consensus.watch import Watch
-from gossip.network import NetworkConfig, PeerConfig, Topic
+from gossip.network import Topic
 from gossip.service import Libp2pNetwork
 from node.clock import MarketClock
 from node.config import NodeConfig
@@ -34,6 +34,7 @@ from node.keystore import ValidatorKeys
 from node.ledger_service import LedgerService
 from node.messages import TransactionBundle
 from node.metrics import NodeMetrics
+from node.network_config import network_config
 from node.oracle.adapters import open_adapter
 from node.oracle.aggregate import AggregationRules
 from node.oracle_service import OracleService, ReportPool
@@ -53,6 +54,7 @@ from node.storage.home_lock import HomeLock
 from node.storage.retention import Retention
 from node.storage.snapshots import SnapshotFiles
 from node.storage.watermark import Watermark
+from node.sync.bootstrap import prepare
 from node.sync.follower import FinalBlockListener, OrderForwarder
 from node.sync.server import SyncServer
 from node.sync.service import SyncService
@@ -84,6 +86,7 @@ async def run_node(config: NodeConfig, genesis: GenesisDocument, keys: Validator
     with ExitStack() as stack:
         lock = HomeLock(config.home_path)
         stack.callback(lock.release)
+        await prepare(config, genesis, keys)
         await Wiring(config, genesis, keys, stack).run()
 
 
@@ -140,7 +143,7 @@ class Wiring:
         self.metrics = NodeMetrics()
         self.epochs = EpochFiles(config.data_path / "epochs")
         self.server = SyncServer(self.store, self.epochs, self.snapshots, self._epoch_blocks, self._on_bundle)
-        self.network = Libp2pNetwork(self._network_config(), self.server.answer)
+        self.network = Libp2pNetwork(network_config(config, genesis, keys), self.server.answer)
         self.ledger = LedgerService(
             self.restored.state,
             self.restored.tip_hash,
@@ -309,29 +312,6 @@ class Wiring:
             metrics=self.metrics,
             peers=self._others,
             is_follower=self.config.index is None,
-        )
-
-    def _network_config(self) -> NetworkConfig:
-        config = self.config
-        addresses = {peer.index: (peer.host, peer.port) for peer in config.peers}
-        peers: list[PeerConfig] = []
-        for index, entry in enumerate(self.genesis.validators):
-            own = (config.listen.host, config.listen.port) if index == config.index else None
-            address = own or addresses.get(index)
-            if address is None and config.index is not None:
-                raise OperatorError(f"node.toml names no address for validator {index} ({entry.name})")
-            peers.append(PeerConfig(ValidatorIndex(index), entry.peer_id, *(address or ("", 0))))
-        if not any(peer.host for peer in peers):
-            raise OperatorError("node.toml names no address of any validator: there is nobody to follow")
-        own_index = None if config.index is None else ValidatorIndex(config.index)
-        return NetworkConfig(
-            chain_id=self.chain_id,
-            own_index=own_index,
-            identity_seed=self.keys.network_seed,
-            listen_host=config.listen.host,
-            listen_port=config.listen.port,
-            validators=tuple(peers),
-            topics=() if own_index is not None else (Topic.FINAL_BLOCKS,),
         )
 
     def _oracle(self, own_index: int) -> OracleService:

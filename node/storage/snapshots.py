@@ -144,6 +144,13 @@ class SnapshotFiles:
             return []
         return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdigit())
 
+    def begun(self) -> frozenset[bytes]:
+        """Names of the snapshots of which an import has begun."""
+        incoming = self.directory / _INCOMING
+        if not incoming.is_dir():
+            return frozenset()
+        return frozenset(bytes.fromhex(path.name) for path in incoming.iterdir())
+
     def newest(self, at_most: int | None = None) -> int | None:
         """The height of the newest one (not above `at_most`), or None."""
         heights = [height for height in self.heights() if at_most is None or height <= at_most]

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from consensus.effects import EpochOpened
-from consensus.epoch import GENESIS_JUSTIFICATION, Epoch, first_epoch, genesis_block
+from consensus.epoch import GENESIS_JUSTIFICATION, genesis_block
 from consensus.epochs import opened
 from consensus.messages import (
     Block,
@@ -25,12 +25,12 @@ from consensus.messages import (
     sign_bytes,
     transaction_root,
 )
-from consensus.validator_set import ValidatorSet
 from ledger.genesis import LedgerGenesis
 from ledger.instruments import Underlying
 from ledger.market import Slice
 from ledger.state import State
 from ledger.transactions import (
+    NO_QUOTES,
     IndexReport,
     OracleReport,
     SignedReport,
@@ -43,6 +43,7 @@ from node.keystore import ValidatorKeys
 from node.ledger_service import LedgerService
 from node.storage.block_store import BlockStore, FinalBlock
 from node.storage.epoch_files import EpochFiles
+from node.sync.epoch_chain import genesis_epoch
 from node.verifier import SignatureVerifier
 from primitives.amounts import NS, SECONDS_PER_YEAR
 from primitives.codec import encode
@@ -85,7 +86,7 @@ class History:
         block_hash = hash_of(block.header)
         self.store.commit(FinalBlock(0, block_hash, encode(block), b"", encode(()), leaves=leaves))
         self.ledger = LedgerService(self._state, block_hash, 0, self.store, SignatureVerifier())
-        self.epoch = _first_epoch(genesis, self._chain_id)
+        self.epoch = genesis_epoch(genesis)
         self._proof: QuorumCertificate | None = None
         """Of the tip, within its epoch."""
 
@@ -128,9 +129,7 @@ class History:
     def _certificate(self, view: int, block: BlockHash) -> QuorumCertificate:
         """Everybody's notarizations, a proof of finality in two delays; or a finalization by those who are there."""
         number, members = self.epoch.number, self.epoch.validators
-        signers = tuple(
-            i for i in range(len(self._keys)) if members.is_member(i) and i not in self._absent
-        )
+        signers = tuple(i for i in range(len(self._keys)) if members.is_member(i) and i not in self._absent)
         is_heavy = members.weight_of(signers) >= members.final_weight
         kind = VoteKind.NOTARIZE if is_heavy else VoteKind.FINALIZE
         message = sign_bytes(self._chain_id, kind, number, view, block)
@@ -153,7 +152,9 @@ class History:
         with_surfaces = height % SURFACES_EVERY_BLOCKS == 1
         surfaces = tuple(_surfaces(self.genesis.ledger, self._index_uusd, now_ns)) if with_surfaces else ()
         for reporter, keys in enumerate(self._keys):
-            report = OracleReport(self._chain_id, reporter, now_ns + reporter, indices, surfaces, ())
+            report = OracleReport(
+                self._chain_id, reporter, now_ns + reporter, indices, surfaces, (), NO_QUOTES
+            )
             payload = encode(report)
             yield SignedReport(payload, reporter, keys.oracle.sign(report_sign_bytes(payload)))
 
@@ -177,14 +178,3 @@ def _surfaces(
             )
         if slices:
             yield SurfaceReport(int(underlying), tuple(slices))
-
-
-def _first_epoch(genesis: GenesisDocument, chain_id: bytes) -> Epoch:
-    staking = genesis.ledger.staking
-    members = ValidatorSet(
-        tuple(entry.consensus_key for entry in genesis.validators),
-        tuple(entry.weight for entry in genesis.validators),
-        genesis.consensus.final_weight or None,
-    )
-    epoch_blocks = staking.epoch_blocks if staking.validators else 0
-    return first_epoch(chain_id, members, epoch_blocks, genesis.ledger.protocol.version)
