@@ -132,6 +132,7 @@ class Prices:
             for item in state.genesis.underlyings
         }
         self._row = {int(item): row for row, item in enumerate(self.risk.instrument_ids.tolist())}
+        self._bands: dict[int, int] = {}
         self._band_spreads = get_breakers(state).band_spreads
         self._mark: list[int] = self.risk.mark_uusd.tolist()
         self._vega: list[int] = self.risk.vega_uusd.tolist()
@@ -185,6 +186,12 @@ class Prices:
 
     def band_uusd(self, instrument: Instrument) -> int:
         """How far above (buys) or below (sells) the mark an order may be priced; wider while finality is slow."""
+        found = self._bands.get(instrument.id)
+        if found is None:
+            found = self._bands[instrument.id] = self._band_of(instrument)
+        return found
+
+    def _band_of(self, instrument: Instrument) -> int:
         row = self._row[instrument.id]
         band_uusd = max(
             self._mark[row] * self.state.parameters.price_band_ppm // PPM,

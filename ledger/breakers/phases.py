@@ -262,8 +262,11 @@ class Phases:
         Raises:
             ProtocolViolation: TRADING_HALTED, ONLY_POST_ONLY, ONLY_RESTING.
         """
-        phase = max(self.of(instrument), Phase.CAUTIOUS if is_uncertain else Phase.OPEN)
-        if phase == Phase.OPEN or (phase < Phase.HALTED and order.post_only):
+        phase = self.of(instrument)
+        if phase is Phase.OPEN and not is_uncertain:
+            return
+        phase = max(phase, Phase.CAUTIOUS if is_uncertain else Phase.OPEN)
+        if phase < Phase.HALTED and order.post_only:
             return
         if phase == Phase.HALTED:
             raise _HALTED
