@@ -446,6 +446,7 @@ class MarginPicture(Form, frozen=True, kw_only=True):
     `im_excess_with_orders_uusd`: with every open order filled the worse way; what decides on new orders.
     """
 
+    model: Literal["portfolio", "standard"]
     cash_uusd: I64
     equity_uusd: I64
     im_requirement_uusd: I64
@@ -468,7 +469,6 @@ class SimulateAnswer(Form, frozen=True, kw_only=True):
     """What a batch would do on top of this final block, if nothing else came with it."""
 
     height: U63
-    model: Literal["portfolio", "standard"]
     before: MarginPicture
     after: MarginPicture
     actions: tuple[ActionOutcome, ...]

@@ -37,6 +37,7 @@ from node.rpc.proof_queries import ProofQueries
 from node.rpc.queries import Queries
 from node.rpc.reference import reference_routes
 from node.rpc.routes import Sources, routes_of
+from node.rpc.simulations import Simulations
 from node.rpc.streams import FRAME_BYTES_MAX, Streams
 from node.storage.block_store import BlockStore
 from node.storage.epoch_files import EpochFiles
@@ -63,6 +64,7 @@ class Gateway:
         orders = OrderEntry(self.link, self.access)
         self.streams = Streams(queries, orders)
         self.link.follow(self.streams.on_notice, self.streams.on_connected)
+        self.simulations = Simulations(config)
         prover = Prover(store, EpochFiles(config.data_path / "epochs"), genesis)
         sources = Sources(
             queries=queries,
@@ -70,6 +72,7 @@ class Gateway:
             history=History(store, queries),
             live=Live(self.link, queries, orders, self.streams, config.market_clock.speed),
             orders=orders,
+            simulations=self.simulations,
         )
         self.routes: list[ApiRoute] = routes_of(sources)
 
@@ -81,6 +84,7 @@ class Gateway:
             task = asyncio.create_task(self.link.run())
             yield
             task.cancel()
+            self.simulations.close()
 
         routes = [
             *http_routes(self.routes),

@@ -17,6 +17,8 @@ from node.rpc.answers import (
     MarksAnswer,
     ProofAnswer,
     ReadyAnswer,
+    Refusal,
+    SimulateAnswer,
     StakeAnswer,
     StatusAnswer,
     SubmitAnswer,
@@ -48,6 +50,7 @@ from node.rpc.parameters import (
 from node.rpc.proof_queries import ProofQueries
 from node.rpc.queries import Queries
 from node.rpc.reasons import GatewayReason
+from node.rpc.simulations import SimulateBody, Simulations
 
 PROOFS_MAX = 2
 """Proofs being made at once, of each kind; further requests wait, and count as being served."""
@@ -66,6 +69,7 @@ class Sources:
     history: History
     live: Live
     orders: OrderEntry
+    simulations: Simulations
 
 
 def routes_of(sources: Sources) -> list[ApiRoute]:
@@ -231,6 +235,16 @@ def _market_routes(sources: Sources) -> list[ApiRoute]:
 def _account_routes(sources: Sources) -> list[ApiRoute]:
     queries, history = sources.queries, sources.history
     return [
+        ApiRoute(
+            method="POST",
+            path="/v1/simulate",
+            summary="What a batch of actions would do to an account's margin; 422 when it makes no sense to the ledger",
+            body={"application/json": SimulateBody},
+            answers={200: SimulateAnswer, 422: Refusal},
+            handle=sources.simulations.post,
+            refusals=(GatewayReason.BODY_TOO_LARGE, GatewayReason.TIMEOUT),
+            units=20,
+        ),
         ApiRoute(
             path="/v1/accounts/{address}/{subaccount}",
             summary="Cash, positions, open orders, nonces and margin of one sub-account",

@@ -44,7 +44,8 @@ class Schemas:
                 return {"type": "object", "additionalProperties": self._of(kind.value_type, "")}
             case types.ListType() | types.VarTupleType():
                 schema: Schema = {"type": "array", "items": self._of(kind.item_type, name)}
-                return schema | ({} if kind.max_length is None else {"maxItems": kind.max_length})
+                bounds = (("minItems", kind.min_length), ("maxItems", kind.max_length))
+                return schema | {word: bound for word, bound in bounds if bound is not None}
             case types.Metadata():
                 return self._of(kind.type, name) | (kind.extra_json_schema or {})
             case types.TupleType():
@@ -58,16 +59,19 @@ class Schemas:
                 raise TypeError(f"{kind} has no client form")
 
     def _union(self, kind: types.UnionType, name: str) -> Schema:
-        if all(isinstance(item, types.StructType) and item.cls in EVENT_KINDS for item in kind.types):
-            if "Event" not in self.components:
-                self.components["Event"] = {}
+        if all(isinstance(item, types.StructType) and item.array_like for item in kind.types):
+            word = (
+                "event" if any(getattr(item, "cls", None) in EVENT_KINDS for item in kind.types) else "action"
+            )
+            if word.title() not in self.components:
+                self.components[word.title()] = {}
                 refs = [self._of(item, name) for item in kind.types]
                 mapping = {snake(ref["$ref"].rsplit("/")[-1]): ref["$ref"] for ref in refs}
-                self.components["Event"] = {
+                self.components[word.title()] = {
                     "oneOf": refs,
-                    "discriminator": {"propertyName": "event", "mapping": mapping},
+                    "discriminator": {"propertyName": word, "mapping": mapping},
                 }
-            return {"$ref": "#/components/schemas/Event"}
+            return {"$ref": f"#/components/schemas/{word.title()}"}
         return {"anyOf": [self._of(item, name) for item in kind.types]}
 
     def _struct(self, kind: types.StructType) -> Schema:
@@ -76,8 +80,8 @@ class Schemas:
             self.components[title] = {}
             properties = {field.encode_name: self._of(field.type, field.encode_name) for field in kind.fields}
             required = [field.encode_name for field in kind.fields if field.required or kind.tag is None]
-            tag = ("event", snake(title)) if kind.cls in EVENT_KINDS else (kind.tag_field, kind.tag)
-            if tag[0] is not None:
+            tag = _tag_of(kind)
+            if tag is not None:
                 properties = {tag[0]: {"const": tag[1]}, **properties}
                 required = [tag[0], *required]
             self.components[title] = {
@@ -88,6 +92,22 @@ class Schemas:
                 "additionalProperties": getattr(kind.cls, "is_open", False),
             }
         return {"$ref": f"#/components/schemas/{title}"}
+
+
+def _tag_of(kind: types.StructType) -> tuple[str, str] | None:
+    """The property that tells a struct from others, and its value."""
+    if kind.cls in EVENT_KINDS:
+        return "event", snake(kind.cls.__name__)
+    if kind.tag is None:
+        return None
+    return (
+        (kind.tag_field, str(kind.tag))
+        if not kind.array_like and kind.tag_field
+        else (
+            "action",
+            snake(kind.cls.__name__),
+        )
+    )
 
 
 def described(kind: type) -> str:

@@ -20,12 +20,12 @@ from ledger.instruments import Underlying
 from ledger.listing import Listing
 from ledger.matching.book import Book
 from ledger.matching.orders import RestingOrder
-from ledger.state import State
-from ledger.state_keys import account_key, book_key, listing_key
+from ledger.state import Clock, State
+from ledger.state_keys import KEY_CLOCK, account_key, book_key, listing_key
 from ledger.transactions import transaction_id
 from node.config import NodeConfig, load_config
 from node.event_parties import parties_of
-from node.genesis import load_genesis
+from node.genesis import chain_id_of, load_genesis
 from node.genesis_defaults import (
     default_instruments,
     default_ledger_genesis,
@@ -184,6 +184,14 @@ def commit_first_block(store: BlockStore, config: NodeConfig) -> None:
         "margins": encode(MarginsView(1, (MarginRow(OWNER, 0, 2**60, 5, 6, "healthy"),))),
     }
     commit_block(store, 1, EVENTS, leaves, views)
+
+
+def leaves_at(it: Running, height: int) -> Leaves:
+    """The whole state of genesis, as of a height; nothing rests on a book."""
+    genesis = load_genesis(it.config.genesis_path)
+    state = State.from_genesis(genesis.ledger, chain_id_of(genesis))
+    state.put(KEY_CLOCK, Clock(height, state.clock.time_ns, 1, 0))
+    return [*state.all_leaves(), (book_key(0), None)]
 
 
 @asynccontextmanager

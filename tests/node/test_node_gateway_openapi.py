@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from ledger.transactions import transaction_id
-from tests.node.running_gateway import OWNER, PERPETUAL, RAW, running
+from tests.node.running_gateway import OWNER, PERPETUAL, RAW, leaves_at, running
 
 EXPECTED = """
 [checks]
@@ -31,6 +31,7 @@ async def fuzzed(path: Path, *options: str) -> str:
     """What schemathesis found; "" for nothing."""
     (path / "schemathesis.toml").write_text(EXPECTED)
     async with running(path / "h") as it:
+        it.become_final([], leaves_at(it, 2))
         url = f"http://127.0.0.1:{it.gateway.port}/openapi.json"
         config = ["--config-file", str(path / "schemathesis.toml")]
         command = [
