@@ -155,7 +155,7 @@ class Bootstrap:
     # --- which snapshot ---
 
     async def _offers(self) -> list[_Offer]:
-        """What peers have, one that we have begun first, then the newest."""
+        """What peers have, one that we have begun first, then the newest, then what most of them agree on."""
         found: dict[bytes, tuple[SnapshotHead, list[ValidatorIndex]]] = {}
         holders: dict[bytes, list[ValidatorIndex]] = {}
 
@@ -179,7 +179,10 @@ class Bootstrap:
             _Offer(head, tuple(sorted(givers)), tuple(sorted(set(holders[head.name]))))
             for head, givers in found.values()
         ]
-        return sorted(offers, key=lambda one: (one.head.name not in begun, -one.head.height))
+        return sorted(
+            offers,
+            key=lambda one: (one.head.name not in begun, -one.head.height, -len(one.givers), one.givers),
+        )
 
     async def _epoch_of(self, offer: _Offer) -> Epoch | None:
         """The epoch whose validators have signed for the snapshot, followed from genesis and kept on disk.

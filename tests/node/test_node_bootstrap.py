@@ -188,7 +188,6 @@ def higher(offers: SnapshotOffers) -> SnapshotOffers:
 
 HEADS = [
     (another_root, "snapshot_wrong_root"),
-    (unsigned, "sync_bad_signature"),
     (higher, "snapshot_wrong_height"),
 ]
 
@@ -201,6 +200,15 @@ async def test_a_snapshot_that_validators_have_not_signed_is_refused(
         world.corrupt(0, SnapshotOffers, lie)
         assert await world.fetch() == NEW
         assert world.liars == {0: reason}
+
+
+async def test_an_unsigned_newest_snapshot_costs_its_giver_alone_its_trust(world: World) -> None:
+    async with world.up():
+        world.corrupt(0, SnapshotOffers, unsigned)
+        for honest in (1, 2):
+            world.corrupt(honest, SnapshotOffers, lambda offers: SnapshotOffers(offers.heads[1:]))
+        assert await world.fetch() == OLD
+        assert world.liars == {0: "sync_bad_signature"}
 
 
 def with_strangers(link: EpochLink) -> EpochLink:
