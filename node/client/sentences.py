@@ -48,8 +48,7 @@ def sentence(event: Event | OtherEvent, owner: bytes, market: Market) -> str | N
             return f"account is {event.health}, {_dollars(event.mm_excess_uusd)} above maintenance"
         case OtherEvent():
             return f"{event.event}: {event.fields}"
-    fields = ", ".join(f"{name} {value}" for name, value in fields_form(event).items())
-    return f"{snake(type(event).__name__).replace('_', ' ')}: {fields}"
+    return f"{snake(type(event).__name__).replace('_', ' ')}: {', '.join(_fields(event, market))}"
 
 
 def sentences(events: Iterable[Event | OtherEvent], owner: bytes, market: Market) -> Iterator[str]:
@@ -57,6 +56,17 @@ def sentences(events: Iterable[Event | OtherEvent], owner: bytes, market: Market
     for event in events:
         if said := sentence(event, owner, market):
             yield said
+
+
+def _fields(event: Event, market: Market) -> Iterator[str]:
+    """What an event says beside whose it is."""
+    for name, value in fields_form(event).items():
+        if name == "instrument":
+            yield _name(market, value)
+        elif name.endswith("_uusd"):
+            yield f"{name.removesuffix('_uusd').replace('_', ' ')} {_dollars(int(value))}"
+        elif name not in _WHOSE:
+            yield f"{name.replace('_', ' ')} {value}"
 
 
 def _trade(event: Trade, owner: bytes, market: Market) -> str:
@@ -79,4 +89,12 @@ def _dollars(uusd: int) -> str:
     return f"{'-' if uusd < 0 else ''}${whole:,}.{f'{micro:06d}'.rstrip('0').ljust(2, '0')}"
 
 
+def _name(market: Market, instrument: int) -> str:
+    try:
+        return market.find(instrument).name
+    except BadOrder:
+        return f"instrument {instrument}"
+
+
 _SIDES = ("buy", "sell")
+_WHOSE = ("transaction_id", "index", "owner", "subaccount")

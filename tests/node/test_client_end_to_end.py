@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ import trio
 
 from ledger.events import CashMoved, OrderAccepted, OrderCancelled, Trade
 from ledger.transactions import Deposit, SessionScope
+from node.__main__ import app
 from node.client import questions
 from node.client.blocking import Client
 from node.client.errors import (
@@ -42,6 +44,7 @@ from tests.ledger.exchange import a_key, a_wallet
 from tests.node.network_of_nodes import CUSTODIAN, running_nodes
 
 T = TypeVar("T")
+ROOT = Path(__file__).resolve().parents[2]
 PERPETUAL = "BTC-PERPETUAL"
 ALICE, BOB, WANDA = KeySigner(a_key("alice")), KeySigner(a_key("bob")), WalletSigner(a_wallet("wanda"))
 
@@ -236,8 +239,7 @@ async def test_what_a_program_raises_inside_the_client_comes_out_as_it_is() -> N
 
 def quorate(*arguments: object, url: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "node", *map(str, arguments)]
-    root = str(Path(__file__).resolve().parents[2])
-    environment = {"PATH": "", "PYTHONPATH": root, "QUORATE_NODE": url, "PYTHONIOENCODING": "utf-8"}
+    environment = {"PATH": "", "PYTHONPATH": str(ROOT), "QUORATE_NODE": url, "PYTHONIOENCODING": "utf-8"}
     return subprocess.run(
         command,
         capture_output=True,
@@ -292,6 +294,51 @@ async def test_a_user_at_the_terminal_funds_trades_and_looks(tmp_path: Path, mon
         await in_thread(work)
 
 
+async def test_the_example_programs_of_the_documentation_run(tmp_path: Path, monkeypatch: Any) -> None:
+    save_seeds({"custodian": b"custodian".ljust(32, b".")}, tmp_path / "custodian.json", None)
+    save_seeds({"account": b"alice".ljust(32, b".")}, tmp_path / "alice.json", None)
+
+    def run(name: str, *arguments: object) -> str:
+        command = [sys.executable, ROOT / "docs" / "examples" / name, url, *arguments]
+        environment = {"PATH": "", "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [str(word) for word in command], capture_output=True, text=True, check=False, env=environment
+        )
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        return done.stdout
+
+    async with a_gateway(tmp_path / "node", monkeypatch) as url:
+        quoted: list[str] = []
+        async with trio.open_nursery() as nursery:
+
+            async def make_market() -> None:
+                quoted.append(await in_thread(lambda: run("make_market.py", tmp_path / "alice.json", 5)))
+
+            nursery.start_soon(make_market)
+            async with open_client(url) as anyone, anyone.follow(f"book:{PERPETUAL}") as books:
+                async for book in books:
+                    if isinstance(book, BookMessage) and book.asks:
+                        break
+            bought = await in_thread(lambda: run("place_order.py", tmp_path / "custodian.json"))
+        assert "bought 0.05 BTC-PERPETUAL at $100," in bought
+        assert "sold 0.05 BTC-PERPETUAL" in quoted[0] and quoted[0].endswith("no quotes left\n")
+
+
+def documented_commands() -> Iterator[str]:
+    for name in ("README.md", "docs/client.md"):
+        for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
+            found = re.match(r"    (?:\$ )?(?:\.venv/bin/)?quorate ((?:account|order|book|watch) .*)", line)
+            if found:
+                yield found[1]
+
+
+def test_the_documented_commands_are_commands() -> None:
+    commands = list(documented_commands())
+    assert len(commands) > 15
+    for command in commands:
+        app.parse_args(command, exit_on_error=False, print_error=False)
+
+
 def test_the_client_needs_neither_libp2p_nor_numpy_nor_a_server() -> None:
     code = (
         "import sys, node.client.blocking, node.client.on_trio\n"
@@ -302,7 +349,7 @@ def test_the_client_needs_neither_libp2p_nor_numpy_nor_a_server() -> None:
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).resolve().parents[2],
+        cwd=ROOT,
         env={**os.environ},
     )
     assert done.stdout == "[]\n"
