@@ -12,7 +12,7 @@ import os
 import stat
 import sys
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -34,20 +34,32 @@ SCRYPT_P = 1
 NONCE_BYTES = 12
 TAG_BYTES = 16
 VALIDATOR_KEY_NAMES = ("consensus", "oracle", "network")
+"""Of a new validator. Rotation adds `consensus-2` and so on; a remote signer holds all consensus keys instead."""
 WALLET_KEY_NAME = "wallet"
 """A keystore's key of this name is a secp256k1 one; all others are Ed25519 seeds."""
 
 
 class ValidatorKeys:
-    """The three secret seeds of one validator: what it votes, reports and connects with. Never printed."""
+    """The secret seeds of one validator: what it votes, reports and connects with. Never printed."""
 
-    def __init__(self, consensus: bytes, oracle: bytes, network: bytes) -> None:
-        """Each 32 secret bytes."""
-        self.consensus = SigningKey(consensus)
+    def __init__(
+        self, consensus: bytes | None, oracle: bytes, network: bytes, rotated: Sequence[bytes] = ()
+    ) -> None:
+        """Each 32 secret bytes. `consensus` None: a remote signer has it; `rotated`: later ones, oldest first."""
+        own = [] if consensus is None else [consensus, *rotated]
+        self.consensus_keys = {key.public_key: key for key in map(SigningKey, own)}
+        """By public key, oldest first."""
         self.oracle = SigningKey(oracle)
         self.network_seed = network
         self.peer_id = peer_id_of(SigningKey(network).public_key)
-        self._seeds = (consensus, oracle, network)
+        self._seeds = (*own[:1], oracle, network)
+
+    @property
+    def consensus(self) -> SigningKey:
+        """The first consensus key. Raises OperatorError when a remote signer has it."""
+        for key in self.consensus_keys.values():
+            return key
+        raise OperatorError("the consensus key is not in this keystore: set [signer] address to where it is")
 
     @classmethod
     def generate(cls) -> ValidatorKeys:
@@ -55,13 +67,14 @@ class ValidatorKeys:
         return cls(os.urandom(SEED_BYTES), os.urandom(SEED_BYTES), os.urandom(SEED_BYTES))
 
     def __repr__(self) -> str:
-        return f"ValidatorKeys(consensus={self.consensus.public_key.hex()}, peer_id={self.peer_id})"
+        consensus = ", ".join(key.hex() for key in self.consensus_keys)
+        return f"ValidatorKeys(consensus={consensus}, peer_id={self.peer_id})"
 
     def __reduce__(self) -> str:
         raise TypeError("secret keys are not serialisable")
 
-    def seeds(self) -> tuple[bytes, bytes, bytes]:
-        """The secret seeds, in the order of VALIDATOR_KEY_NAMES."""
+    def seeds(self) -> tuple[bytes, ...]:
+        """The secret seeds of a new validator, in the order of VALIDATOR_KEY_NAMES."""
         return self._seeds
 
 
@@ -97,9 +110,22 @@ def save_keystore(
 def load_keystore(path: Path, password: str | None, *, allow_insecure: bool = False) -> ValidatorKeys:
     """Read a validator's keys; see load_seeds."""
     seeds = load_seeds(path, password, allow_insecure=allow_insecure)
-    if tuple(seeds) != VALIDATOR_KEY_NAMES:
+    if not are_validator_names(seeds):
         raise OperatorError(f"the keystore {path} holds {', '.join(seeds)}: not the keys of a validator")
-    return ValidatorKeys(*seeds.values())
+    consensus = [seed for name, seed in seeds.items() if is_consensus_name(name)]
+    first = consensus[0] if consensus else None
+    return ValidatorKeys(first, seeds["oracle"], seeds["network"], consensus[1:])
+
+
+def is_consensus_name(name: str) -> bool:
+    """Whether a keystore's key of this name votes."""
+    first, _, number = name.partition("-")
+    return first == "consensus" and (not number or number.isdecimal())
+
+
+def are_validator_names(names: Iterable[str]) -> bool:
+    """Whether these are the keys of a validator: oracle and network, and the consensus keys unless elsewhere."""
+    return [name for name in names if not is_consensus_name(name)] == ["oracle", "network"]
 
 
 def save_seeds(
@@ -110,17 +136,7 @@ def save_seeds(
     Raises:
         OperatorError: it exists, cannot be written, or the password is too short.
     """
-    public = _public_of(seeds)
-    secret = b"".join(seeds.values())
-    if password is None:
-        document = _KeystoreFile(1, public, True, None, secret.hex())
-    else:
-        check_password(password)
-        encryption = _Encryption(
-            log_n, SCRYPT_R, SCRYPT_P, os.urandom(16).hex(), os.urandom(NONCE_BYTES).hex()
-        )
-        document = _KeystoreFile(1, public, False, encryption, _seal(secret, password, public, encryption))
-    raw = msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+    raw = _encoded(seeds, password, log_n)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
@@ -131,6 +147,42 @@ def save_seeds(
         raise OperatorError(f"the keystore {path} exists already and is never overwritten") from None
     except OSError as error:
         raise OperatorError(f"cannot write the keystore {path}: {error.strerror}") from None
+
+
+def replace_seeds(
+    seeds: Mapping[str, bytes], path: Path, password: str | None, *, log_n: int = SCRYPT_LOG_N
+) -> None:
+    """Put these keys in the place of a keystore: a crash leaves the old file or the new one.
+
+    Raises:
+        OperatorError: as save_seeds.
+    """
+    following = path.with_name(f".{path.name}.new")
+    following.unlink(missing_ok=True)
+    save_seeds(seeds, following, password, log_n=log_n)
+    try:
+        os.replace(following, path)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise OperatorError(f"cannot write the keystore {path}: {error.strerror}") from None
+
+
+def _encoded(seeds: Mapping[str, bytes], password: str | None, log_n: int) -> bytes:
+    public = _public_of(seeds)
+    secret = b"".join(seeds.values())
+    if password is None:
+        document = _KeystoreFile(1, public, True, None, secret.hex())
+    else:
+        check_password(password)
+        encryption = _Encryption(
+            log_n, SCRYPT_R, SCRYPT_P, os.urandom(16).hex(), os.urandom(NONCE_BYTES).hex()
+        )
+        document = _KeystoreFile(1, public, False, encryption, _seal(secret, password, public, encryption))
+    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
 
 
 def load_seeds(path: Path, password: str | None, *, allow_insecure: bool = False) -> dict[str, bytes]:
@@ -175,8 +227,10 @@ def check_password(password: str) -> None:
         raise OperatorError(f"the password must have at least {PASSWORD_CHARACTERS_MIN} characters")
 
 
-def read_password(file: Path | None, environment: Mapping[str, str], prompt: str) -> str:
-    """The password from a file's first line, else QUORATE_PASSWORD, else asked on the terminal.
+def read_password(
+    file: Path | None, environment: Mapping[str, str], prompt: str, variable: str = PASSWORD_VARIABLE
+) -> str:
+    """The password from a file's first line, else the variable, else asked on the terminal.
 
     Raises:
         OperatorError: none of the three can give one.
@@ -189,10 +243,10 @@ def read_password(file: Path | None, environment: Mapping[str, str], prompt: str
         if not lines or not lines[0]:
             raise OperatorError(f"the password file {file} is empty")
         return lines[0]
-    if PASSWORD_VARIABLE in environment:
-        return environment[PASSWORD_VARIABLE]
+    if variable in environment:
+        return environment[variable]
     if sys.stdin is None or not sys.stdin.isatty():
-        raise OperatorError(f"no password: give --password-file or set {PASSWORD_VARIABLE}")
+        raise OperatorError(f"no password: give --password-file or set {variable}")
     return getpass.getpass(prompt)
 
 

@@ -1,0 +1,46 @@
+"""Why a signer refuses. Pure."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class SignerReason(StrEnum):
+    """Why a remote signer refuses a vote or a connection; values are stable."""
+
+    NOT_A_VOTE = "not_a_vote"
+    """The bytes are not those of a vote; nothing else is signed with a consensus key."""
+    WRONG_CHAIN = "wrong_chain"
+    """A vote of another chain than the signer's."""
+    UNKNOWN_KEY = "unknown_key"
+    """The signer does not hold the key."""
+    RETIRED_KEY = "retired_key"
+    """A newer key has signed in this epoch or an earlier one."""
+    OLD_EPOCH = "old_epoch"
+    """Something was signed in a later epoch, so nothing is in this one."""
+    BELOW_FLOOR = "below_floor"
+    """A view of which the signer keeps no record any more."""
+    DOUBLE_NOTARIZE = "double_notarize"
+    """Another block was notarized in the view."""
+    DOUBLE_NULLIFY = "double_nullify"
+    """The view was nullified with another report."""
+    DOUBLE_FINALIZE = "double_finalize"
+    """Another block was finalized in the view."""
+    NOTARIZE_AFTER_NULLIFY = "notarize_after_nullify"
+    """The view was given up."""
+    NOTARIZE_AFTER_FINALIZE = "notarize_after_finalize"
+    """Another block of the view was finalized."""
+    NULLIFY_AFTER_FINALIZE = "nullify_after_finalize"
+    """A block of the view was finalized, so the view can never be given up."""
+    FINALIZE_AFTER_NULLIFY = "finalize_after_nullify"
+    """The view was given up, so no block of it can be finalized."""
+    FINALIZE_AFTER_NOTARIZE = "finalize_after_notarize"
+    """Another block of the view was notarized."""
+    FALSE_REPORT = "false_report"
+    """A nullification must report what was notarized in the view, and nothing else."""
+    BUSY = "busy"
+    """Another node has the signer."""
+    WRONG_VERSION = "wrong_version"
+    """The two sides speak different versions of the signer's protocol."""
+    OUT_OF_ORDER = "out_of_order"
+    """A message that has no place at this point of the conversation."""
