@@ -14,9 +14,11 @@ from testnet.bench.execution import execution_figures
 from testnet.bench.margin import margin_figures
 from testnet.bench.pricing import pricing_figures
 from testnet.bench.simulation import simulation_figures
+from testnet.bench.storage import StoragePlan, storage_figures
 from testnet.bench.sync import SyncPlan, sync_figures
 
 DEFAULT_SYNC = SyncPlan()
+DEFAULT_STORAGE = StoragePlan()
 
 app = App(name="bench", help="Measure this machine: what prices, margins, blocks and simulations cost.")
 
@@ -96,6 +98,30 @@ def sync(
         Also write the figures there, as one flat object.
     """
     show(sync_figures(SyncPlan(blocks, validators, min_block_ms), home), json_file)
+
+
+@app.command
+def storage(
+    *,
+    blocks: int = DEFAULT_STORAGE.blocks,
+    accounts: int = DEFAULT_STORAGE.accounts,
+    home: Path | None = None,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+) -> None:
+    """A month of blocks, far apart: disk per block, growth of memory, start-up; and snapshots of many accounts.
+
+    Parameters
+    ----------
+    blocks
+        So many fill the thirty days.
+    accounts
+        In the ledger of which a snapshot is written.
+    home
+        Keep everything in this new directory (default: a temporary one).
+    json_file
+        Also write the figures there, as one flat object.
+    """
+    show(storage_figures(StoragePlan(blocks, accounts), _tell, home), json_file)
 
 
 def _tell(sentence: str) -> None:

@@ -67,12 +67,15 @@ class History:
         data: Path,
         index_uusd: dict[Underlying, int],
         absent: Collection[int] = (),
+        block_ns: int = BLOCK_NS,
     ) -> None:
         """`data`: a node's data directory, without a store; `keys` in genesis' order.
 
         `absent`: validators who signed nothing, and so may take part later without their journal's history.
+        `block_ns`: market time between two blocks.
         """
         self._absent = frozenset(absent)
+        self._block_ns = block_ns
         self.genesis = genesis
         self._keys = keys
         self._index_uusd = index_uusd
@@ -147,7 +150,7 @@ class History:
         self._proof = None
 
     def _reports(self, height: int) -> Iterator[SignedReport]:
-        now_ns = self.genesis.time_ns + height * BLOCK_NS
+        now_ns = self.genesis.time_ns + height * self._block_ns
         indices = tuple(IndexReport(int(one), price) for one, price in sorted(self._index_uusd.items()))
         with_surfaces = height % SURFACES_EVERY_BLOCKS == 1
         surfaces = tuple(_surfaces(self.genesis.ledger, self._index_uusd, now_ns)) if with_surfaces else ()
