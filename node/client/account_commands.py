@@ -19,6 +19,7 @@ from node.client.terminal import (
     HEALTH_STYLE,
     Gateway,
     Signing,
+    account_of,
     console,
     helpful,
     money,
@@ -75,7 +76,7 @@ def show(
 
     Example: quorate account show --key me.json
     """
-    owner, subaccount = _account_of(who, signing)
+    owner, subaccount = account_of(who, signing)
     with helpful(), gateway.client() as client:
         account = client.ask(questions.account(owner, subaccount))
         if gateway.as_json:
@@ -89,7 +90,7 @@ def orders(
     who: Who = None, /, *, signing: Signing = DEFAULT_SIGNING, gateway: Gateway = DEFAULT_GATEWAY
 ) -> None:
     """Open orders."""
-    owner, subaccount = _account_of(who, signing)
+    owner, subaccount = account_of(who, signing)
     with helpful(), gateway.client() as client:
         open_orders = client.ask(questions.account(owner, subaccount)).orders
         if gateway.as_json:
@@ -111,7 +112,7 @@ def history(
     gateway: Gateway = DEFAULT_GATEWAY,
 ) -> None:
     """What happened to an account, newest first."""
-    owner, subaccount = _account_of(who, signing)
+    owner, subaccount = account_of(who, signing)
     with helpful(), gateway.client() as client:
         page = client.ask(questions.account_history(owner, subaccount, cursor=cursor, limit=limit))
         if gateway.as_json:
@@ -222,10 +223,6 @@ def _session_seed(path: Path, password_file: Path | None) -> bytes:
             f"{path} is a wallet's key: a session key is an Ed25519 one, made without --wallet"
         )
     return seed
-
-
-def _account_of(who: str | None, signing: Signing) -> tuple[bytes, int]:
-    return read_address(who) if who is not None else (signing.address(), signing.subaccount)
 
 
 def _print_account(account: AccountAnswer, market: Market) -> None:

@@ -100,10 +100,11 @@ class TrioClient:
         for _ in range(len(self._gateways)):
             try:
                 answer = await self._http.request(
-                    "GET" if question.body is None else "POST",
+                    question.method,
                     self._gateways.url + question.path,
                     params=dict(question.query),
                     content=question.body,
+                    headers=question.headers,
                 )
             except httpx.HTTPError as error:
                 problem = f"no gateway answers at {self._gateways.url}: {error}"

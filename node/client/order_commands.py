@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
@@ -12,33 +13,94 @@ from node.client import questions
 from node.client.blocking import Client
 from node.client.errors import BadOrder
 from node.client.market import InForce
-from node.client.terminal import DEFAULT_GATEWAY, DEFAULT_SIGNING, Gateway, Signing, perform
+from node.client.sentences import sentences
+from node.client.terminal import (
+    DEFAULT_GATEWAY,
+    DEFAULT_SIGNING,
+    Gateway,
+    Signing,
+    account_of,
+    console,
+    helpful,
+    money,
+    perform,
+    print_json,
+    table,
+)
 from primitives.amounts import NS
 
 app = App(name="order", help="Place, replace and cancel orders.")
 
-Flag = Annotated[bool, Parameter(negative="")]
 Size = Annotated[str, Parameter(help="Contracts, such as 0.05.")]
 Name = Annotated[str, Parameter(help="Instrument, such as BTC-PERPETUAL.")]
-Price = Annotated[str | None, Parameter(help="Dollars; without it the order is at market.")]
+SideArgument = Literal["buy", "sell"]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What an order is beside its side, size and instrument."""
+
+    price: Annotated[str | None, Parameter(help="Dollars; without it the order is at market.")] = None
+    ioc: Annotated[bool, Parameter(negative="", help="Immediate or cancel.")] = False
+    fok: Annotated[bool, Parameter(negative="", help="Fill or kill.")] = False
+    post_only: Annotated[bool, Parameter(negative="", help="Refused if it would trade at once.")] = False
+    reduce_only: Annotated[bool, Parameter(negative="", help="Never more than the position.")] = False
+    good_for_seconds: Annotated[int | None, Parameter(help="Of market time; then it is cancelled.")] = None
+    trigger_above: Annotated[str | None, Parameter(help="Wait until the mark is at or above this.")] = None
+    trigger_below: Annotated[str | None, Parameter(help="Wait until the mark is at or below this.")] = None
+    label: Annotated[int, Parameter(help="A number of your own to cancel it by.")] = 0
+
+    def action(self, client: Client, side: SideArgument, size: str, name: str) -> Action:
+        """The order. Raises BadOrder."""
+        market, in_force = client.market, self._in_force()
+        is_trigger = self.trigger_above is not None or self.trigger_below is not None
+        if (is_trigger or self.price is None) and (self.post_only or self.good_for_seconds is not None):
+            raise BadOrder("post-only and good for a time is an order with a --price and without a trigger")
+        if is_trigger:
+            return market.trigger(
+                *(name, side, size),
+                above=self.trigger_above,
+                below=self.trigger_below,
+                price=self.price,
+                in_force=in_force,
+                reduce_only=self.reduce_only,
+                label=self.label,
+            )
+        if self.price is None:
+            immediate = in_force or "ioc"
+            return market.market(
+                *(name, side, size), in_force=immediate, reduce_only=self.reduce_only, label=self.label
+            )
+        return market.limit(
+            *(name, side, size, self.price),
+            in_force=in_force or "gtc",
+            post_only=self.post_only,
+            reduce_only=self.reduce_only,
+            expires_ns=self._expires_ns(client),
+            label=self.label,
+        )
+
+    def _in_force(self) -> InForce | None:
+        return "fok" if self.fok else "ioc" if self.ioc else None
+
+    def _expires_ns(self, client: Client) -> int | None:
+        if self.good_for_seconds is None:
+            return None
+        return client.ask(questions.status()).market_time_ns + self.good_for_seconds * NS
+
+
+DEFAULT_TERMS = Terms()
 
 
 @app.command
 def place(
-    side: Literal["buy", "sell"],
+    side: SideArgument,
     size: Size,
     name: Name,
     /,
     *,
-    price: Price = None,
-    ioc: Annotated[bool, Parameter(negative="", help="Immediate or cancel.")] = False,
-    fok: Annotated[bool, Parameter(negative="", help="Fill or kill.")] = False,
-    post_only: Flag = False,
-    reduce_only: Flag = False,
-    good_for_seconds: Annotated[int | None, Parameter(help="Of market time; then it is cancelled.")] = None,
-    trigger_above: Annotated[str | None, Parameter(help="Wait until the mark is at or above this.")] = None,
-    trigger_below: Annotated[str | None, Parameter(help="Wait until the mark is at or below this.")] = None,
-    label: Annotated[int, Parameter(help="A number of your own to cancel it by.")] = 0,
+    terms: Terms = DEFAULT_TERMS,
     signing: Signing = DEFAULT_SIGNING,
     gateway: Gateway = DEFAULT_GATEWAY,
 ) -> None:
@@ -52,34 +114,49 @@ def place(
 
         quorate order place sell 0.05 BTC-PERPETUAL --trigger-below 85000 --reduce-only
     """
-    in_force: InForce | None = "fok" if fok else "ioc" if ioc else None
+    perform(signing, gateway, lambda client: terms.action(client, side, size, name))
 
-    def make(client: Client) -> Action:
-        market, common = client.market, {"reduce_only": reduce_only, "label": label}
-        if trigger_above is not None or trigger_below is not None:
-            if post_only or good_for_seconds is not None:
-                raise BadOrder("a trigger is neither post-only nor good for a time")
-            above_below = {"above": trigger_above, "below": trigger_below, "price": price}
-            return market.trigger(name, side, size, in_force=in_force, **above_below, **common)  # type: ignore[arg-type]
-        if price is None:
-            if post_only or good_for_seconds is not None:
-                raise BadOrder("an order that rests needs a --price")
-            return market.market(name, side, size, in_force=in_force or "ioc", **common)  # type: ignore[arg-type]
-        expires_ns = None
-        if good_for_seconds is not None:
-            expires_ns = client.ask(questions.status()).market_time_ns + good_for_seconds * NS
-        return market.limit(
-            name,
-            side,
-            size,
-            price,
-            in_force=in_force or "gtc",
-            post_only=post_only,
-            expires_ns=expires_ns,
-            **common,  # type: ignore[arg-type]
-        )
 
-    perform(signing, gateway, make)
+@app.command
+def simulate(
+    side: SideArgument,
+    size: Size,
+    name: Name,
+    /,
+    *,
+    terms: Terms = DEFAULT_TERMS,
+    account: Annotated[
+        str | None, Parameter(help="ADDRESS/SUBACCOUNT; the key file's own if not given.")
+    ] = None,
+    signing: Signing = DEFAULT_SIGNING,
+    gateway: Gateway = DEFAULT_GATEWAY,
+) -> None:
+    """What an order would do to the account's margin, if nothing else came with it; nothing is handed in.
+
+    Example: quorate order simulate buy 2 BTC-PERPETUAL
+    """
+    owner, subaccount = account_of(account, signing)
+    with helpful(), gateway.client() as client:
+        action = terms.action(client, side, size, name)
+        answer = client.ask(questions.simulate(owner, subaccount, [action]))
+        if gateway.as_json:
+            print_json(answer)
+            return
+        for line in sentences(answer.events, owner, client.market):
+            print(line)
+        made = table("", ">before", ">after")
+        for field in ("cash", "equity", "im_requirement", "mm_requirement", "im_excess", "mm_excess"):
+            before, after = (getattr(side, f"{field}_uusd") for side in (answer.before, answer.after))
+            made.add_row(_WORDS.get(field, field), money(before), money(after))
+        console().print(made)
+
+
+_WORDS = {
+    "im_requirement": "initial requirement",
+    "mm_requirement": "maintenance requirement",
+    "im_excess": "above initial",
+    "mm_excess": "above maintenance",
+}
 
 
 @app.command

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
+from ledger.transactions import Action
 from node.client.errors import BadAnswer, TransactionRefused, refusal
 from node.client.typed import read_form
 from node.rpc.answers import (
@@ -21,6 +22,7 @@ from node.rpc.answers import (
     EventsPage,
     InstrumentsAnswer,
     MarksAnswer,
+    SimulateAnswer,
     StakeAnswer,
     StatusAnswer,
     SubmitAnswer,
@@ -28,6 +30,7 @@ from node.rpc.answers import (
     TransactionAnswer,
     ValidatorsAnswer,
 )
+from node.rpc.client_form import client_form, snake
 
 T = TypeVar("T")
 Direction = Literal["older", "newer"]
@@ -41,6 +44,18 @@ class Question(Generic[T]):
     kind: type[T]
     query: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
+    is_json: bool = False
+    """Whether the body is JSON; else it is bytes."""
+
+    @property
+    def method(self) -> str:
+        """Of HTTP."""
+        return "GET" if self.body is None else "POST"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the body is."""
+        return {"content-type": "application/json"} if self.is_json else {}
 
     def read(self, status: int, body: bytes) -> T:
         """The answer. Raises Refused (by its reason), or BadAnswer."""
@@ -118,6 +133,13 @@ def validators() -> Question[ValidatorsAnswer]:
 def stake(address: bytes, subaccount: int = 0) -> Question[StakeAnswer]:
     """What a sub-account has bonded, and what is on its way out."""
     return Question(f"/v1/accounts/{address.hex()}/{subaccount}/stake", StakeAnswer)
+
+
+def simulate(address: bytes, subaccount: int, actions: Sequence[Action]) -> Question[SimulateAnswer]:
+    """What these actions would do to the account's margin, on top of the newest final block."""
+    forms = [{"action": snake(type(action).__name__), **client_form(action)} for action in actions]
+    body = {"address": address.hex(), "subaccount": subaccount, "actions": forms}
+    return Question("/v1/simulate", SimulateAnswer, body=msgspec.json.encode(body), is_json=True)
 
 
 def hand_in(raw: bytes) -> Question[SubmitAnswer]:

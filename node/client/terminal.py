@@ -142,6 +142,11 @@ def read_address(text: str) -> tuple[bytes, int]:
     return owner, subaccount
 
 
+def account_of(who: str | None, signing: Signing) -> tuple[bytes, int]:
+    """The account that was named, or the key's own."""
+    return read_address(who) if who is not None else (signing.address(), signing.subaccount)
+
+
 @contextmanager
 def helpful() -> Iterator[None]:
     """What went wrong at the exchange, as one sentence and what may help."""

@@ -273,6 +273,9 @@ async def test_a_user_at_the_terminal_funds_trades_and_looks(tmp_path: Path, mon
         assert [(item["name"], item["lots"]) for item in shown["positions"]] == [(PERPETUAL, 5)]
         assert "100,000.00" in run("book", PERPETUAL)
         assert "bought 0.05" in run("account", "history")
+        what_if = run("order", "simulate", "buy", "1", PERPETUAL, "--price", "99000")
+        assert "buy 1 BTC-PERPETUAL at $99,000.00" in what_if
+        assert "initial requirement" in what_if
         lines = run("watch", PERPETUAL, "--seconds", "1", "--json").splitlines()
         assert {json.loads(line)["type"] for line in lines} >= {"block", "finality", "marks"}
         run("order", "cancel-all", "--key", "alice.json")
