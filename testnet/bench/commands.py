@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
+from testnet.bench.api import ApiPlan, api_figures
 from testnet.bench.execution import execution_figures
 from testnet.bench.margin import margin_figures
 from testnet.bench.pricing import pricing_figures
@@ -122,6 +123,27 @@ def storage(
         Also write the figures there, as one flat object.
     """
     show(storage_figures(StoragePlan(blocks, accounts), _tell, home), json_file)
+
+
+@app.command
+def api(
+    *,
+    subscribers: int = ApiPlan.subscribers,
+    seconds: float = ApiPlan.seconds,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+) -> None:
+    """How late a gateway's subscribers hear of a block, beside slow ones that are dropped; orders and questions.
+
+    Parameters
+    ----------
+    subscribers
+        WebSocket clients, each of four channels.
+    seconds
+        How long blocks are made.
+    json_file
+        Also write the figures there, as one flat object.
+    """
+    show(api_figures(ApiPlan(subscribers=subscribers, seconds=seconds)), json_file)
 
 
 def _tell(sentence: str) -> None:
