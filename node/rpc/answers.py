@@ -422,6 +422,29 @@ class LinkForm(Form, frozen=True, kw_only=True):
     link: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]*$")]
 
 
+class RawBlockForm(Form, frozen=True, kw_only=True):
+    """A final block in wire form, and its own finality proof if there is one (empty: a later block proves it)."""
+
+    height: U63
+    block: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]*$")]
+    proof: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]*$")]
+
+
+class RawBlocksAnswer(Form, frozen=True, kw_only=True):
+    """Consecutive final blocks; `first` and `tip` are the heights that this node holds."""
+
+    first: U63
+    tip: U63
+    blocks: tuple[RawBlockForm, ...]
+
+
+class StepAnswer(Form, frozen=True, kw_only=True):
+    """Why an epoch is closed, and the next one's validators, in wire form."""
+
+    epoch: U63
+    step: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]*$")]
+
+
 class EpochsAnswer(Form, frozen=True, kw_only=True):
     """Links from an epoch on; go on from `next` until there are none."""
 

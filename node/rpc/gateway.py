@@ -28,6 +28,7 @@ from node.light.prover import Prover
 from node.logs import configure_logs
 from node.rpc.access import Access, Guard, read_tokens
 from node.rpc.api_route import ApiRoute
+from node.rpc.chain_queries import ChainQueries
 from node.rpc.endpoints import exception_handlers, http_routes
 from node.rpc.history import History
 from node.rpc.live import Live
@@ -39,6 +40,7 @@ from node.rpc.reference import reference_routes
 from node.rpc.routes import Sources, routes_of
 from node.rpc.simulations import Simulations
 from node.rpc.streams import FRAME_BYTES_MAX, Streams
+from node.shown_chains import HomeChain
 from node.storage.block_store import BlockStore
 from node.storage.epoch_files import EpochFiles
 from primitives.errors import OperatorError
@@ -65,10 +67,12 @@ class Gateway:
         self.streams = Streams(queries, orders)
         self.link.follow(self.streams.on_notice, self.streams.on_connected)
         self.simulations = Simulations(config)
-        prover = Prover(store, EpochFiles(config.data_path / "epochs"), genesis)
+        epochs = EpochFiles(config.data_path / "epochs")
+        prover = Prover(store, epochs, genesis)
         sources = Sources(
             queries=queries,
             proofs=ProofQueries(prover, queries),
+            chain=ChainQueries(HomeChain(store, epochs)),
             history=History(store, queries),
             live=Live(self.link, queries, orders, self.streams, config.market_clock.speed),
             orders=orders,

@@ -92,6 +92,19 @@ class EpochQuery(Parameters, frozen=True, kw_only=True):
     from_: U32 = msgspec.field(default=0, name="from")
 
 
+class EpochPath(Parameters, frozen=True, kw_only=True):
+    """An epoch by number."""
+
+    epoch: U32
+
+
+class RawBlocksQuery(Parameters, frozen=True, kw_only=True):
+    """The height that the page begins at, and how many blocks it has at most."""
+
+    from_: Annotated[int, msgspec.Meta(ge=1, le=10**15 - 1)] = msgspec.field(default=1, name="from")
+    limit: Annotated[int, msgspec.Meta(ge=1, le=64)] = 64
+
+
 class ProofOfAccount(EpochQuery, frozen=True, kw_only=True):
     """`account` or `margin` of a sub-account."""
 

@@ -16,11 +16,13 @@ from node.rpc.answers import (
     InstrumentsAnswer,
     MarksAnswer,
     ProofAnswer,
+    RawBlocksAnswer,
     ReadyAnswer,
     Refusal,
     SimulateAnswer,
     StakeAnswer,
     StatusAnswer,
+    StepAnswer,
     SubmitAnswer,
     SurfaceAnswer,
     TipAnswer,
@@ -29,12 +31,14 @@ from node.rpc.answers import (
     ValidatorsAnswer,
 )
 from node.rpc.api_route import ApiRoute, Asked
+from node.rpc.chain_queries import ChainQueries
 from node.rpc.history import History
 from node.rpc.live import Live
 from node.rpc.order_entry import OrderBody, OrderEntry
 from node.rpc.parameters import (
     AccountHistory,
     AccountPath,
+    EpochPath,
     EpochQuery,
     EventsQuery,
     HeightPath,
@@ -43,6 +47,7 @@ from node.rpc.parameters import (
     ProofOfAccount,
     ProofOfInstrument,
     ProofOfOrder,
+    RawBlocksQuery,
     TradesQuery,
     TransactionPath,
     UnderlyingPath,
@@ -66,6 +71,7 @@ class Sources:
 
     queries: Queries
     proofs: ProofQueries
+    chain: ChainQueries
     history: History
     live: Live
     orders: OrderEntry
@@ -80,6 +86,7 @@ def routes_of(sources: Sources) -> list[ApiRoute]:
         *_market_routes(sources),
         *_account_routes(sources),
         *_proof_routes(sources),
+        *_raw_routes(sources.chain),
     ]
 
 
@@ -317,6 +324,31 @@ def _proof_routes(sources: Sources) -> list[ApiRoute]:
             handle=lambda asked: proofs.epochs(asked.parameters.from_),
             refusals=MISSING,
             units=10,
+            in_thread=PROOFS_MAX,
+        ),
+    ]
+
+
+def _raw_routes(chain: ChainQueries) -> list[ApiRoute]:
+    return [
+        ApiRoute(
+            path="/v1/chain/blocks",
+            summary="Final blocks in wire form with their finality proofs, by height: for forensics",
+            parameters=RawBlocksQuery,
+            answers={200: RawBlocksAnswer},
+            handle=lambda asked: chain.blocks(asked.parameters.from_, asked.parameters.limit),
+            refusals=MISSING,
+            units=10,
+            in_thread=PROOFS_MAX,
+        ),
+        ApiRoute(
+            path="/v1/chain/epochs/{epoch}",
+            summary="Why an epoch is closed, and who votes in the next, in wire form",
+            parameters=EpochPath,
+            answers={200: StepAnswer},
+            handle=lambda asked: chain.step(asked.parameters.epoch),
+            refusals=MISSING,
+            units=5,
             in_thread=PROOFS_MAX,
         ),
     ]

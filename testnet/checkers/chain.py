@@ -58,7 +58,8 @@ class OneChain:
                 )
                 raise Violation("agreement", detail)
             self.forked_at = min(height, self.forked_at or height)
-            return
+        if self.forked_at is not None:
+            return  # The other checks know one chain.
         fault = self._rules.fault_of_block(block)
         if fault is not None:
             raise Violation("justified", f"final block of height {height}, view {block.header.view}: {fault}")

@@ -18,7 +18,8 @@ from consensus import admission
 from consensus.effects import DeliverFinal, OpenedEpoch
 from consensus.epoch import Epoch, first_epoch
 from consensus.evidence import check_pair
-from consensus.forensics import FinalChain, check_accusation, find_culprits
+from consensus.forensics import check_accusation
+from consensus.fork import find_fork
 from consensus.inputs import NextSetDecided
 from consensus.messages import (
     Block,
@@ -29,6 +30,7 @@ from consensus.messages import (
     TimeoutCertificate,
     hash_of,
 )
+from consensus.reasons import ConsensusReason
 from consensus.state import CoreConfig, Parameters
 from consensus.validator_set import ValidatorSet
 from primitives.codec import encode
@@ -220,26 +222,31 @@ class Simulation:
 
     def _check_forks(self) -> list[frozenset[int]]:
         """From any two conflicting chains alone: f+1 or more guilty, nobody honest, every proof stands by itself."""
-        chains = [(v.index, v.store.chain()) for v in self.validators if v.is_honest]
-        held = [(index, chain) for index, chain in chains if chain is not None]
-        named: list[frozenset[int]] = []
-        for place, (index, chain) in enumerate(held):
-            for other_index, other in held[place + 1 :]:
-                shared = min(len(chain.blocks), len(other.blocks)) - 1
-                if hash_of(chain.blocks[shared].header) != hash_of(other.blocks[shared].header):
-                    named.append(self._check_fork(index, other_index, chain, other))
-        return named
+        held = [v for v in self.validators if v.is_honest and v.store.proofs]
+        if self.chain.forked_at is None:
+            return []
+        found = (self._fork_of(one, two) for place, one in enumerate(held) for two in held[place + 1 :])
+        return [guilty for guilty in found if guilty is not None]
 
-    def _check_fork(self, index: int, other_index: int, one: FinalChain, other: FinalChain) -> frozenset[int]:
-        accusations = find_culprits(one, other, self.epoch, self.ring.is_valid)
-        for accusation in accusations:
-            check_accusation(accusation, self.epoch, self.ring.is_valid)
-        guilty = frozenset(accusation.offender for accusation in accusations)
-        self.happened("fork")
-        where = f"the fork between validators {index} and {other_index}"
+    def _fork_of(self, one: SimulatedValidator, two: SimulatedValidator) -> frozenset[int] | None:
+        first = first_epoch(CHAIN_ID, self.validators_set, self.plan.epoch_blocks)
+        try:
+            fork = find_fork(one.store, two.store, first, self.ring.is_valid)
+        except ProtocolViolation as lacking:
+            if lacking.reason is not ConsensusReason.UNPROVED:
+                raise Violation("culprits", f"chains of honest validators: {lacking}") from None
+            self.happened("fork not proved by the stored blocks")
+            return None
+        if fork is None:
+            return None
+        for accusation in fork.accusations:
+            check_accusation(accusation, fork.epoch, self.ring.is_valid)
+        guilty = frozenset(accusation.offender for accusation in fork.accusations)
+        self.happened("fork" if fork.epoch.number == 0 else "fork in a later epoch")
+        where = f"the fork between validators {one.index} and {two.index} at height {fork.height}"
         if not guilty <= self.plan.traitor_set:
             raise Violation("culprits", f"{where} names honest {sorted(guilty - self.plan.traitor_set)}")
-        members = self.rules.members(0)
+        members = self.rules.members(fork.epoch.number)
         if members.weight_of(guilty) <= members.faulty:
             raise Violation("culprits", f"{where} names only {sorted(guilty)}")
         return guilty

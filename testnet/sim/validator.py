@@ -40,7 +40,7 @@ from consensus.effects import (
 from consensus.epoch import Epoch
 from consensus.epochs import EpochManager
 from consensus.evidence_pool import EvidencePool
-from consensus.forensics import FinalChain
+from consensus.fork import EpochStep
 from consensus.inputs import (
     Input,
     MessageReceived,
@@ -108,52 +108,64 @@ class FearlessManager(EpochManager):
 
 
 class FinalStore:
-    """Final blocks on disk: each commit is one durable transaction, as LMDB gives it."""
+    """Final blocks on disk: each commit is one durable transaction, as LMDB gives it. Also a fork.ShownChain."""
 
     def __init__(self) -> None:
         self.blocks: list[Block] = []
         self.proof: QuorumCertificate | None = None
-        self.heights: dict[bytes, int] = {}
+        self.by_hash: dict[bytes, int] = {}
         self.evidence: list[Evidence] = []
         self.opened: list[tuple[OpenedEpoch, EpochProof]] = []
         """Every epoch that began here, and the proof that the one before is closed."""
         self.leaves: dict[bytes, bytes] = {}
         """The ledger's leaves at the tip, in exchange runs; written in the same transaction as the block."""
-        self.proved: tuple[int, QuorumCertificate] | None = None
-        """The highest block with a proof of its own, and that."""
+        self.proofs: dict[int, QuorumCertificate] = {}
+        """Of the blocks with a proof of their own, by height."""
 
     def commit(self, delivered: DeliverFinal) -> tuple[Block, ...]:
         """Keep what is new; returns it."""
         fresh = tuple(block for block in delivered.blocks if block.header.height > len(self.blocks))
         for block in fresh:
             self.blocks.append(block)
-            self.heights[hash_of(block.header)] = len(self.blocks)
+            self.by_hash[hash_of(block.header)] = len(self.blocks)
         if fresh:
             self.proof = delivered.proof
-            if self.heights.get(delivered.proof.block) == len(self.blocks):
-                self.proved = (len(self.blocks), delivered.proof)
+            if self.by_hash.get(delivered.proof.block) == len(self.blocks):
+                self.proofs[len(self.blocks)] = delivered.proof
         return fresh
 
     def wipe(self) -> None:
         """The disk is gone."""
-        self.blocks, self.proof, self.heights, self.proved = [], None, {}, None
+        self.blocks, self.proof, self.by_hash, self.proofs = [], None, {}, {}
         self.leaves, self.evidence, self.opened = {}, [], []
 
     def tip(self) -> FinalTip | None:
         """Where a restart begins."""
         return FinalTip(self.blocks[-1], self.proof) if self.blocks else None
 
-    def chain(self) -> FinalChain | None:
-        """What this validator can show of the final chain."""
-        if self.proved is None:
+    def heights(self) -> tuple[int, int]:
+        """Everything from genesis up to the highest block with a proof of its own."""
+        return 1, max(self.proofs, default=0)
+
+    def block(self, height: int) -> Block:
+        """A final block."""
+        return self.blocks[height - 1]
+
+    def proof_at(self, height: int) -> QuorumCertificate | None:
+        """Its own proof."""
+        return self.proofs.get(height)
+
+    def step(self, epoch: int) -> EpochStep | None:
+        """How this validator passed from `epoch` to the next."""
+        if epoch >= len(self.opened):
             return None
-        height, proof = self.proved
-        return FinalChain(tuple(self.blocks[:height]), proof)
+        opened, closing = self.opened[epoch]
+        return EpochStep(closing, opened.validators)
 
     def serve(self, effect: ServeBlocks) -> BlockResponse:
         """A block and its ancestors, downwards."""
         request = effect.request
-        height = self.heights.get(request.block, 0)
+        height = self.by_hash.get(request.block, 0)
         lowest = max(request.height_above, height - request.count_max)
         return BlockResponse(request.block, tuple(self.blocks[at - 1] for at in range(height, lowest, -1)))
 

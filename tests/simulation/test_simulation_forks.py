@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 import pytest
 
@@ -29,8 +27,6 @@ from consensus.messages import (
     transaction_root,
 )
 from consensus.validator_set import ValidatorSet
-from node.forensics_commands import ProofFile
-from primitives.codec import decode, encode
 from primitives.errors import ProtocolViolation
 from primitives.identifiers import NO_BLOCK
 from primitives.signing import SigningKey
@@ -148,12 +144,10 @@ def test_a_chain_that_continues_the_other_names_nobody() -> None:
     assert find_culprits(low, high, EPOCH) == find_culprits(high, low, EPOCH) == []
 
 
-def test_an_accusation_survives_its_file_and_no_change() -> None:
+def test_an_accusation_survives_no_change() -> None:
     one = FinalChain((ONE,), a_quorum(FINALIZE, ONE, (0, 1, 2)))
     other = FinalChain((OTHER,), a_quorum(FINALIZE, OTHER, (1, 2, 3)))
     found = find_culprits(one, other, EPOCH)
-    file = ProofFile(tuple(accusation.proof for accusation in found))
-    assert decode(ProofFile, encode(file), bytes_max=2**20) == file
     proof = found[0].proof
     assert isinstance(proof, PairEvidence)
     forged = PairEvidence(proof.vote_a, msgspec.structs.replace(proof.vote_b, signature=bytes(64)))
@@ -167,23 +161,6 @@ def test_a_proof_that_proves_no_finality_is_refused() -> None:
     light = FinalChain((ONE,), a_quorum(NOTARIZE, ONE, (0, 1, 2)))
     with pytest.raises(ProtocolViolation, match="does not make its block final"):
         find_culprits(light, FinalChain((OTHER,), a_quorum(FINALIZE, OTHER, (0, 1, 2))), EPOCH)
-
-
-def test_chains_and_proofs_pass_through_the_command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from node import forensics_commands as command
-
-    monkeypatch.setattr(command, "load_genesis", lambda path: None)
-    monkeypatch.setattr(command, "_epoch", lambda document: (EPOCH, ["a", "b", "c", "d"]))
-    (tmp_path / "one").write_bytes(encode(FinalChain((ONE,), a_quorum(FINALIZE, ONE, (0, 1, 2)))))
-    (tmp_path / "other").write_bytes(encode(FinalChain((OTHER,), a_quorum(FINALIZE, OTHER, (1, 2, 3)))))
-    proof = tmp_path / "proof"
-    genesis = tmp_path / "genesis.json"
-    assert command.culprits(tmp_path / "one", tmp_path / "other", genesis=genesis, output=proof) == 1
-    assert "validator 1 (b): E4 two_finalizations in view 1" in capsys.readouterr().out
-    assert command.verify(proof, genesis=genesis) == 0
-    assert command.culprits(tmp_path / "one", tmp_path / "one", genesis=genesis) == 0
 
 
 def test_every_fork_of_colluders_names_enough_of_them_and_nobody_honest() -> None:
