@@ -211,14 +211,22 @@ app.command("node.operations.commands:app", name="config", help="Check and show 
 app.command(
     "node.operations.commands:doctor", name="doctor", help="Examine a node's home, machine and network."
 )
-app.command("node.operations.commands:trace", name="trace", help="Follow one transaction through nodes' logs.")
+app.command(
+    "node.operations.commands:trace", name="trace", help="Follow one transaction through nodes' logs."
+)
 app.command("node.forensics_commands:app", name="forensics", help="Name the guilty of a fork, with proof.")
 app.command("node.backup_commands:backup", name="backup", help="Write a node's home to one file.")
-app.command("node.backup_commands:restore", name="restore", help="Make a home from a backup; it observes first.")
+app.command(
+    "node.backup_commands:restore", name="restore", help="Make a home from a backup; it observes first."
+)
 app.command("node.history_commands:replay", name="replay", help="Verify a node's whole history again.")
 app.command("node.history_commands:diverge", name="diverge", help="Find where two nodes' states part.")
 app.command("node.light.commands:app", name="proof", help="Prove a part of the state; check a proof offline.")
 app.command("node.light.commands:light_app", name="light", help="Follow the epochs without a node.")
+app.command(
+    "node.keys_commands:app", name="keys", help="A home's secret keys, and the record of what they signed."
+)
+app.command("node.signer.commands:app", name="signer", help="Keep the consensus key in a process of its own.")
 app.command("node.risk.commands:app", name="risk", help="Risk of an account, a surface or the protocol.")
 app.command("node.client.account_commands:app", name="account", help="An account: keys, balances, history.")
 app.command("node.client.order_commands:app", name="order", help="Place, replace and cancel orders.")

@@ -18,6 +18,7 @@ import msgspec
 
 from node.logs import LEVELS
 from node.oracle.addresses import FORMS, host_of, parse_exchange
+from node.signer.address import SignerAddress, parse_address
 from primitives.errors import OperatorError
 
 CONFIG_FILE = "node.toml"
@@ -90,6 +91,20 @@ class OracleConfig(_Section, frozen=True, kw_only=True):
     surface_interval_ms: Annotated[int, msgspec.Meta(ge=50, le=600_000)] = 5_000
 
 
+class SentryAddress(_Section, frozen=True, kw_only=True):
+    """Where this validator dials one of its own sentries."""
+
+    host: Text
+    port: Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+
+
+class SentryConfig(_Section, frozen=True, kw_only=True):
+    """What a follower is beside following."""
+
+    validator: Annotated[int, msgspec.Meta(ge=0, le=255)] | None = None
+    """Index of the validator whose face to the network this node is; its keystore has that one's network key."""
+
+
 class SyncConfig(_Section, frozen=True, kw_only=True):
     """How a node that has nothing gets what there is."""
 
@@ -99,6 +114,18 @@ class SyncConfig(_Section, frozen=True, kw_only=True):
     """With `trusted_boundary`: a point that the chain must pass; needed once genesis is too old to be trusted."""
     trusted_boundary: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")] = ""
     """Hash (hex) of the block on which that epoch began."""
+
+
+class SignerConfig(_Section, frozen=True, kw_only=True):
+    """A remote signer that holds the consensus key; over TCP both sides show certificates."""
+
+    address: str = ""
+    """`unix:/path` or `tcp:host:port`; empty: the key is in this node's keystore."""
+    certificate: str = "signer-node.pem"
+    """This node's own, for TCP, as `quorate signer certificate` makes it."""
+    private_key: str = "signer-node.key"
+    trusted: str = "signer.pem"
+    """The signer's certificate."""
 
 
 class NodeConfig(_Section, frozen=True, kw_only=True):
@@ -130,6 +157,10 @@ class NodeConfig(_Section, frozen=True, kw_only=True):
     market_clock: MarketClockConfig = MarketClockConfig()
     oracle: OracleConfig = OracleConfig()
     sync: SyncConfig = SyncConfig()
+    sentry: SentryConfig = SentryConfig()
+    sentries: tuple[SentryAddress, ...] = ()
+    """A validator's own sentries: it talks to nobody else, and listens nowhere. Empty: it talks to everybody itself."""
+    signer: SignerConfig = SignerConfig()
     peers: tuple[PeerAddress, ...] = ()
     venues: dict[str, str] = {}
     """Venue name -> `unix:/path/to.sock`, `tcp:host:port` or `<exchange>:wss://host/path`."""
@@ -138,6 +169,10 @@ class NodeConfig(_Section, frozen=True, kw_only=True):
     def home_path(self) -> Path:
         """The home directory, absolute."""
         return Path(self.home)
+
+    def signer_address(self) -> SignerAddress | None:
+        """Where the remote signer is, or None. Raises OperatorError for what is no address."""
+        return parse_address(self.signer.address) if self.signer.address else None
 
     @property
     def genesis_path(self) -> Path:
@@ -261,6 +296,10 @@ def check_config(config: NodeConfig, path: Path) -> None:
     indices = [peer.index for peer in config.peers]
     if len(set(indices)) != len(indices):
         raise OperatorError(f"{path}: peers: an index appears twice")
+    if config.sentries and config.index is None:
+        raise OperatorError(f"{path}: sentries: only a validator (one with an index) has sentries")
+    if config.sentry.validator is not None and config.index is not None:
+        raise OperatorError(f"{path}: sentry.validator: a validator is nobody's sentry; remove index")
     if config.index in indices:
         raise OperatorError(f"{path}: peers: index {config.index} is this node itself")
     clock = config.market_clock
@@ -268,6 +307,10 @@ def check_config(config: NodeConfig, path: Path) -> None:
         raise OperatorError(f"{path}: market_clock: the wall clock (start_market_ns = 0) runs at speed 1")
     _check_gateway(config, path)
     _check_venues(config, path)
+    try:
+        config.signer_address()
+    except OperatorError as error:
+        raise OperatorError(f"{path}: signer.address: {error}") from None
 
 
 def _check_venues(config: NodeConfig, path: Path) -> None:
@@ -342,7 +385,7 @@ def _scalar_settings(kind: type[_Section], prefix: tuple[str, ...] = ()) -> list
     for name, hint in get_type_hints(kind, include_extras=True).items():
         if isinstance(hint, type) and issubclass(hint, _Section):
             found += _scalar_settings(hint, (*prefix, name))
-        elif name not in ("home", "peers", "venues"):
+        elif name not in ("home", "peers", "venues", "sentries"):
             found.append(((*prefix, name), hint))
     return found
 

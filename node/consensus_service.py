@@ -200,6 +200,11 @@ class ConsensusService:
         """Hand the core final blocks that were checked with `final_range.check_range`, signatures included."""
         await self._send.send(BlocksProved(blocks, proof))
 
+    async def on_signer_back(self) -> None:
+        """The signer was away and answers again: give up the view now if its time ran out meanwhile."""
+        if TimerKind.VIEW not in self._deadlines:
+            await self._send.send(TimerFired(TimerKind.VIEW, self._core.view))
+
     @property
     def epoch(self) -> Epoch:
         """The epoch that the core is in."""

@@ -211,6 +211,16 @@ def load_seeds(path: Path, password: str | None, *, allow_insecure: bool = False
     return seeds
 
 
+def open_seeds(
+    path: Path, password_file: Path | None, *, allow_insecure: bool = True
+) -> tuple[dict[str, bytes], str | None]:
+    """As load_seeds, and the password (None for an insecure file): from the file, QUORATE_PASSWORD or the terminal."""
+    password = None
+    if not is_insecure(path):
+        password = read_password(password_file, os.environ, f"Password for {path}: ")
+    return load_seeds(path, password, allow_insecure=allow_insecure), password
+
+
 def is_insecure(path: Path) -> bool:
     """Whether the file holds its secrets without encryption. Raises like load_keystore."""
     return _read(path).insecure

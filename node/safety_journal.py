@@ -20,6 +20,7 @@ from node.storage.watermark import (
     observer_reason,
 )
 from primitives.codec import decode_own, encode
+from primitives.errors import OperatorError
 
 log = structlog.get_logger()
 
@@ -57,13 +58,48 @@ def recover(journal_directory: Path, watermark_path: Path, files: Files = DISK) 
     watermark = Watermark.open(watermark_path, files)
     reason = observer_reason(watermark, journaled_position(records))
     floor = floor_after(journal, watermark) if watermark is not None else START
-    if floor != START:
+    if floor != START and reason is None:  # An observer's journal stays as it is, or a second start would end it.
         # A record that was synced is gone, and may be a vote that was sent: sign in none of the views it could be of.
         record = RaisedFloor(floor.epoch, floor.view)
         journal.append([encode(record)])
         records.append(record)
         log.warning("journal_frames_lost", signs_nothing_up_to_view=floor.view)
     return SafetyMemory(journal, watermark, records, reason)
+
+
+def adopt_signed(memory: SafetyMemory, votes: Sequence[OwnVote]) -> None:
+    """Journal what a remote signer signed and we do not know of: we ended between its record and ours.
+
+    Raises:
+        OperatorError: it signed something else than our journal holds, or the disk failed.
+    """
+    own = {(one.epoch, one.view, one.kind): one for one in memory.records if isinstance(one, OwnVote)}
+    reached = journaled_position(memory.records)
+    fresh = [one for one in votes if (one.epoch, one.view) > _floor(memory.records, one.epoch)]
+    for vote in fresh:
+        if own.get((vote.epoch, vote.view, vote.kind), vote) != vote:
+            raise OperatorError(
+                f"the signer has signed something else in epoch {vote.epoch} view {vote.view} than this node's journal "
+                "holds: the key was used elsewhere; do not start this node"
+            )
+    fresh = [
+        one for one in fresh if (one.epoch, one.view, one.kind) not in own and one.epoch >= reached.epoch
+    ]
+    if not fresh or memory.watermark is None or memory.observer_reason is not None:
+        return
+    append_signed(memory.journal, memory.watermark, [encode(one) for one in fresh], journaled_position(fresh))
+    memory.records.extend(fresh)
+    log.warning("votes_of_signer_adopted", votes=len(fresh))
+
+
+def _floor(records: Iterable[JournalRecord], epoch: int) -> Position:
+    """The highest floor of an epoch."""
+    floors = [
+        Position(one.epoch, one.view)
+        for one in records
+        if isinstance(one, RaisedFloor) and one.epoch == epoch
+    ]
+    return max(floors, default=Position(epoch, 0))
 
 
 class SafetyJournal:

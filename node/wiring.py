@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,11 +19,10 @@ from consensus.effects import ReportEvidence, ReportNotarized
 from consensus.epochs import EpochManager
 from consensus.evidence_pool import EvidencePool
 from consensus.messages import Block, EvidenceMessage
-from consensus.state import CoreConfig, Parameters
+from consensus.state import CoreConfig, Parameters, Signer
 from consensus.validator_set import ValidatorSet
 from consensus.watch import Watch
 from gossip.network import Topic
-from gossip.service import Libp2pNetwork
 from node.clock import MarketClock
 from node.config import NodeConfig
 from node.consensus_service import ConsensusService
@@ -34,7 +33,7 @@ from node.keystore import ValidatorKeys
 from node.ledger_service import LedgerService
 from node.messages import TransactionBundle
 from node.metrics import NodeMetrics
-from node.network_config import network_config
+from node.network_config import open_network, other_validators
 from node.oracle.adapters import open_adapter
 from node.oracle.aggregate import AggregationRules
 from node.oracle_service import OracleService, ReportPool
@@ -43,7 +42,9 @@ from node.router import Router
 from node.rpc.node_socket import NodeSocket
 from node.rpc.protocol import TransactionStage, TransactionStatus
 from node.rpc.supervisor import GatewayProcess
-from node.safety_journal import SafetyJournal, recover
+from node.safety_journal import SafetyJournal, adopt_signed, recover
+from node.signer.client import NO_SIGNER, RemoteSigner, SignerAccess, reach
+from node.signer.tls import context_of
 from node.snapshot_service import SnapshotService
 from node.status import NodeAnswers
 from node.storage.block_store import BlockStore
@@ -63,7 +64,7 @@ from node.transaction_service import TransactionService
 from node.verifier import SignatureVerifier
 from primitives.codec import encode
 from primitives.errors import OperatorError, ensure
-from primitives.identifiers import BlockHash, ValidatorIndex
+from primitives.identifiers import BlockHash
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -82,16 +83,37 @@ async def run_node(config: NodeConfig, genesis: GenesisDocument, keys: Validator
         OperatorError: the home is in use, its data is damaged, or a port is taken.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-    check_identity(config, genesis, keys)
     with ExitStack() as stack:
         lock = HomeLock(config.home_path)
         stack.callback(lock.release)
+        remote = await _reach_signer(config, genesis)
+        check_identity(config, genesis, keys, None if remote is None else remote.signers)
         await prepare(config, genesis, keys)
-        await Wiring(config, genesis, keys, stack).run()
+        await Wiring(config, genesis, keys, stack, remote).run()
 
 
-def check_identity(config: NodeConfig, genesis: GenesisDocument, keys: ValidatorKeys) -> None:
-    """That the keys are those of the validator that we are to be. Raises OperatorError."""
+async def _reach_signer(config: NodeConfig, genesis: GenesisDocument) -> RemoteSigner | None:
+    """The remote signer, if there is to be one. Raises OperatorError when it is not to be had."""
+    address, settings, home = config.signer_address(), config.signer, config.home_path
+    if address is None:
+        return None
+    trusted, tls = home / settings.trusted, None
+    if address.path is None:
+        certificate, private_key = home / settings.certificate, home / settings.private_key
+        tls = context_of(certificate, private_key, trusted, is_server=False)
+    return await reach(SignerAccess(address, chain_id_of(genesis), config.name, tls, trusted))
+
+
+def check_identity(
+    config: NodeConfig,
+    genesis: GenesisDocument,
+    keys: ValidatorKeys,
+    signers: Collection[bytes] | None = None,
+) -> None:
+    """That the keys are those of the validator that we are to be. Raises OperatorError.
+
+    `signers`: public keys of the remote signer; None: there is none, the keystore's keys count.
+    """
     if config.index is None:
         return
     count = len(genesis.validators)
@@ -100,8 +122,10 @@ def check_identity(config: NodeConfig, genesis: GenesisDocument, keys: Validator
             f"node.toml says index {config.index}, genesis has only {count} validators, from 0"
         )
     entry = genesis.validators[config.index]
-    own = (keys.consensus.public_key, keys.oracle.public_key, keys.peer_id)
-    if own != (entry.consensus_key, entry.oracle_key, entry.peer_id):
+    ours = (keys.oracle.public_key, keys.peer_id) == (entry.oracle_key, entry.peer_id)
+    if signers is None:
+        signers = keys.consensus_keys or (keys.consensus.public_key,)
+    if not ours or entry.consensus_key not in signers:
         raise OperatorError(
             f"the keys in {config.keystore_path} are not those of validator {config.index} ({entry.name}) in genesis"
         )
@@ -118,8 +142,16 @@ class Wiring:
     """The parts of one node, built in the order in which they depend on each other."""
 
     def __init__(
-        self, config: NodeConfig, genesis: GenesisDocument, keys: ValidatorKeys, stack: ExitStack
+        self,
+        config: NodeConfig,
+        genesis: GenesisDocument,
+        keys: ValidatorKeys,
+        stack: ExitStack,
+        remote: RemoteSigner | None = None,
     ) -> None:
+        """`remote`: who signs instead of the keystore's consensus keys."""
+        self.remote = remote
+        self.signers: Mapping[bytes, Signer] = keys.consensus_keys if remote is None else remote.signers
         self.config = config
         self.genesis = genesis
         self.keys = keys
@@ -131,6 +163,8 @@ class Wiring:
         )
         stack.callback(self.store.close)
         memory = recover(config.journal_path, config.watermark_path)
+        if remote is not None:
+            adopt_signed(memory, remote.welcome.votes)
         self.journal, self.watermark = memory.journal, memory.watermark
         stack.callback(self.journal.close)
         if self.watermark is not None:
@@ -141,9 +175,11 @@ class Wiring:
         self.own_index = config.index if not self.observer else None
         self.verifier = SignatureVerifier()
         self.metrics = NodeMetrics()
+        if remote is not None:
+            remote.observe_with(self.metrics.registry)
         self.epochs = EpochFiles(config.data_path / "epochs")
         self.server = SyncServer(self.store, self.epochs, self.snapshots, self._epoch_blocks, self._on_bundle)
-        self.network = Libp2pNetwork(network_config(config, genesis, keys), self.server.answer)
+        self.network = open_network(config, genesis, keys, self.server.answer)
         self.ledger = LedgerService(
             self.restored.state,
             self.restored.tip_hash,
@@ -222,6 +258,9 @@ class Wiring:
             self.transactions.run,
             self.sync.run,
         ]
+        if self.remote is not None:
+            self.remote.on_return = self.consensus.on_signer_back
+            parts.append(self.remote.run)
         if self.forwarder is not None:
             parts.append(self.forwarder.run)
         if self.oracle is not None:
@@ -254,7 +293,7 @@ class Wiring:
                 parameters.final_weight or None,
             ),
             own_index=self.config.index,
-            own_key=self.keys.consensus.public_key,
+            own_key=next(iter(self.signers), None),
             version=self.genesis.ledger.protocol.version,
             watch=Watch(self.config.index) if self.observer and self.config.index is not None else None,
             parameters=Parameters(
@@ -267,12 +306,13 @@ class Wiring:
         pool = EvidencePool(self.evidence.load())
         return EpochManager(
             config,
-            self.keys.consensus,
+            next(iter(self.signers.values()), NO_SIGNER),
             self.restored.tip,
             self.restored.records,
             pool,
             epoch_blocks=self._epoch_blocks,
             opened=self.epochs.load(self.restored.tip_height, self._epoch_blocks),
+            rotated=self.signers,
         )
 
     def _consensus(self) -> ConsensusService:
@@ -292,16 +332,11 @@ class Wiring:
             on_watch_ended=self._on_watch_ended,
         )
 
-    @property
-    def _others(self) -> list[ValidatorIndex]:
-        count = len(self.genesis.validators)
-        return [ValidatorIndex(index) for index in range(count) if index != self.config.index]
-
     def _forwarder(self) -> OrderForwarder | None:
         """Only a follower has one: validators have lanes."""
         if self.config.index is not None:
             return None
-        return OrderForwarder(self.network, self._others, self.metrics)
+        return OrderForwarder(self.network, other_validators(self.config, self.genesis), self.metrics)
 
     def _sync(self) -> SyncService:
         return SyncService(
@@ -310,7 +345,7 @@ class Wiring:
             network=self.network,
             verifier=self.verifier,
             metrics=self.metrics,
-            peers=self._others,
+            peers=other_validators(self.config, self.genesis),
             is_follower=self.config.index is None,
         )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from node.config import CONFIG_FILE, NodeConfig, load_config
 from node.genesis import GenesisDocument, chain_id_of, load_genesis
-from node.keystore import VALIDATOR_KEY_NAMES, is_insecure, read_public_keys
+from node.keystore import are_validator_names, is_consensus_name, is_insecure, read_public_keys
 from node.operations.findings import Finding, Level
 from primitives.errors import OperatorError
 
@@ -46,7 +46,7 @@ def _keys(config: NodeConfig, genesis: GenesisDocument | None) -> list[Finding]:
         insecure = is_insecure(config.keystore_path)
     except OperatorError as error:
         return [_mistake("keystore", error)]
-    if tuple(public) != VALIDATOR_KEY_NAMES:
+    if not are_validator_names(public):
         found = f"{config.keystore_path} holds {', '.join(public)}"
         return [Finding("keystore", Level.PROBLEM, found, "name a validator's keystore in `keystore`")]
     if insecure and not config.insecure_keys:
@@ -67,16 +67,22 @@ def _keys(config: NodeConfig, genesis: GenesisDocument | None) -> list[Finding]:
         else Finding("keystore", Level.GOOD, "encrypted, readable by its owner alone")
     ]
     if config.index is not None and genesis is not None:
-        findings.append(_identity(config.index, public, genesis))
+        findings.append(_identity(config, config.index, public, genesis))
     return findings
 
 
-def _identity(index: int, public: Mapping[str, bytes], genesis: GenesisDocument) -> Finding:
+def _identity(
+    config: NodeConfig, index: int, public: Mapping[str, bytes], genesis: GenesisDocument
+) -> Finding:
     if index >= len(genesis.validators):
         found = f"index {index}, but genesis has {len(genesis.validators)} validators, counted from 0"
         return Finding("identity", Level.PROBLEM, found, "correct `index`, or leave it out to follow")
     entry = genesis.validators[index]
-    if (public["consensus"], public["oracle"]) == (entry.consensus_key, entry.oracle_key):
+    consensus = [key for name, key in public.items() if is_consensus_name(name)]
+    if not consensus and not config.signer.address:
+        found = f"{config.keystore_path} holds no consensus key"
+        return Finding("identity", Level.PROBLEM, found, "set [signer] address to the signer that has it")
+    if public["oracle"] == entry.oracle_key and (not consensus or entry.consensus_key in consensus):
         return Finding("identity", Level.GOOD, f"validator {index} ({entry.name})")
     found = f"the keys are not those of validator {index} ({entry.name}) in genesis"
     return Finding("identity", Level.PROBLEM, found, "correct `index` or `keystore`")

@@ -104,6 +104,18 @@ class _Connection:
         self._socket.close()
 
 
+class NoSigner:
+    """Of a node that holds no consensus key: a follower."""
+
+    def sign(self, message: bytes) -> bytes | None:
+        """None."""
+        del message
+        return None
+
+
+NO_SIGNER = NoSigner()
+
+
 class KeySigner:
     """One key of a remote signer: a `consensus.state.Signer`."""
 
@@ -188,8 +200,13 @@ class RemoteSigner:
                 if self._connection is None:
                     await self._return()
         finally:
-            if self._connection is not None:
-                self._connection.close()
+            self.close()
+
+    def close(self) -> None:
+        """Give the signer up, so that another node can have it."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     async def _return(self) -> None:
         while self._connection is None:
@@ -220,9 +237,7 @@ class RemoteSigner:
 
     def _lose(self, why: str) -> None:
         log.error("signer_away", address=str(self._access.address), why=why)
-        if self._connection is not None:
-            self._connection.close()
-        self._connection = None
+        self.close()
         self._connected.set(0)
         self._away.set()
 

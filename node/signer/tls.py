@@ -61,7 +61,8 @@ def context_of(certificate: Path, private_key: Path, trusted: Path, *, is_server
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
-    context.num_tickets = 0 if is_server else context.num_tickets
+    if is_server:
+        context.num_tickets = 0
     try:
         context.load_cert_chain(certificate, private_key)
         context.load_verify_locations(cadata=_der(trusted))
