@@ -12,6 +12,7 @@ from pathlib import Path
 
 import trio
 
+from ledger.breakers.events import PhaseChanged
 from ledger.events import (
     ActionRejected,
     Event,
@@ -21,10 +22,11 @@ from ledger.events import (
     Trade,
     TransactionRejected,
 )
+from ledger.instruments import Underlying
 from node.rpc.client_trio import CallRefused, NodeClient, open_node_client
 from node.rpc.protocol import BlockTiming, FinalBlockNotice, StatusReply
 from primitives.codec import decode_own
-from testnet.report import Divergence
+from testnet.report import Divergence, PhaseFact
 
 RECONNECT_SECONDS = 0.2
 STATUS_SECONDS = 1.0
@@ -57,6 +59,7 @@ class Tally:
     liquidations: int = 0
     expiries_settled: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
+    phases: list[PhaseFact] = field(default_factory=list)
 
     def add(self, events: Sequence[Event]) -> None:
         """Count one block's events."""
@@ -71,6 +74,9 @@ class Tally:
                     self.liquidations += 1
                 case ExpirySettled():
                     self.expiries_settled += 1
+                case PhaseChanged():
+                    name = Underlying(event.underlying).name
+                    self.phases.append(PhaseFact(self.seen_height, name, event.phase, event.causes))
                 case ActionRejected() | TransactionRejected():
                     self.rejected[event.reason] = self.rejected.get(event.reason, 0) + 1
                 case _:

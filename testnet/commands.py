@@ -107,6 +107,8 @@ def _print_verdict(console: Console, facts: Facts, verdict: Verdict) -> None:
     """A few lines that a person can take in."""
     report = report_of(facts)
     finality, heights = report["finality_ms"], report["final_height"]
+    drift = report["drift"]
+    colours = ", ".join(f"{count} {name}" for name, count in drift["judged"].items())
     color = {Verdict.KEPT: "green", Verdict.BROKEN: "red", Verdict.INCONCLUSIVE: "yellow"}[verdict]
     console.print(f"\n[bold {color}]{_headline(facts, verdict)}[/]")
     lines = [
@@ -118,6 +120,9 @@ def _print_verdict(console: Console, facts: Facts, verdict: Verdict) -> None:
         f"{report['orders']['lost']} lost; {facts.trades} trades, {facts.liquidations} liquidation steps, "
         f"{facts.expiries_settled} expiries settled",
         f"epsilon p50 {report['epsilon_bp']['p50']} bp against venue spread p50 {report['spread_bp']['p50']} bp",
+        f"chain's epsilon p50 {drift['epsilon_bp']['p50']} bp, p99 {drift['epsilon_bp']['p99']} bp against half-spread "
+        f"p50 {drift['half_spread_bp']['p50']} bp in {drift['epochs']} epochs: {colours or 'nothing judged'}; "
+        f"{len(facts.phases)} changes of phase",
         f"conservation exact at {facts.conservation_checked} blocks; memory {report['rss_mb_max']} MB at most; "
         f"CPU seconds per validator {report['cpu_seconds_per_validator']}",
     ]

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -46,6 +47,26 @@ class Recovery:
 
 
 @dataclass(slots=True)
+class DriftFacts:
+    """The chain's epsilon against the half-spread, both in bp of the index, in each epoch it judged."""
+
+    epochs: int = 0
+    samples: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    """(epsilon, half-spread) by instrument."""
+    colours: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseFact:
+    """A trading phase that began at a height."""
+
+    height: int
+    underlying: str
+    phase: str
+    causes: tuple[str, ...]
+
+
+@dataclass(slots=True)
 class Facts:
     """Everything a run measured."""
 
@@ -69,6 +90,8 @@ class Facts:
     expiries_settled: int = 0
     epsilon_bp: list[float] = field(default_factory=list)
     spread_bp: list[float] = field(default_factory=list)
+    drift: DriftFacts = field(default_factory=DriftFacts)
+    phases: list[PhaseFact] = field(default_factory=list)
     conservation_failures: list[str] = field(default_factory=list)
     conservation_checked: int = 0
     equivocations: int = 0
@@ -181,6 +204,8 @@ def report_of(facts: Facts) -> dict[str, Any]:
             "max": _rounded(max(facts.epsilon_bp, default=None), 3),
         },
         "spread_bp": {"p50": _rounded(percentile(facts.spread_bp, 0.50), 3)},
+        "drift": _drift(facts.drift),
+        "phases": [asdict(item) for item in facts.phases],
         "surface_rmse_vol_points": {
             "p50": _rounded(percentile(facts.surface_rmse_vol_points, 0.50), 3),
             "max": _rounded(max(facts.surface_rmse_vol_points, default=None), 3),
@@ -203,6 +228,30 @@ def report_of(facts: Facts) -> dict[str, Any]:
         ],
         "rss_mb_max": _rounded(max(facts.rss_mb.values(), default=None), 1),
         "cpu_seconds_per_validator": _per_validator(facts.cpu_seconds),
+    }
+
+
+def _drift(drift: DriftFacts) -> dict[str, Any]:
+    """Over everything judged, and by instrument."""
+    every = [sample for samples in drift.samples.values() for sample in samples]
+    return {
+        "epochs": drift.epochs,
+        "judged": dict(sorted(drift.colours.items())),
+        "within_spread_share": _rounded(
+            sum(epsilon <= 2 * half for epsilon, half in every) / len(every) if every else None, 3
+        ),
+        **_drift_percentiles(every),
+        "instruments": {name: _drift_percentiles(drift.samples[name]) for name in sorted(drift.samples)},
+    }
+
+
+def _drift_percentiles(samples: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    return {
+        f"{name}_bp": {
+            f"p{share}": _rounded(percentile([sample[place] for sample in samples], share / 100), 3)
+            for share in (50, 99)
+        }
+        for place, name in enumerate(("epsilon", "half_spread"))
     }
 
 

@@ -298,6 +298,8 @@ class Run:
             expiries_settled=tally.expiries_settled,
             epsilon_bp=self.truth.epsilon_bp,
             spread_bp=self.truth.spread_bp,
+            drift=self.truth.drift.facts,
+            phases=tally.phases,
             conservation_checked=min(audit.final_heights.values(), default=0),
             equivocations=len(
                 {path.name for home in self.layout.node_homes for path in home.glob("data/evidence/*")}

@@ -19,6 +19,7 @@ from node.oracle.venue_client import VenueClient
 from node.rpc.views import MarksView, ViewName
 from node.storage.block_store import BlockStore
 from primitives.codec import decode_own
+from testnet.drift import DriftLog
 
 SAMPLE_SECONDS = 1.0
 BP = 10_000
@@ -44,6 +45,7 @@ class Truth:
         self.epsilon_bp: list[float] = []
         self.spread_bp: list[float] = []
         self.marks: MarksView | None = None
+        self.drift = DriftLog(instruments)
 
     async def run(self) -> None:
         """Sample until cancelled. Start it after the first final block: the validator's store must exist."""
@@ -58,6 +60,7 @@ class Truth:
                     if raw is not None:
                         self.marks = decode_own(MarksView, raw)
                         self._sample(self.marks)
+                    self.drift.look(store)
             finally:
                 store.close()
 

@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
+from ledger.breakers.queries import BreakersView, get_breakers_view
 from ledger.instruments import Kind, Underlying
 from ledger.queries import get_instruments, get_market, get_open_interest
 from ledger.state import State
@@ -20,6 +21,9 @@ from node.risk.surface import draw_html, draw_text, smiles_of
 from primitives.errors import OperatorError
 
 app = App(name="risk", help="Risk of an account, a volatility surface, or the whole protocol.")
+
+DRIFTS_SHOWN = 10
+"""Instruments in the table of drifts; JSON has all of them."""
 
 Home = Annotated[Path, Parameter(help="A node's home directory; its node may be running.")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON instead of tables.")]
@@ -87,7 +91,7 @@ def surface(
 
 @app.command
 def protocol(*, home: Home, as_json: Json = False) -> None:
-    """Open interest and its Greeks per expiry, and the money of the whole protocol.
+    """Open interest and its Greeks per expiry, the protocol's money, its trading phases, and the drift of its marks.
 
     Example: quorate risk protocol --home net/node0
     """
@@ -100,9 +104,11 @@ def protocol(*, home: Home, as_json: Json = False) -> None:
         "fees_usd": supply.fees_uusd / 1e6,
         "vault_usd": supply.vault_uusd / 1e6,
     }
+    breakers = get_breakers_view(state)
     console = _console()
     if as_json:
-        console.print_json(json.dumps({"height": state.clock.height, "money": money, "open_interest": rows}))
+        shown = {"height": state.clock.height, "money": money, "open_interest": rows}
+        console.print_json(json.dumps({**shown, "breakers": _breakers_json(breakers)}))
         return
     table = Table(title=f"open interest at height {state.clock.height} (held long)", title_justify="left")
     for name in ("expiry", "contracts", "delta", "gamma per 1 %", "vega per point", "theta per day"):
@@ -112,6 +118,55 @@ def protocol(*, home: Home, as_json: Json = False) -> None:
     console.print(table)
     for name, value in money.items():
         console.print(f"{name}: {value:,.2f}", highlight=False)
+    console.print(_phases_table(breakers))
+    console.print(_drifts_table(breakers))
+
+
+def _breakers_json(view: BreakersView) -> dict[str, Any]:
+    drifts = [{"name": item.instrument.name, **item._asdict()} for item in view.drifts]
+    for row in drifts:
+        del row["instrument"]
+    phases = [
+        {**item._asdict(), "underlying": Underlying(item.underlying).name, "causes": list(item.causes)}
+        for item in view.phases
+    ]
+    return {"judged_epochs": view.epochs, "phases": phases, "drifts": drifts}
+
+
+def _phases_table(view: BreakersView) -> Table:
+    table = Table(title="trading phases", title_justify="left")
+    for name in ("underlying", "phase", "causes", "green", "amber", "red", "usual move, bp", "bands times"):
+        table.add_column(name, justify="left" if name in ("underlying", "phase", "causes") else "right")
+    for item in view.phases:
+        counts = map(str, item.colours)
+        factors = f"{item.moved_ppm / 100:.2f}", f"{item.widening_ppm / 1e6:.2f}"
+        causes = ", ".join(item.causes)
+        table.add_row(Underlying(item.underlying).name, item.phase, causes, *counts, *factors)
+    return table
+
+
+def _drifts_table(view: BreakersView) -> Table:
+    """Those furthest from the venues, measured in half-spreads."""
+    worst = sorted(
+        view.drifts, key=lambda item: (-item.epsilon_uusd / max(1, item.half_spread_uusd), item.instrument.id)
+    )
+    title = f"epsilon against half-spread after {view.epochs} epochs, the {DRIFTS_SHOWN} worst"
+    table = Table(title=title, title_justify="left")
+    for name in (
+        "instrument",
+        "colour",
+        "epsilon, USD",
+        "half-spread, USD",
+        "epsilon, bp",
+        "half-spread, bp",
+    ):
+        table.add_column(name, justify="left" if name in ("instrument", "colour") else "right")
+    for item in worst[:DRIFTS_SHOWN]:
+        colour = f"{item.colour}, paused" if item.is_paused else item.colour
+        usd = f"{item.epsilon_uusd / 1e6:,.2f}", f"{item.half_spread_uusd / 1e6:,.2f}"
+        bp = f"{item.epsilon_ppm / 100:.2f}", f"{item.half_spread_ppm / 100:.2f}"
+        table.add_row(item.instrument.name, colour, *usd, *bp)
+    return table
 
 
 _GREEKS = ("contracts", "delta", "gamma_usd_per_percent", "vega_usd", "theta_usd")

@@ -42,6 +42,7 @@ from node.rpc.answers import (
     position_form,
     slice_form,
 )
+from node.rpc.breaker_queries import BreakersAnswer, breakers_answer
 from node.rpc.parameters import read_number
 from node.rpc.reasons import GatewayReason
 from node.rpc.stake_queries import StakeQueries
@@ -255,6 +256,10 @@ class Queries:
         return SurfaceAnswer(
             underlying=name, index_uusd=leaf.index_uusd, index_ns=leaf.index_ns, slices=slices
         )
+
+    def breakers(self) -> BreakersAnswer:
+        """Every underlying's phase, and how far the marks are from the venues."""
+        return breakers_answer(self._store, self._underlyings, self._name)
 
     def instrument(self, name: str) -> Instrument:
         """By name (BTC-PERPETUAL) or number. Raises NOT_FOUND."""

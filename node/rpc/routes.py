@@ -32,6 +32,7 @@ from node.rpc.answers import (
 )
 from node.rpc.api_route import ApiRoute, Asked
 from node.rpc.chain_queries import ChainQueries
+from node.rpc.breaker_queries import BreakersAnswer
 from node.rpc.history import History
 from node.rpc.live import Live
 from node.rpc.order_entry import OrderBody, OrderEntry
@@ -225,6 +226,13 @@ def _market_routes(sources: Sources) -> list[ApiRoute]:
             answers={200: SurfaceAnswer},
             handle=lambda asked: queries.surface(asked.parameters.underlying),
             refusals=MISSING,
+        ),
+        ApiRoute(
+            path="/v1/breakers",
+            summary="The trading phase of every underlying, and the distance of every mark from the venues",
+            answers={200: BreakersAnswer},
+            handle=lambda _: queries.breakers(),
+            units=5,
         ),
         ApiRoute(
             path="/v1/trades",

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from ledger.breakers.queries import get_breakers_view
 from ledger.instruments import Underlying
 from ledger.margin.requirements import compute_margin
 from ledger.prices import get_prices
 from ledger.queries import get_account
 from ledger.state import State
+from ledger.transactions import QuotesReport
 from ledger.valuation import positions_of
 from node.__main__ import app
 from node.genesis import chain_id_of, load_genesis
@@ -105,6 +107,24 @@ def test_the_command_reads_a_node_s_store(home: Path, capsys: pytest.CaptureFixt
     app(["risk", "protocol", "--home", str(home), "--json"], result_action="return_value")
     shown = json.loads(capsys.readouterr().out)
     assert (shown["height"], shown["open_interest"], shown["money"]["fund_usd"]) == (0, [], 1_000_000.0)
+    phases = [(item["underlying"], item["phase"], item["causes"]) for item in shown["breakers"]["phases"]]
+    assert phases == [("BTC", "open", []), ("ETH", "open", [])]
+    app(["risk", "protocol", "--home", str(home)], result_action="return_value")
+    assert "epsilon against half-spread after 0 epochs" in capsys.readouterr().out
+
+
+def test_a_view_of_breakers_tells_colours_and_ppm_of_the_index() -> None:
+    exchange = Exchange(alice=100_000)
+    exchange.block()
+    exchange.quotes = QuotesReport((BTC_PERP,), (10_020_000,), (5_000,))
+    exchange.block()
+    view = get_breakers_view(exchange.state)
+    assert (view.epochs, view.judged_ns) == (1, exchange.state.clock.time_ns)
+    assert [(item.phase, item.colours) for item in view.phases] == [("open", (0, 1, 0)), ("open", (0, 0, 0))]
+    (drift,) = view.drifts
+    assert (drift.instrument.id, drift.colour, drift.epsilon_ppm, drift.half_spread_ppm) == (
+        *(BTC_PERP, "amber", 2_000, 500),
+    )
 
 
 def test_a_page_of_smiles_is_written(home: Path, tmp_path: Path) -> None:
