@@ -218,12 +218,19 @@ class Edge:
     """The running host, in the few words that the service needs."""
 
     def __init__(
-        self, config: NetworkConfig, counters: Counters, admit: Admit, on_connected: Arrived
+        self,
+        config: NetworkConfig,
+        counters: Counters,
+        admit: Admit,
+        on_connected: Arrived,
+        dialler_seed: bytes | None = None,
     ) -> None:
+        """`dialler_seed`: another identity than the configuration's, which listens nowhere."""
         self._config = config
         self._counters = counters
         self._sockets: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
-        key_pair = create_new_key_pair(config.identity_seed)
+        self._listens = config.own_index is not None and dialler_seed is None
+        key_pair = create_new_key_pair(dialler_seed or config.identity_seed)
         noise = _GatedNoise(
             key_pair, noise_privkey=create_noise_key_pair().private_key, admit=admit, sockets=self._sockets
         )
@@ -252,7 +259,7 @@ class Edge:
     async def run(self) -> AsyncIterator[None]:
         """Listen and serve inside the block. Raises OperatorError when the address cannot be listened on."""
         addresses = []
-        if self._config.own_index is not None:
+        if self._listens:
             _check_listen_address(self._config.listen_host, self._config.listen_port)
             addresses = [_multiaddr(self._config.listen_host, self._config.listen_port)]
         async with self.host.run(addresses):

@@ -30,6 +30,11 @@ LANE_BUDGETS = {
     Lane.BULK: BudgetLimits(Allowance(4_000, 16_000), Allowance(64 * 2**20, 128 * 2**20)),
 }
 """Per validator. Over it: vote frames are dropped, counted and blamed; bulk is read more slowly."""
+RELAY_BUDGETS = {
+    Lane.VOTE: BudgetLimits(Allowance(200_000, 400_000), Allowance(128 * 2**20, 256 * 2**20)),
+    Lane.BULK: BudgetLimits(Allowance(200_000, 400_000), Allowance(256 * 2**20, 512 * 2**20)),
+}
+"""Between a validator and its own sentry, which has let through each other validator's own budget."""
 TOPIC_BUDGET = BudgetLimits(Allowance(100, 400), Allowance(8 * 2**20, 16 * 2**20))
 """Per peer that passes topic messages on. Over it: ignored, counted and blamed."""
 REQUEST_BUDGET = BudgetLimits(Allowance(20, 40), Allowance(512 * 2**10, 2 * 2**20))

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 import trio
 
 from gossip.counters import Counters
 from gossip.envelope import FRAME_LIMITS, Frame, FrameDecoder, Kind, encode_frame, take_frame
-from gossip.limits import LANE_BUDGETS, Budget
+from gossip.limits import LANE_BUDGETS, Budget, BudgetLimits
 from gossip.network import MESSAGE_BYTES_MAX, Inbound, Lane
 from gossip.reasons import GossipReason, Traffic
 from primitives.amounts import NS
@@ -83,7 +83,10 @@ class PeerLink:
         counters: Counters,
         deliver: Callable[[Inbound], Awaitable[None]],
         blame: Callable[[ValidatorIndex, GossipReason], None],
+        budgets: Mapping[Lane, BudgetLimits] = LANE_BUDGETS,
+        address_bytes: int = 0,
     ) -> None:
+        """`address_bytes`: how much longer than a lane's longest message one of this link may be."""
         self.index = index
         self.rtt_ns: int | None = None
         self.heard_ns: int | None = None
@@ -93,7 +96,8 @@ class PeerLink:
         self._deliver = deliver
         self._blame = blame
         self._queues = {lane: _LaneQueue(lane) for lane in Lane}
-        self._budgets = {lane: Budget(LANE_BUDGETS[lane], time.monotonic_ns()) for lane in Lane}
+        self._budgets = {lane: Budget(budgets[lane], time.monotonic_ns()) for lane in Lane}
+        self._message_bytes_max = {lane: MESSAGE_BYTES_MAX[lane] + address_bytes for lane in Lane}
 
     def is_up(self) -> bool:
         """Whether both lanes have a stream."""
@@ -110,7 +114,7 @@ class PeerLink:
     def send(self, lane: Lane, message: bytes) -> bool:
         """Queue a message by the lane's rule; see `Network.send`."""
         queue = self._queues[lane]
-        if not 0 < len(message) <= MESSAGE_BYTES_MAX[lane]:
+        if not 0 < len(message) <= self._message_bytes_max[lane]:
             return self._refuse(queue, GossipReason.TOO_LARGE)
         if lane is Lane.BULK:
             if queue.stream is None:

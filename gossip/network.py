@@ -97,6 +97,8 @@ class NetworkConfig:
     listen_port: int
     validators: tuple[PeerConfig, ...]
     """All validators, in index order, ourselves included."""
+    sentry_of: str = ""
+    """A sentry's: the peer id under which its validator dials it. All lanes are that validator's, none ours."""
     topics: tuple[Topic, ...] = ()
     """Topics whose messages this node wants delivered. Publishing needs no subscription."""
 

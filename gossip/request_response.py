@@ -32,6 +32,9 @@ from gossip.reasons import GossipReason, Traffic
 from primitives.amounts import NS
 from primitives.errors import ProtocolViolation
 
+FOLLOW_PROTOCOL = "/quorate/follow/1"
+HELLO_SECONDS_MAX = 5
+"""Deadline of the hello on a new stream, of any kind."""
 REQUEST_BYTES_MAX = 128 * 1024
 """A longer request is refused: it names heights, or carries a few clients' transactions."""
 REQUESTS_AT_ONCE_MAX = 32

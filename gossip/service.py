@@ -18,6 +18,7 @@ import trio
 
 from gossip.counters import Counters
 from gossip.envelope import FOLLOW_STREAM, FrameDecoder, check_hello, encode_hello
+from gossip.limits import RELAY_BUDGETS
 from gossip.link import HEARTBEAT_NS, PeerLink, StreamBroken
 from gossip.network import (
     BULK_INBOX_FRAMES_MAX,
@@ -33,7 +34,25 @@ from gossip.network import (
 )
 from gossip.peer_book import FOLLOWERS_MAX, PeerBook, Reaction
 from gossip.reasons import GossipReason
-from gossip.request_response import Answerer, OnRequest, ask, hello_decoder, read_frame
+from gossip.relay import (
+    ADDRESS_BYTES,
+    BLAME,
+    RELAY_PROTOCOLS,
+    TO_ALL,
+    TO_TOPIC,
+    TOPICS,
+    address_of,
+    addressed,
+)
+from gossip.request_response import (
+    FOLLOW_PROTOCOL,
+    HELLO_SECONDS_MAX,
+    Answerer,
+    OnRequest,
+    ask,
+    hello_decoder,
+    read_frame,
+)
 from primitives.amounts import NS
 from primitives.errors import InvariantViolation, ProtocolViolation
 from primitives.identifiers import ValidatorIndex
@@ -45,9 +64,6 @@ if TYPE_CHECKING:
     from gossip.pubsub import TopicGossip
 
 LANE_PROTOCOLS = {Lane.VOTE: "/quorate/vote/1", Lane.BULK: "/quorate/bulk/1"}
-FOLLOW_PROTOCOL = "/quorate/follow/1"
-HELLO_SECONDS_MAX = 5
-"""Deadline of the hello on a new stream."""
 BACKOFF_SECONDS_MIN = 0.05
 BACKOFF_SECONDS_MAX = 2.0
 """Longest wait between two attempts at a validator that does not answer."""
@@ -79,6 +95,7 @@ class Libp2pNetwork:
         self._links = {
             index: PeerLink(index, self.counters, self._deliver, self._blame) for index in sorted(self._peers)
         }
+        self._private = self._private_link() if config.sentry_of else None
         self._arrivals = {peer.peer_id: trio.Event() for peer in self._peers.values()}
         self._answerer = Answerer(on_request, self.counters) if on_request else None
         self._edge: Edge | None = None
@@ -89,9 +106,9 @@ class Libp2pNetwork:
     def send(self, to: ValidatorIndex, lane: Lane, message: bytes) -> bool:
         """See `Network.send`; False to ourselves: an observer's core asks every validator, its own index too.
 
-        False to everybody for a follower, which has no lanes.
+        False to everybody for a follower, which has no lanes, and for a sentry, whose lanes are its validator's.
         """
-        if self.config.own_index is None:
+        if self.config.own_index is None or self._private is not None:
             return False
         link = self._links.get(to)
         return link is not None and link.send(lane, message)
@@ -142,6 +159,9 @@ class Libp2pNetwork:
         for lane, protocol in LANE_PROTOCOLS.items():
             edge.serve(protocol, partial(self._on_lane, lane))
         edge.serve(FOLLOW_PROTOCOL, self._on_follower)
+        if self._private is not None:
+            for lane, protocol in RELAY_PROTOCOLS.items():
+                edge.serve(protocol, partial(self._on_private, lane))
         topics = TopicGossip(
             edge.host, self.config.chain_id, self.counters, self._deliver_topic, self._blame_peer_id
         )
@@ -168,6 +188,8 @@ class Libp2pNetwork:
                     link.forgive(now_ns)
             for link in self._links.values():
                 link.tick(now_ns)
+            if self._private is not None:
+                self._private.tick(now_ns)
             expected_ns = now_ns
 
     async def _keep_link(self, peer: PeerConfig) -> None:
@@ -303,7 +325,7 @@ class Libp2pNetwork:
         if self._book.is_banned(name, time.monotonic_ns()):
             self.counters.add(GossipReason.BANNED)
             return False
-        if not isinstance(name, str):
+        if not isinstance(name, str) or peer_id == self.config.sentry_of:
             return True
         connected = self._running().connected_peers()
         others = [other for other in connected if self._book.index_of(other) is None and other != peer_id]
@@ -316,7 +338,69 @@ class Libp2pNetwork:
         if arrival := self._arrivals.get(peer_id):
             arrival.set()
 
+    # A sentry's work.
+
+    def _private_link(self) -> PeerLink:
+        if self.config.own_index is None:
+            raise InvariantViolation("a sentry is a validator's")
+        return PeerLink(
+            self.config.own_index,
+            self.counters,
+            self._pass_out,
+            self._blame_nobody,
+            RELAY_BUDGETS,
+            ADDRESS_BYTES,
+        )
+
+    async def _on_private(self, lane: Lane, peer_id: str, stream: ByteStream) -> None:
+        """Our validator opens a lane."""
+        index, private = self.config.own_index, self._private
+        try:
+            if peer_id != self.config.sentry_of or private is None:
+                raise ProtocolViolation(
+                    GossipReason.UNKNOWN_PEER, "is not the validator that we stand before"
+                )
+            decoder = await self._greet(stream, index, lane)
+            if lane is Lane.BULK:
+                await stream.widen()
+            log.info("private_lane_up", lane=lane.label)
+            await private.serve(lane, stream, decoder)
+            log.info("private_lane_down", lane=lane.label)
+        except ProtocolViolation as error:
+            self._refuse(self._book.name_of(peer_id), error)
+        except (StreamBroken, trio.TooSlowError):
+            self.counters.add(GossipReason.HANDSHAKE_FAILED, lane.label)
+        finally:
+            stream.abort()
+
+    async def _pass_out(self, inbound: Inbound) -> None:
+        """From our validator to whom it names."""
+        lane = inbound.lane
+        for raw in inbound.messages:
+            address, message = address_of(raw)
+            if address == TO_ALL and isinstance(lane, Lane):
+                for link in self._links.values():
+                    link.send(lane, message)
+            elif address >= TO_TOPIC and address - TO_TOPIC < len(TOPICS):
+                self.publish(TOPICS[address - TO_TOPIC], message)
+            elif BLAME <= address < TO_TOPIC and address - BLAME in self._links:
+                self.penalise(ValidatorIndex(address - BLAME), GossipReason.INVALID_MESSAGE)
+            elif address in self._links and isinstance(lane, Lane):
+                self._links[ValidatorIndex(address)].send(lane, message)
+
+    def _pass_in(self, inbound: Inbound, private: PeerLink) -> None:
+        """From another validator to ours; without it the newest votes wait, as on any link."""
+        for message in inbound.messages:
+            if isinstance(inbound.lane, Lane) and not isinstance(inbound.peer, str):
+                private.send(inbound.lane, addressed(inbound.peer, message))
+
+    def _blame_nobody(self, peer: ValidatorIndex, reason: GossipReason) -> None:
+        log.warning("private_frame_refused", peer=peer, reason=reason.value)
+
     async def _deliver(self, inbound: Inbound) -> None:
+        if self._private is not None:
+            self._pass_in(inbound, self._private)
+            return
         if inbound.lane is Lane.BULK:
             await self._bulk_inbox.send(inbound)
             return

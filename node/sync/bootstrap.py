@@ -23,13 +23,12 @@ from consensus.final_range import check_final_header
 from consensus.messages import EpochProof
 from gossip.network import Network, NoAnswer
 from gossip.reasons import GossipReason
-from gossip.service import Libp2pNetwork
 from ledger.state import State
 from node.config import NodeConfig, SyncConfig
 from node.epoch_service import decide
 from node.genesis import GenesisDocument, chain_id_of
 from node.keystore import ValidatorKeys
-from node.network_config import network_config
+from node.network_config import open_network, other_validators
 from node.recovery import install, state_of
 from node.storage.block_store import BlockStore
 from node.storage.epoch_files import EpochFiles
@@ -380,7 +379,7 @@ async def prepare(config: NodeConfig, genesis: GenesisDocument, keys: ValidatorK
             # It was complete when we were interrupted, and verified before.
             await trio.to_thread.run_sync(install, store, snapshots.open(whole))
             return
-        network = Libp2pNetwork(network_config(config, genesis, keys))
+        network = open_network(config, genesis, keys)
         bootstrap = Bootstrap(
             config=config.sync,
             genesis=genesis,
@@ -389,7 +388,7 @@ async def prepare(config: NodeConfig, genesis: GenesisDocument, keys: ValidatorK
             store=store,
             snapshots=snapshots,
             epochs=EpochFiles(config.data_path / "epochs"),
-            peers=[ValidatorIndex(i) for i in range(len(genesis.validators)) if i != config.index],
+            peers=other_validators(config, genesis),
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(network.run)

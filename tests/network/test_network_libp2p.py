@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import trio
 
-from gossip.network import Inbound, Lane, Network, NetworkConfig, PeerConfig, PeerName, Topic
+from gossip.link import StreamBroken
+from gossip.network import Inbound, Lane, Network, NetworkConfig, NoAnswer, PeerConfig, PeerName, Topic
 from gossip.peer_id import peer_id_of_seed
 from gossip.reasons import GossipReason
+from gossip.relay import RELAY_PROTOCOLS, SentryNetwork, private_peer_id
+from gossip.request_response import REQUEST_BYTES_MAX, REQUESTS_PER_PEER_MAX
 from gossip.service import LANE_PROTOCOLS, Libp2pNetwork
 from primitives.errors import OperatorError
 from primitives.identifiers import ChainId, ValidatorIndex
@@ -197,7 +200,7 @@ async def test_an_exception_in_a_stream_handler_does_not_end_the_host() -> None:
     low, high = Libp2pNetwork(first, on_request=broken), Libp2pNetwork(second)
     async with running(low, high):
         await until(lambda: all_up(low, high))
-        with pytest.raises(Exception):  # noqa: B017
+        with pytest.raises(NoAnswer):
             await high.request(ValidatorIndex(0), b"block 7")
         await until(lambda: low.counters.get(GossipReason.HANDLER_FAILED) == 1)
         await until(lambda: back_again(low, high))
@@ -252,9 +255,33 @@ async def test_a_follower_asks_and_is_answered_within_its_quota() -> None:
     async with running(validator, follower):
         await until(lambda: follower._edge is not None and follower._edge.connected_peers())
         assert await follower.request(ValidatorIndex(0), b"7") == b"block " + b"7" * 1000
-        with pytest.raises(Exception):  # noqa: B017
-            await follower.request(ValidatorIndex(0), b"7" * 1025)
+        with pytest.raises(NoAnswer):
+            await follower.request(ValidatorIndex(0), b"7" * (REQUEST_BYTES_MAX + 1))
         await until(lambda: validator.counters.get(GossipReason.TOO_LARGE) == 1)
+
+
+async def test_many_requests_at_once_are_answered_later_and_nobody_is_blamed() -> None:
+    async def blocks(peer: PeerName, request: bytes) -> bytes:
+        return b"x" * 100_000
+
+    config = configs(1)[0]
+    validator = Libp2pNetwork(config, on_request=blocks)
+    follower = Libp2pNetwork(replace(config, own_index=None, identity_seed=STRANGER_SEED))
+    answered: list[int] = []
+    async with running(validator, follower):
+        await until(lambda: follower._edge is not None and follower._edge.connected_peers())
+
+        async def ask() -> None:
+            with suppress(NoAnswer):
+                answered.append(len(await follower.request(ValidatorIndex(0), b"7")))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(12):
+                nursery.start_soon(ask)
+        assert REQUESTS_PER_PEER_MAX <= len(answered) <= 12
+        assert set(answered) == {100_000}
+        assert await follower.request(ValidatorIndex(0), b"7") == b"x" * 100_000
+        assert validator.counters.get(GossipReason.OVER_BUDGET) == 0
 
 
 async def test_a_port_in_use_is_one_clear_sentence() -> None:
@@ -312,3 +339,90 @@ async def test_three_hundred_connections_come_and_go_and_the_door_stays_open() -
         async with an_outsider() as host:
             await dial(host, validator.config)
         assert validator.counters.get(GossipReason.TOO_MANY_CONNECTIONS) == 0
+
+
+# --- a validator behind sentries ---
+
+
+@asynccontextmanager
+async def behind_a_sentry() -> AsyncIterator[tuple[Libp2pNetwork, Libp2pNetwork, SentryNetwork]]:
+    """Validator 0 in the open, validator 1 behind a sentry; in this order: 0, the sentry, 1."""
+    first, second = configs(2)
+    seed = second.identity_seed
+    sentry = Libp2pNetwork(replace(second, sentry_of=private_peer_id(seed)), on_request=told_by_the_sentry)
+    nowhere = tuple(replace(peer, host="", port=0) for peer in second.validators)
+    address = second.validators[1].host, second.validators[1].port
+    hidden = SentryNetwork(
+        replace(second, validators=nowhere, listen_host="", listen_port=0), [("127.0.0.1", 1), address]
+    )
+    peer = Libp2pNetwork(first)
+    async with trio.open_nursery() as nursery:
+        for network in (peer, sentry, hidden):
+            await nursery.start(network.run)
+        await until(lambda: peer.peers()[0].connected and hidden.peers()[0].connected)
+        yield peer, sentry, hidden
+        nursery.cancel_scope.cancel()
+
+
+async def told_by_the_sentry(peer: PeerName, request: bytes) -> bytes:
+    return b"the sentry knows " + request
+
+
+async def test_votes_and_proposals_pass_a_sentry_both_ways() -> None:
+    async with behind_a_sentry() as (peer, sentry, hidden):
+        for lane, inbox, own in ((Lane.VOTE, peer.votes, hidden.votes), (Lane.BULK, peer.bulk, hidden.bulk)):
+            assert hidden.send(ValidatorIndex(0), lane, b"from 1")
+            assert hidden.broadcast(lane, b"to all") == 1
+            assert await receive(inbox, 2) == [b"from 1", b"to all"]
+            assert peer.send(ValidatorIndex(1), lane, b"from 0")
+            with trio.fail_after(5):
+                frame = await own.receive()
+            assert (frame.peer, frame.lane, frame.messages) == (0, lane, (b"from 0",))
+        assert not sentry.send(ValidatorIndex(0), Lane.VOTE, b"a sentry has no votes")
+
+
+async def test_a_large_proposal_passes_a_sentry() -> None:
+    async with behind_a_sentry() as (peer, _, hidden):
+        proposal = b"x" * (4 * 2**20)
+        assert hidden.send(ValidatorIndex(0), Lane.BULK, proposal)
+        assert await receive(peer.bulk, 1) == [proposal]
+        assert peer.send(ValidatorIndex(1), Lane.BULK, proposal)
+        assert await receive(hidden.bulk, 1) == [proposal]
+
+
+async def test_the_sentry_answers_its_validator_and_blames_whom_it_blames() -> None:
+    async with behind_a_sentry() as (_, sentry, hidden):
+        assert await hidden.request(ValidatorIndex(0), b"7") == b"the sentry knows 7"
+        hidden.penalise(ValidatorIndex(0), GossipReason.INVALID_MESSAGE)
+        await until(lambda: sentry.peers()[0].score == 10)
+
+
+async def test_nobody_but_its_validator_may_use_a_sentry() -> None:
+    async with behind_a_sentry() as (peer, sentry, _):
+        edge = peer._edge
+        assert edge is not None
+        stream = await edge.open(sentry.config.validators[1].peer_id, RELAY_PROTOCOLS[Lane.VOTE])
+        with pytest.raises(StreamBroken):
+            while True:
+                await stream.read()
+        assert sentry.counters.get(GossipReason.UNKNOWN_PEER) == 1
+
+
+async def test_the_validators_peers_never_learn_its_address() -> None:
+    async with behind_a_sentry() as (peer, _, hidden):
+        assert hidden._edge is not None
+        assert not hidden._edge.swarm.listeners
+        assert peer._edge is not None
+        assert private_peer_id(hidden.config.identity_seed) not in peer._edge.connected_peers()
+
+
+async def test_without_its_validator_a_sentry_keeps_its_links_and_the_validator_comes_back() -> None:
+    async with behind_a_sentry() as (peer, sentry, hidden):
+        assert hidden._edge is not None
+        hidden._link.abort()
+        await until(lambda: not hidden.peers()[0].connected)
+        assert peer.peers()[0].connected
+        peer.send(ValidatorIndex(1), Lane.VOTE, b"while away")
+        await until(lambda: hidden.peers()[0].connected)
+        assert await receive(hidden.votes, 1) == [b"while away"]
+        assert sentry.peers()[0].connected

@@ -33,7 +33,7 @@ from ledger.transactions import (
     Transaction,
     report_sign_bytes,
 )
-from node import wiring
+from node import network_config, wiring
 from node.config import NodeConfig, load_config
 from node.genesis import ConsensusParameters, GenesisDocument, chain_id_of
 from node.genesis_defaults import (
@@ -210,6 +210,10 @@ class Nodes:
             self.homes[count], keys_of(count), self.genesis, validators, {"name": "follower", **own}
         )
 
+    def join_by_memory(self, monkeypatch: object) -> None:
+        """From now on nodes are joined at the hub, not by sockets."""
+        monkeypatch.setattr(network_config, "Libp2pNetwork", self.hub.join)  # type: ignore[attr-defined]
+
     def config(self, index: int) -> NodeConfig:
         """The node's configuration, as on disk."""
         return load_config(self.homes[index])
@@ -277,7 +281,7 @@ async def running_nodes(
 ) -> AsyncIterator[tuple[Nodes, trio.Nursery]]:
     """All nodes up, joined by the memory network."""
     nodes = Nodes(home, count, settings)
-    monkeypatch.setattr(wiring, "Libp2pNetwork", nodes.hub.join)  # type: ignore[attr-defined]
+    nodes.join_by_memory(monkeypatch)
     async with trio.open_nursery() as nursery:
         for index in range(count):
             await nodes.start(nursery, index)

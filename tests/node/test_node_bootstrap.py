@@ -72,7 +72,7 @@ class World:
         monkeypatch.setattr(bootstrap_module, "OFFER_SECONDS_MAX", 1.5)
         monkeypatch.setattr(bootstrap_module, "ASK_AGAIN_SECONDS", 0.1)
         self.nodes = Nodes(home)
-        monkeypatch.setattr(network_of_nodes.wiring, "Libp2pNetwork", self.nodes.hub.join)
+        self.nodes.join_by_memory(monkeypatch)
         give(self.nodes, history, 0, 1, 2)
         self.data = self.nodes.config(FOLLOWER).data_path
         self.snapshots = SnapshotFiles(self.data / "snapshots")

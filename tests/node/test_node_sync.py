@@ -92,7 +92,7 @@ def nodes_with_history(
     def build(*who: int, genesis: Callable[[int], GenesisDocument] = a_genesis) -> Nodes:
         monkeypatch.setattr(network_of_nodes, "a_genesis", genesis)
         nodes = Nodes(tmp_path)
-        monkeypatch.setattr(network_of_nodes.wiring, "Libp2pNetwork", nodes.hub.join)
+        nodes.join_by_memory(monkeypatch)
         give(nodes, histories[encode(nodes.genesis)], *who)
         return nodes
 
