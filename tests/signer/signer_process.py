@@ -7,20 +7,25 @@ import sys
 import time
 from pathlib import Path
 
+from node.config import NodeConfig
 from node.keystore import save_seeds
 from node.signer.address import parse_address
 from node.signer.client import RemoteSigner, SignerAccess
-from node.signer.desk import KEYSTORE_FILE, WATERMARK_FILE, SignerSettings, write_settings
+from node.signer.desk import KEYSTORE_FILE, RECORD_DIRECTORY, WATERMARK_FILE, SignerSettings, write_settings
+from node.signing_record import copy_record
 from node.storage.watermark import Watermark
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def make_home(home: Path, chain_id: bytes, *seeds: bytes) -> Path:
-    """A signer's home whose keys have signed nothing."""
+def make_home(home: Path, chain_id: bytes, *seeds: bytes, node: NodeConfig | None = None) -> Path:
+    """A signer's home whose keys have signed what the node's record says; nothing without a node."""
     home.mkdir(parents=True)
     write_settings(home, SignerSettings(chain_id.hex(), {}))
-    Watermark.create(home / WATERMARK_FILE)
+    if node is None:
+        Watermark.create(home / WATERMARK_FILE)
+    else:
+        copy_record(node.journal_path, node.watermark_path, home / RECORD_DIRECTORY, home / WATERMARK_FILE)
     names = ["consensus", *(f"consensus-{number}" for number in range(2, len(seeds) + 1))]
     save_seeds(dict(zip(names, seeds, strict=True)), home / KEYSTORE_FILE, None)
     return home
