@@ -126,6 +126,47 @@ def init_follower(
 
 
 @app.command
+def init_sentry(
+    *,
+    home: Path,
+    validator_home: Path,
+    host: str = "127.0.0.1",
+    port: int = 26_600,
+    gateway_port: int = 26_700,
+    password_file: Path | None = None,
+) -> None:
+    """Write the home of a sentry: a follower that is one validator's face to all others, and hides its address.
+
+    The sentry gets the validator's network key and none that votes or reports.
+
+    Example: quorate init-sentry --home sentry --validator-home network/node3 --host 10.0.0.7
+
+    Parameters
+    ----------
+    home
+        New directory for the sentry.
+    validator_home
+        The validator's, which tells the chain, the key and the other validators' addresses.
+    host
+        Address of the sentry, as the others and the validator dial it.
+    port
+        Port for them.
+    gateway_port
+        HTTP port for clients, on loopback.
+    password_file
+        File with the password of the validator's keystore, and of the sentry's; else QUORATE_PASSWORD, else you are
+        asked.
+    """
+    from node.config import load_config
+    from node.keystore import is_insecure
+
+    commands = import_module("node.init_command")
+    path = load_config(validator_home).keystore_path
+    password = None if is_insecure(path) else _password(password_file, f"Password for {path}: ")
+    print("\n".join(commands.initialise_sentry(home, validator_home, password, host, port, gateway_port)))
+
+
+@app.command
 def start(
     *,
     home: Path,

@@ -70,6 +70,7 @@ def create_follower_home(
     genesis: GenesisDocument,
     addresses: Mapping[int, tuple[str, int]],
     settings: Mapping[str, Any],
+    password: str | None = None,
 ) -> None:
     """Write the home of a node that does not vote.
 
@@ -82,7 +83,7 @@ def create_follower_home(
     """
     check_empty(home)
     peers = [PeerAddress(index=index, host=host, port=port) for index, (host, port) in addresses.items()]
-    _create_home(home, keys, genesis, {"insecure_keys": True, **settings}, peers, password=None)
+    _create_home(home, keys, genesis, {"insecure_keys": True, **settings}, peers, password=password)
 
 
 def _create_home(

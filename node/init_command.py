@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from node.config import CONFIG_FILE, load_config
 from node.genesis import GenesisDocument, chain_id_of, load_genesis
 from node.genesis_defaults import (
     DEFAULT_INDEX_USD,
@@ -17,7 +18,7 @@ from node.genesis_defaults import (
     reporters_of,
 )
 from node.home import create_follower_home, create_homes, entry_of
-from node.keystore import ValidatorKeys, save_seeds
+from node.keystore import ValidatorKeys, load_keystore, save_seeds
 from primitives.amounts import USD
 from primitives.errors import OperatorError
 from primitives.signing import SEED_BYTES, SigningKey
@@ -88,6 +89,44 @@ def initialise_follower(home: Path, genesis_path: Path, peers: Sequence[str], ga
         f"chain {genesis.chain_name} {chain_id_of(genesis).hex()}",
         f"{home}  follows {len(addresses)} of {len(genesis.validators)} validators",
         f"start it with: quorate start --home {home}",
+    ]
+
+
+def initialise_sentry(
+    home: Path, validator_home: Path, password: str | None, host: str, port: int, gateway_port: int
+) -> list[str]:
+    """Write the home of a validator's sentry, from the validator's; returns what to tell the operator.
+
+    Its keystore has the validator's network key, under the same password, and no key that votes or reports.
+
+    Raises:
+        OperatorError: the home is in use, or the validator's cannot be read.
+    """
+    config = load_config(validator_home)
+    if config.index is None:
+        raise OperatorError(f"{validator_home} is no validator's home: only a validator has sentries")
+    genesis = load_genesis(config.genesis_path)
+    keys = load_keystore(config.keystore_path, password, allow_insecure=config.insecure_keys)
+    settings = {
+        "name": f"{config.name}-sentry",
+        "insecure_keys": password is None,
+        "listen": {"host": host, "port": port},
+        "gateway": {"port": gateway_port},
+        "sentry": {"validator": config.index},
+        "sync": {"snapshot": True},
+    }
+    addresses = {peer.index: (peer.host, peer.port) for peer in config.peers}
+    own = ValidatorKeys(os.urandom(SEED_BYTES), os.urandom(SEED_BYTES), keys.network_seed)
+    create_follower_home(home, own, genesis, addresses, settings, password)
+    return [
+        f"{home}  is to be the face of validator {config.index} ({config.name}) at {host} port {port}",
+        f"start it with: quorate start --home {home}",
+        f"the other validators must dial this address for index {config.index}",
+        f"then add to {validator_home / CONFIG_FILE}, and start the validator again:",
+        "",
+        "[[sentries]]",
+        f'host = "{host}"',
+        f"port = {port}",
     ]
 
 

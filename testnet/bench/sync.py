@@ -1,4 +1,4 @@
-"""How fast an empty node catches up with a running network, in blocks a second. Trio, processes, disk.
+"""How fast an empty node catches up with a running network: by blocks, or by a snapshot. Trio, processes, disk.
 
 Validators go on from a long history (history.py) under a live market; then a follower with an empty store starts.
 Everything is real: processes, sockets, certificates, execution, disk. All of it shares this machine's cores, so
@@ -7,6 +7,7 @@ what the network loses meanwhile is shown beside.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -15,14 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import trio
+from msgspec.structs import replace
 
+from ledger.genesis import GenesisAccount
 from ledger.instruments import Underlying
 from node.config import load_config
+from node.genesis import chain_id_of, save_genesis
 from node.home import create_follower_home
 from node.keystore import ValidatorKeys
 from node.rpc.client_trio import CallRefused, open_node_client
 from node.rpc.protocol import StatusReply
+from node.storage.snapshot_writer import make_snapshot
+from node.storage.snapshots import SnapshotFiles
+from primitives.amounts import USD
 from primitives.errors import OperatorError
+from primitives.identifiers import Address
 from testnet.bench.history import History
 from testnet.plan import Plan
 from testnet.processes import Process, free_ports
@@ -44,10 +52,17 @@ class SyncPlan:
     validators: int = 3
     min_block_ms: int = 100
     seed: int = 1
+    accounts: int = 0
+    """Above 0: so many accounts in genesis, and the follower takes a snapshot instead of every block."""
+
+    @property
+    def snapshot_height(self) -> int:
+        """Of the snapshot that the validators have: its root and proof are in the blocks above it."""
+        return self.blocks - 2
 
 
 def sync_figures(plan: SyncPlan, home: Path | None = None) -> dict[str, float]:
-    """Flat keys for `quorate bench sync`. Raises OperatorError when the network does not start."""
+    """Flat keys for `quorate bench sync` and `snapshot`. Raises OperatorError when the network does not start."""
     directory = Path(tempfile.mkdtemp(prefix="quorate-")) if home is None else home.absolute()
     try:
         return trio.run(_measure, plan, directory)
@@ -58,9 +73,11 @@ def sync_figures(plan: SyncPlan, home: Path | None = None) -> dict[str, float]:
 
 async def _measure(plan: SyncPlan, directory: Path) -> dict[str, float]:
     layout = create(_testnet_plan(plan), directory)
+    if plan.accounts:
+        layout = _crowded(layout, plan.accounts)
     grow_seconds = await _grow(plan, layout)
     follower_home = directory / "follower"
-    _create_follower(layout, follower_home)
+    _create_follower(layout, follower_home, with_snapshot=plan.accounts > 0)
     market = Process("market", ["-m", "testnet.market", str(layout.market_config)], directory / "market.log")
     nodes = [_node(f"node{index}", path) for index, path in enumerate(layout.node_homes)]
     follower = _node("follower", follower_home)
@@ -70,6 +87,7 @@ async def _measure(plan: SyncPlan, directory: Path) -> dict[str, float]:
             node.start()
         await _wait_height(layout.sockets[0], plan.blocks + 10, nodes)
         figures = await _compare(layout.sockets[0], follower, follower_home)
+        figures |= _snapshot_figures(plan, layout) if plan.accounts else {}
         return {"sync.history_blocks_per_s": round(plan.blocks / grow_seconds, 1), **figures}
     finally:
         with trio.CancelScope(shield=True):
@@ -99,13 +117,39 @@ async def _grow(plan: SyncPlan, layout: Layout) -> float:
     first, *others = (home / "data" for home in layout.node_homes)
     history = History(layout.genesis, keys, first, prices)
     await history.grow(plan.blocks)
+    if plan.accounts:
+        files = SnapshotFiles(first / "snapshots")
+        await trio.to_thread.run_sync(lambda: files.put(*make_snapshot(history.store, plan.snapshot_height)))
     history.store.close()
     for other in others:
         await trio.to_thread.run_sync(shutil.copytree, first, other)
     return trio.current_time() - began
 
 
-def _create_follower(layout: Layout, home: Path) -> None:
+def _crowded(layout: Layout, count: int) -> Layout:
+    """The same testnet with `count` accounts, each with money."""
+    ledger = layout.genesis.ledger
+    own = [
+        GenesisAccount(Address(secret(number, "account")[:20]), 0, 1_000 * USD)
+        for number in range(count - len(ledger.accounts))
+    ]
+    accounts = sorted((*ledger.accounts, *own), key=lambda account: account.owner)
+    genesis = replace(layout.genesis, ledger=replace(ledger, accounts=tuple(accounts)))
+    for home in layout.node_homes:
+        save_genesis(genesis, home / "genesis.json")
+    return dataclasses.replace(layout, genesis=genesis, chain_id=chain_id_of(genesis))
+
+
+def _snapshot_figures(plan: SyncPlan, layout: Layout) -> dict[str, float]:
+    snapshot = SnapshotFiles(layout.node_homes[0] / "data" / "snapshots").open(plan.snapshot_height)
+    return {
+        "snapshot.accounts": plan.accounts,
+        "snapshot.chunks": snapshot.count,
+        "snapshot.mb": round(snapshot.size_bytes / 1e6, 1),
+    }
+
+
+def _create_follower(layout: Layout, home: Path, with_snapshot: bool) -> None:
     market = layout.market
     addresses = {}
     for index, path in enumerate(layout.node_homes):
@@ -114,6 +158,7 @@ def _create_follower(layout: Layout, home: Path) -> None:
     settings = {
         "name": "follower",
         "log_file": "node.log",
+        "sync": {"snapshot": with_snapshot},
         "gateway": {"port": free_ports(1)[0]},
         "market_clock": {
             "start_market_ns": market.start_market_ns,
