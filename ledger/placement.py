@@ -161,7 +161,7 @@ class OrderDesk:
         """Raises ProtocolViolation: TRADING_HALTED, ACCOUNT_IN_LIQUIDATION, INSUFFICIENT_MARGIN."""
         self._workspace.phases.check_money_out()
         if account.health == Health.LIQUIDATION:
-            raise _IN_LIQUIDATION
+            raise _in_liquidation()
         excess = self.excess_uusd(account, cash_uusd=account.cash_uusd - amount_uusd)
         if excess < 0 or account.cash_uusd < amount_uusd:
             raise ProtocolViolation(
@@ -252,7 +252,7 @@ class OrderDesk:
 
     def _check_standing(self, account: OpenAccount, instrument: Instrument, action: PlaceOrder) -> None:
         if account.health == Health.LIQUIDATION:
-            raise _IN_LIQUIDATION
+            raise _in_liquidation()
         if account.health == Health.REDUCE_ONLY and not action.reduce_only:
             raise ProtocolViolation(
                 LedgerReason.ACCOUNT_MUST_REDUCE,
@@ -416,9 +416,13 @@ class OrderDesk:
 _INSUFFICIENT = ProtocolViolation(
     LedgerReason.INSUFFICIENT_MARGIN, "the initial requirement would not hold with this order filled"
 )
-_IN_LIQUIDATION = ProtocolViolation(
-    LedgerReason.ACCOUNT_IN_LIQUIDATION, "the account is below its maintenance requirement"
-)
+
+
+def _in_liquidation() -> ProtocolViolation:
+    # A new one each time: one that is raised again keeps the frames of all its raises.
+    return ProtocolViolation(
+        LedgerReason.ACCOUNT_IN_LIQUIDATION, "the account is below its maintenance requirement"
+    )
 
 
 def _too_many_lots() -> ProtocolViolation:

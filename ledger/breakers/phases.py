@@ -269,7 +269,7 @@ class Phases:
         if phase < Phase.HALTED and order.post_only:
             return
         if phase == Phase.HALTED:
-            raise _HALTED
+            raise _halted()
         if phase == Phase.AUCTION:
             if order.time_in_force != TimeInForce.GTC:
                 raise ProtocolViolation(
@@ -284,12 +284,12 @@ class Phases:
     def check_money_out(self) -> None:
         """Raises ProtocolViolation(TRADING_HALTED) until the post-only time after a halt is over."""
         if self.is_halted or self._now_ns < self._restart.post_only_until_ns:
-            raise _HALTED
+            raise _halted()
 
     def check_package(self, instruments: Iterable[Instrument]) -> None:
         """Raises ProtocolViolation: TRADING_HALTED, MATCHING_PAUSED."""
         if self.is_halted:
-            raise _HALTED
+            raise _halted()
         if not all(self.of(item).is_matching for item in instruments):
             raise ProtocolViolation(BreakerReason.MATCHING_PAUSED, "matching pauses for one of the legs")
 
@@ -298,6 +298,8 @@ class Phases:
         return not self._is_silent and all(self.of(self._listed[item]).is_matching for item in instruments)
 
 
-_HALTED = ProtocolViolation(
-    BreakerReason.TRADING_HALTED, "trading is halted until prices are fresh: only cancels and deposits"
-)
+def _halted() -> ProtocolViolation:
+    # A new one each time: one that is raised again keeps the frames of all its raises, and the block's prices with them.
+    return ProtocolViolation(
+        BreakerReason.TRADING_HALTED, "trading is halted until prices are fresh: only cancels and deposits"
+    )
