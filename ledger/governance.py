@@ -11,11 +11,13 @@ the first block of that set's epoch it is in force.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec.structs import replace
 
+from ledger.breakers.parameters import breaker_rules
+from ledger.breakers.state import KEY_BREAKERS
 from ledger.events import Event, ParameterChanged, ParameterDecided, ParameterDropped, VoteCounted
 from ledger.reasons import LedgerReason
 from ledger.settlement.parameters import protection_rules
@@ -74,18 +76,49 @@ BOUNDS: dict[str, Bounds] = {
     "funding.premium_max_ppm": Bounds(0, 20_000),
     "listing.strikes_max": Bounds(0, 60),
     "protocol.version": Bounds(1, 2**16 - 1),
+    "breakers.band_spreads": Bounds(0, 20),
+    "breakers.fresh_epochs": Bounds(1, 20),
+    "breakers.post_only_ns": Bounds(0, 3_600 * NS),
+    "drift.amber_spreads": Bounds(1, 50),
+    "drift.auction_ns": Bounds(0, 3_600 * NS),
+    "drift.green_epochs": Bounds(1, 50),
+    "drift.green_spreads": Bounds(1, 20),
+    "drift.index_amber_ppm": Bounds(500, 50_000),
+    "drift.index_green_ppm": Bounds(100, 20_000),
+    "drift.margin_ppm": Bounds(0, PPM),
+    "drift.option_red_ppm": Bounds(500, 50_000),
+    "drift.red_epochs": Bounds(1, 50),
+    "drift.red_options_ppm": Bounds(50_000, PPM),
+    "latency.floor_ppm": Bounds(10, 20_000),
+    "latency.pause_spreads": Bounds(0, 100),
 }
-"""Everything that a vote can change: its section ("ledger" or a part of ProtectionParameters) and its name."""
+"""Everything that a vote can change: its section (a leaf of parameters, or a part of one) and its name."""
+
+_LEAVES = {"ledger": KEY_PARAMETERS, "protocol": KEY_PROTOCOL, "breakers": KEY_BREAKERS}
+"""Sections that are whole leaves."""
+_PARTS = {"drift": KEY_BREAKERS, "latency": KEY_BREAKERS}
+"""The leaf of which a section is a part; the others' is that of the protection."""
+_RULES: dict[bytes, Callable[[Any], Iterator[tuple[bool, str]]]] = {
+    KEY_PROTECTION: protection_rules,
+    KEY_BREAKERS: breaker_rules,
+}
 
 
 def parameter_value(state: State, name: str) -> int:
     """What a number is now. Raises KeyError for one that no vote can change."""
     BOUNDS[name]
     section, field = name.split(".")
-    if section == "protocol":
-        return get_protocol(state).version
-    holder = state.parameters if section == "ledger" else getattr(get_protection(state), section)
-    return int(getattr(holder, field))
+    leaf = _leaf_of(state, section)
+    return int(getattr(leaf if section in _LEAVES else getattr(leaf, section), field))
+
+
+def _key_of(section: str) -> bytes:
+    return _LEAVES.get(section) or _PARTS.get(section, KEY_PROTECTION)
+
+
+def _leaf_of(state: State, section: str) -> Any:
+    """The parameters that hold a section."""
+    return get_protocol(state) if section == "protocol" else state.leaves.values[_key_of(section)]
 
 
 def vote(workspace: Workspace, account: OpenAccount, action: object) -> None:
@@ -139,8 +172,7 @@ def apply_decided(workspace: Workspace) -> None:
             workspace.events.append(ParameterDropped(item.name, item.value, violation.detail))
             continue
         before = parameter_value(state, item.name)
-        for key, leaf in _with_value(state, item.name, item.value):
-            state.put(key, leaf)
+        state.put(*_with_value(state, item.name, item.value))
         workspace.events.append(ParameterChanged(item.name, before, item.value))
     left = tuple(item for item in governance.decided if item not in due)
     state.put(KEY_GOVERNANCE, Governance(governance.ballots, left))
@@ -169,26 +201,19 @@ def _check_value(state: State, name: str, value: int) -> None:
             LedgerReason.PARAMETER_OUT_OF_BOUNDS,
             "the protocol version only rises: blocks cannot be downgraded",
         )
-    for key, leaf in _with_value(state, name, value):
-        broken = (
-            [rule for holds, rule in protection_rules(leaf) if not holds] if key == KEY_PROTECTION else []
-        )
-        if broken:
-            raise ProtocolViolation(LedgerReason.PARAMETER_OUT_OF_BOUNDS, broken[0])
+    key, leaf = _with_value(state, name, value)
+    broken = [rule for holds, rule in _RULES[key](leaf) if not holds] if key in _RULES else []
+    if broken:
+        raise ProtocolViolation(LedgerReason.PARAMETER_OUT_OF_BOUNDS, broken[0])
 
 
-def _with_value(state: State, name: str, value: int) -> Iterator[tuple[bytes, Any]]:
-    """The leaf, with its key, that a changed number makes."""
+def _with_value(state: State, name: str, value: int) -> tuple[bytes, Any]:
+    """The leaf, after its key, that a changed number makes."""
     section, field = name.split(".")
-    if section == "ledger":
-        yield KEY_PARAMETERS, replace(state.parameters, **{field: value})
-        return
-    if section == "protocol":
-        yield KEY_PROTOCOL, replace(get_protocol(state), **{field: value})
-        return
-    protection = get_protection(state)
-    changed = replace(getattr(protection, section), **{field: value})
-    yield KEY_PROTECTION, replace(protection, **{section: changed})
+    key, leaf = _key_of(section), _leaf_of(state, section)
+    if section in _LEAVES:
+        return key, replace(leaf, **{field: value})
+    return key, replace(leaf, **{section: replace(getattr(leaf, section), **{field: value})})
 
 
 def _without_vote(governance: Governance, action: VoteParameter) -> Governance:

@@ -18,11 +18,12 @@ from ledger.invariants import check_everything
 from ledger.oracle import build_oracle_update, compute_block_time
 from ledger.state import State
 from ledger.transactions import (
-    NO_QUOTES,
+    UUSD_PER_CENT,
     CancelAll,
     IndexReport,
     OracleReport,
     PlaceOrder,
+    QuotesReport,
     Side,
     SignedReport,
     SignedTransaction,
@@ -141,7 +142,9 @@ class Market:
                 IndexReport(Underlying.ETH, 4_000 * USD),
             )
             time_ns = START_NS + tick * NS // 2 + 1
-            payload = encode(OracleReport(self._chain_id, reporter, time_ns, indices, (), (), NO_QUOTES))
+            cents = tuple(item.index_uusd // UUSD_PER_CENT for item in indices)
+            quotes = QuotesReport((0, 1), cents, (500, 50))
+            payload = encode(OracleReport(self._chain_id, reporter, time_ns, indices, (), (), quotes))
             signature = self._reporters[reporter].sign(report_sign_bytes(payload))
             known = self._reports[reporter, tick] = SignedReport(payload, reporter, signature)
         return known

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from ledger.breakers.state import get_breakers
 from ledger.events import ParameterChanged, ParameterDecided, ParameterDropped, VoteCounted
 from ledger.governance import BALLOTS_MAX, BOUNDS, parameter_value
 from ledger.settlement.parameters import DAY_NS, ProtocolParameters, protection_rules
 from ledger.settlement.state import get_governance, get_protection
 from ledger.staking.state import get_epoch_set
 from ledger.transactions import VoteParameter
-from node.genesis_defaults import default_ledger_parameters, default_protection
+from node.genesis_defaults import default_breakers, default_ledger_parameters, default_protection
 from primitives.amounts import NS
 from tests.ledger.exchange import events_of, reasons
 from tests.ledger.staking_builders import OPERATORS, StakedExchange
@@ -65,8 +66,9 @@ def test_every_number_has_hard_bounds_with_its_default_inside(name: str) -> None
     low, high = BOUNDS[name]
     assert low <= parameter_value(exchange.state, name) <= high
     section, field = name.split(".")
-    protection, protocol = default_protection(), ProtocolParameters(1)
-    sections = {"ledger": default_ledger_parameters(), "protocol": protocol}
+    protection, protocol, breakers = default_protection(), ProtocolParameters(1), default_breakers()
+    sections = {"ledger": default_ledger_parameters(), "protocol": protocol, "breakers": breakers}
+    sections |= {"drift": breakers.drift, "latency": breakers.latency}
     defaults = sections.get(section) or getattr(protection, section)
     assert low <= getattr(defaults, field) <= high
     votes(exchange, 0, name=name, value=high + 1)
@@ -77,6 +79,16 @@ def test_a_value_that_breaks_a_relation_between_numbers_is_refused() -> None:
     exchange = StakedExchange()
     votes(exchange, 0, name="auction.patience_ns", value=2 * NS)
     assert reasons(exchange.block()) == ["parameter_out_of_bounds"]
+
+
+def test_a_voted_number_of_the_breakers_is_judged_by_their_rules_and_takes_effect() -> None:
+    exchange = StakedExchange()
+    votes(exchange, 0, name="drift.green_spreads", value=6)
+    assert reasons(exchange.block()) == ["parameter_out_of_bounds"]
+    votes(exchange, 0, 1, 2, name="drift.green_spreads", value=4)
+    exchange.block()
+    exchange.block(DELAY_S + 1)
+    assert get_breakers(exchange.state).drift.green_spreads == 4
 
 
 def test_a_decided_value_that_became_impossible_is_dropped_at_its_time() -> None:

@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ledger import oracle
+from ledger.breakers import drift, monitors, phases
+from ledger.breakers.state import Colour
 from ledger.matching import call
 from ledger.settlement import liquidation
 from ledger.trading import fees
@@ -63,6 +65,14 @@ def no_hedge(*_: Any) -> None:
     return None
 
 
+def always_green(*_: Any) -> Colour:
+    return Colour.GREEN
+
+
+def never_late(*_: Any) -> tuple[int, bool]:
+    return 1_000_000, False
+
+
 REAL_FEE, REAL_MEDIAN = fees.fee_uusd, oracle.weighted_median
 
 
@@ -73,6 +83,9 @@ REAL_FEE, REAL_MEDIAN = fees.fee_uusd, oracle.weighted_median
         (call, "share_pro_rata", first_come_first_served),
         (oracle, "weighted_median", upper_median),
         (liquidation._Step, "_hedge", no_hedge),
+        (drift, "colour_of", always_green),
+        (monitors, "BUCKETS", 11),
+        (phases, "latency_of", never_late),
     ],
 )
 def test_a_planted_difference_is_noticed(
