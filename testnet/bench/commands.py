@@ -126,6 +126,33 @@ def storage(
 
 
 @app.command
+def snapshot(
+    *,
+    accounts: int = 100_000,
+    blocks: int = 300,
+    validators: int = DEFAULT_SYNC.validators,
+    home: Path | None = None,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+) -> None:
+    """How fast an empty node takes a snapshot of the ledger from a running network, and then the blocks above it.
+
+    Parameters
+    ----------
+    accounts
+        In genesis, each with money.
+    blocks
+        Length of the history; the snapshot is near its end.
+    validators
+        Processes that go on with it.
+    home
+        Keep everything in this new directory (default: a temporary one).
+    json_file
+        Also write the figures there, as one flat object.
+    """
+    show(sync_figures(SyncPlan(blocks, validators, accounts=accounts), home), json_file)
+
+
+@app.command
 def api(
     *,
     subscribers: int = ApiPlan.subscribers,
