@@ -299,7 +299,7 @@ class Phases:
 
 
 def _halted() -> ProtocolViolation:
-    # A new one each time: one that is raised again keeps the frames of all its raises, and the block's prices with them.
+    # A new one each time: one that is raised again keeps the frames of all its raises, and with them the prices.
     return ProtocolViolation(
         BreakerReason.TRADING_HALTED, "trading is halted until prices are fresh: only cancels and deposits"
     )
