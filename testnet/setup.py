@@ -229,7 +229,6 @@ def _venues_of(venues: tuple[VenueSpec, ...], index: int) -> list[VenueSpec]:
 def _traders_config(plan: Plan, layout: Layout, traders: tuple[TraderSpec, ...]) -> TradersConfig:
     market = layout.market
     return TradersConfig(
-        chain_id=layout.chain_id.hex(),
         gateways=tuple(f"127.0.0.1:{port}" for port in layout.gateway_ports),
         instruments=layout.instruments,
         venues={v.name: venue_address(market.socket_dir, v.name) for v in market.venues if not v.lies},

@@ -28,14 +28,15 @@ class Gateways:
         """Of the one in use."""
         return self._urls[self._turn % len(self._urls)]
 
-    @property
-    def stream_url(self) -> str:
-        """Its WebSocket."""
-        return "ws" + self.url.removeprefix("http") + "/v1/ws"
+    def leave(self, url: str) -> None:
+        """That one has failed: on to the next, unless somebody else has left it already."""
+        if self.url == url:
+            self._turn += 1
 
-    def turn(self) -> None:
-        """On to the next."""
-        self._turn += 1
+
+def stream_url(url: str) -> str:
+    """The WebSocket of a gateway."""
+    return "ws" + url.removeprefix("http") + "/v1/ws"
 
 
 def _checked(url: str) -> str:

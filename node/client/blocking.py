@@ -21,7 +21,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from ledger.transactions import Action
 from node.client import questions
-from node.client.addresses import DEFAULT_URL, Gateways
+from node.client.addresses import DEFAULT_URL, Gateways, stream_url
 from node.client.errors import (
     BadOrder,
     ClientError,
@@ -83,6 +83,7 @@ class Client:
         )
         self._socket: ClientConnection | None = None
         self._closing = contextlib.ExitStack()
+        self._socket_url = ""
         self._conversation = Conversation()
         self._account: Account | None = None
         self._market: Market | None = None
@@ -105,17 +106,18 @@ class Client:
     def ask(self, question: Question[T]) -> T:
         """The answer of the first gateway that gives one."""
         for _ in range(len(self._gateways)):
+            url = self._gateways.url
             try:
                 answer = self._http.request(
                     question.method,
-                    self._gateways.url + question.path,
+                    url + question.path,
                     params=dict(question.query),
                     content=question.body,
                     headers=question.headers,
                 )
             except httpx.HTTPError as error:
-                problem = f"no gateway answers at {self._gateways.url}: {error}"
-                self._gateways.turn()
+                problem = f"no gateway answers at {url}: {error}"
+                self._gateways.leave(url)
                 continue
             return question.read(answer.status_code, answer.content)
         raise Unreachable(problem)
@@ -186,8 +188,7 @@ class Client:
             if submission.is_unsure:
                 self._ask_after(submission)
             elif submission.is_silent and now >= answer_by:
-                self._hang_up()
-                self._gateways.turn()
+                self._leave()
                 answer_by = now + ANSWER_SECONDS_MAX
             else:
                 self._listen(min(deadline, answer_by) - now if submission.is_silent else deadline - now)
@@ -218,12 +219,16 @@ class Client:
         except TimeoutError:
             return
         except ConnectionClosed:
-            self._hang_up()
-            self._gateways.turn()
+            self._leave()
             time.sleep(min(seconds, RECONNECT_SECONDS))
 
+    def _leave(self) -> None:
+        """The gateway in use for orders has failed."""
+        self._hang_up()
+        self._gateways.leave(self._socket_url)
+
     def _connect(self) -> None:
-        self._socket, self._closing = self._opened()
+        self._socket_url, self._socket, self._closing = self._opened()
         with contextlib.suppress(ConnectionClosed):
             for frame in self._conversation.frames():
                 self._socket.send(frame)
@@ -240,23 +245,23 @@ class Client:
         if not submission.is_decided:
             time.sleep(POLL_SECONDS)
 
-    def _opened(self) -> tuple[ClientConnection, contextlib.ExitStack]:
-        """A WebSocket to the first gateway that takes one, and what closes it. Raises Unreachable."""
+    def _opened(self) -> tuple[str, ClientConnection, contextlib.ExitStack]:
+        """A gateway that takes a connection, its WebSocket, and what closes it. Raises Unreachable."""
         options: dict[str, Any] = {} if self._tls is None else {"ssl": self._tls}
         for _ in range(len(self._gateways)):
-            closing = contextlib.ExitStack()
+            url, closing = self._gateways.url, contextlib.ExitStack()
             try:
                 opened = connect(
-                    self._gateways.stream_url,
+                    stream_url(url),
                     additional_headers=self._gateways.headers,
                     open_timeout=REQUEST_SECONDS_MAX,
                     max_size=MESSAGE_BYTES_MAX,
                     **options,
                 )
-                return closing.enter_context(opened), closing
+                return url, closing.enter_context(opened), closing
             except (OSError, TimeoutError, InvalidHandshake, ConnectionClosed) as error:
-                problem = f"no gateway takes a connection at {self._gateways.url}: {error}"
-                self._gateways.turn()
+                problem = f"no gateway takes a connection at {url}: {error}"
+                self._gateways.leave(url)
         raise Unreachable(problem)
 
     # --- channels ---
@@ -268,7 +273,7 @@ class Client:
         """
         feed, deadline = Feed(channels), None if seconds is None else time.monotonic() + seconds
         while True:
-            socket, closing = self._opened()
+            url, socket, closing = self._opened()
             with closing:
                 try:
                     socket.send(feed.opening())
@@ -281,5 +286,5 @@ class Client:
                 except TimeoutError:
                     return
                 except ConnectionClosed:
-                    self._gateways.turn()
+                    self._gateways.leave(url)
             time.sleep(RECONNECT_SECONDS)

@@ -22,7 +22,7 @@ from trio_websocket import WebSocketConnection
 
 from ledger.transactions import Action
 from node.client import questions
-from node.client.addresses import DEFAULT_URL, Gateways
+from node.client.addresses import DEFAULT_URL, Gateways, stream_url
 from node.client.errors import (
     BadAnswer,
     BadOrder,
@@ -98,17 +98,18 @@ class TrioClient:
     async def ask(self, question: Question[T]) -> T:
         """The answer of the first gateway that gives one."""
         for _ in range(len(self._gateways)):
+            url = self._gateways.url
             try:
                 answer = await self._http.request(
                     question.method,
-                    self._gateways.url + question.path,
+                    url + question.path,
                     params=dict(question.query),
                     content=question.body,
                     headers=question.headers,
                 )
             except httpx.HTTPError as error:
-                problem = f"no gateway answers at {self._gateways.url}: {error}"
-                self._gateways.turn()
+                problem = f"no gateway answers at {url}: {error}"
+                self._gateways.leave(url)
                 continue
             return question.read(answer.status_code, answer.content)
         raise Unreachable(problem)
@@ -208,14 +209,15 @@ class TrioClient:
         """Keep the connection for orders, once there is one to send, until cancelled."""
         await self._wanted.wait()
         while True:
+            url = self._gateways.url
             with trio.CancelScope() as self._connection:
                 try:
-                    async with self._opened() as socket:
+                    async with self._opened(url) as socket:
                         await self._exchange(socket)
                 except* (*LOST, BadAnswer):
                     pass
             self._socket = None
-            self._gateways.turn()
+            self._gateways.leave(url)
             await trio.sleep(RECONNECT_SECONDS)
 
     async def _exchange(self, socket: WebSocketConnection) -> None:
@@ -227,10 +229,10 @@ class TrioClient:
             self._news.set()
             self._news = trio.Event()
 
-    def _opened(self) -> contextlib.AbstractAsyncContextManager[WebSocketConnection]:
+    def _opened(self, url: str) -> contextlib.AbstractAsyncContextManager[WebSocketConnection]:
         opened: contextlib.AbstractAsyncContextManager[WebSocketConnection] = (
             trio_websocket.open_websocket_url(
-                self._gateways.stream_url,
+                stream_url(url),
                 ssl_context=self._tls,
                 extra_headers=[
                     (name.encode(), value.encode()) for name, value in self._gateways.headers.items()
@@ -258,15 +260,16 @@ class TrioClient:
     async def _feed(self, feed: Feed, send: trio.MemorySendChannel[Message | ClientError]) -> None:
         ended: ClientError | None = None
         while ended is None:
+            url = self._gateways.url
             try:
-                async with self._opened() as socket:
+                async with self._opened(url) as socket:
                     await socket.send_message(feed.opening())
                     while True:
                         message = feed.take(await socket.get_message())
                         if message is not None:
                             await send.send(message)
             except* LOST:
-                self._gateways.turn()
+                self._gateways.leave(url)
                 await trio.sleep(RECONNECT_SECONDS)
             except* ClientError as group:
                 ended = _first_of(group)

@@ -39,7 +39,7 @@ async def run_traders(config: TradersConfig, outcome: TradersOutcome) -> None:
 
 async def _trade(spec: TraderSpec, config: TradersConfig, board: Board, outcome: TradersOutcome) -> None:
     key = SigningKey(bytes.fromhex(spec.key_seed))
-    session = Session(key, bytes.fromhex(config.chain_id), config.gateways, spec.gateway, outcome)
+    session = Session(key, config.gateways, spec.gateway, outcome)
     stage = Stage(session, board, random_stream(config.seed, spec.name), _tick, _pause_of(spec.role, config))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(session.run)

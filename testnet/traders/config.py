@@ -30,7 +30,6 @@ class TraderSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class TradersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything the traders need. Market time as in testnet.market.config.MarketConfig."""
 
-    chain_id: str
     gateways: tuple[str, ...]
     """host:port of every validator's gateway."""
     instruments: tuple[Instrument, ...]

@@ -7,12 +7,10 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import httpx
 import pytest
 import structlog
 import trio
@@ -41,7 +39,8 @@ from node.keystore import save_seeds
 from node.rpc.stream_forms import BlockMessage, BookMessage, TradeMessage
 from primitives.amounts import NS, USD
 from tests.ledger.exchange import a_key, a_wallet
-from tests.node.network_of_nodes import CUSTODIAN, running_nodes
+from tests.node.network_of_nodes import CUSTODIAN
+from tests.node.reachable_node import a_gateway
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,30 +53,6 @@ def quiet() -> Any:
     """Log lines go to a list instead of the terminal."""
     with structlog.testing.capture_logs() as lines:
         yield lines
-
-
-@asynccontextmanager
-async def a_gateway(home: Path, monkeypatch: Any) -> AsyncIterator[str]:
-    """The address of a chain of one validator that goes on while the test runs."""
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    port = listener.socket.getsockname()[1]
-    await listener.aclose()
-    url = f"http://127.0.0.1:{port}"
-    settings = {"gateway": {"enabled": True, "port": port}}
-    async with running_nodes(home, monkeypatch, count=1, settings=settings) as (nodes, _):
-        with trio.fail_after(20):
-            await nodes.wait_height(2)
-            async with httpx.AsyncClient() as http:
-                while not await _is_up(http, url):  # noqa: ASYNC110 - another process.
-                    await trio.sleep(0.02)
-            yield url
-
-
-async def _is_up(http: httpx.AsyncClient, url: str) -> bool:
-    try:
-        return (await http.get(url + "/health")).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 async def in_thread(work: Callable[[], T]) -> T:

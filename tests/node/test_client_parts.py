@@ -29,7 +29,7 @@ from ledger.transactions import (
 )
 from node.client import market as words
 from node.client import questions
-from node.client.addresses import Gateways
+from node.client.addresses import Gateways, stream_url
 from node.client.errors import (
     ActionsRejected,
     BadAnswer,
@@ -211,9 +211,11 @@ def test_addresses_are_checked_and_taken_in_turn() -> None:
     gateways = Gateways(["http://a:1/", "https://b:2", "c:3"], "secret")
     seen = []
     for _ in range(4):
-        seen.append(gateways.stream_url)
-        gateways.turn()
+        seen.append(stream_url(gateways.url))
+        gateways.leave(gateways.url)
     assert seen == ["ws://a:1/v1/ws", "wss://b:2/v1/ws", "ws://c:3/v1/ws", "ws://a:1/v1/ws"]
+    gateways.leave("http://a:1")
+    assert gateways.url == "https://b:2", "it was left already"
     assert gateways.headers == {"authorization": "Bearer secret"}
     for bad in ("ftp://a", "http://", ""):
         with pytest.raises(ClientError):

@@ -147,5 +147,5 @@ async def test_without_opinions_nobody_trades(role: Role, autojump_clock: MockCl
 @pytest.mark.parametrize("makers", [1, 2, 5])
 def test_makers_together_send_about_the_wanted_orders_a_second(makers: int) -> None:
     specs = tuple(TraderSpec(f"m{number}", Role.MAKER, "00" * 32, 0) for number in range(makers))
-    config = TradersConfig("00", (), (), {}, specs, 1, 60.0, 0, 0, 50.0, "")
+    config = TradersConfig((), (), {}, specs, 1, 60.0, 0, 0, 50.0, "")
     assert makers * 2 * QUOTES_PER_MAKER / _pause_of(Role.MAKER, config) == pytest.approx(50.0)

@@ -64,7 +64,6 @@ def test_every_trader_owns_an_account_with_its_roles_cash(tmp_path: Path) -> Non
         owner = address_of(SigningKey(bytes.fromhex(spec.key_seed)).public_key)
         assert cash.pop(owner) == CASH_USD[spec.role] * USD
     assert cash == {}
-    assert traders.chain_id == layout.chain_id.hex()
     assert "mirage" not in traders.venues, "traders look at honest venues"
     assert msgspec.json.decode(layout.market_config.read_bytes(), type=MarketConfig) == layout.market
 
