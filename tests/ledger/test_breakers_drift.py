@@ -19,7 +19,7 @@ from ledger.breakers.drift import (
 )
 from ledger.breakers.events import DriftJudged, InstrumentPaused
 from ledger.breakers.state import Colour, Drift, get_drift_table, get_restart
-from ledger.oracle import build_oracle_update, check_report
+from ledger.oracle import UPDATE_BYTES_MAX, build_oracle_update, check_report
 from ledger.reasons import LedgerReason
 from ledger.transactions import OracleReport, QuotesReport
 from node.genesis_defaults import default_breakers
@@ -30,8 +30,10 @@ from tests.ledger.exchange import (
     BTC_PERP,
     CALL_100,
     CALL_110,
+    DAY_NS,
     INSTRUMENTS,
     NEAR_CALL,
+    START_NS,
     Exchange,
     a_genesis,
     a_report,
@@ -245,6 +247,15 @@ def test_an_option_that_stays_red_is_post_only_alone_and_green_again_trades_agai
     for _ in range(5):
         an_epoch(0)
     assert [(item.instrument, item.is_paused) for item in told[1:]] == [(CALL_110, False)]
+
+
+@pytest.mark.parametrize("reporters", [4, 16, 21, 40, 64])
+def test_reports_with_quotes_and_eight_slices_of_all_reporters_fit_one_update(reporters: int) -> None:
+    count = default_breakers(reporters).drift.quotes_max
+    dear = QuotesReport(tuple(range(4_000, 4_000 + count)), (10**9,) * count, (10**6,) * count)
+    expiries = [START_NS + day * DAY_NS for day in range(1, 9)]
+    report = a_report(0, START_NS + 1, expiries=expiries, quotes=dear)
+    assert reporters * len(encode(report)) <= UPDATE_BYTES_MAX
 
 
 def test_quotes_of_another_shape_are_refused_with_their_report() -> None:
