@@ -268,6 +268,11 @@ app.command(
     "node.keys_commands:app", name="keys", help="A home's secret keys, and the record of what they signed."
 )
 app.command("node.signer.commands:app", name="signer", help="Keep the consensus key in a process of its own.")
+app.command(
+    "node.client.validator_commands:app",
+    name="validator",
+    help="Become a validator, stand in its sets, rotate its key, leave.",
+)
 app.command("node.risk.commands:app", name="risk", help="Risk of an account, a surface or the protocol.")
 app.command("node.client.account_commands:app", name="account", help="An account: keys, balances, history.")
 app.command("node.client.order_commands:app", name="order", help="Place, replace and cancel orders.")

@@ -28,7 +28,7 @@ from node.client.errors import ClientError, NotAllowed, NotFound, Unreachable
 from node.client.market import Market
 from node.client.sentences import sentences
 from node.client.signers import ExternalWallet, KeySigner, Signer, WalletSigner
-from node.keystore import WALLET_KEY_NAME, is_insecure, load_seeds, read_password
+from node.keystore import WALLET_KEY_NAME, are_validator_names, is_insecure, load_seeds, read_password
 from node.rpc.answers import OrderForm
 from node.rpc.client_form import client_form
 from primitives.amounts import USD
@@ -105,13 +105,18 @@ DEFAULT_SIGNING = Signing()
 
 
 def read_key(path: Path, password_file: Path | None) -> tuple[str, bytes]:
-    """The name and the secret of the one key in a file. Raises OperatorError."""
+    """The name and the secret of the one key in a file; of a validator's keystore the oracle key's.
+
+    Raises OperatorError.
+    """
     if not path.exists():
         raise OperatorError(f"there is no key file {path}: `quorate account create --key {path}` makes one")
     password = None
     if not is_insecure(path):
         password = read_password(password_file, os.environ, f"Password for {path}: ")
     seeds = load_seeds(path, password, allow_insecure=True)
+    if are_validator_names(seeds):
+        return "oracle", seeds["oracle"]
     if len(seeds) != 1:
         raise OperatorError(f"{path} holds {', '.join(seeds)}: not the key of an account")
     [(name, seed)] = seeds.items()
