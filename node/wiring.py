@@ -180,13 +180,8 @@ class Wiring:
         self.epochs = EpochFiles(config.data_path / "epochs")
         self.server = SyncServer(self.store, self.epochs, self.snapshots, self._epoch_blocks, self._on_bundle)
         self.network = open_network(config, genesis, keys, self.server.answer)
-        self.ledger = LedgerService(
-            self.restored.state,
-            self.restored.tip_hash,
-            self.restored.tip_height,
-            self.store,
-            self.verifier,
-        )
+        tip = self.restored
+        self.ledger = LedgerService(tip.state, tip.tip_hash, tip.tip_height, self.store, self.verifier)
         self.evidence = EvidenceFiles(config.data_path / "evidence")
         self.core = self._core()
         self.ledger.find_block = self._find_block

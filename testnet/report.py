@@ -189,12 +189,7 @@ def report_of(facts: Facts) -> dict[str, Any]:
             "p99": _rounded(percentile(facts.order_to_final_ms, 0.99)),
             "count": len(facts.order_to_final_ms),
         },
-        "orders": {
-            **facts.orders,
-            "acknowledged": facts.acknowledged,
-            "lost": facts.lost_final + facts.lost_accepted,
-            "rejected": dict(sorted(facts.rejected.items())),
-        },
+        "orders": _orders(facts),
         "trades": facts.trades,
         "liquidations": facts.liquidations,
         "expiries_settled": facts.expiries_settled,
@@ -252,6 +247,15 @@ def _drift_percentiles(samples: Sequence[tuple[float, float]]) -> dict[str, Any]
             for share in (50, 99)
         }
         for place, name in enumerate(("epsilon", "half_spread"))
+    }
+
+
+def _orders(facts: Facts) -> dict[str, Any]:
+    return {
+        **facts.orders,
+        "acknowledged": facts.acknowledged,
+        "lost": facts.lost_final + facts.lost_accepted,
+        "rejected": dict(sorted(facts.rejected.items())),
     }
 
 
