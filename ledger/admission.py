@@ -33,9 +33,9 @@ from ledger.transactions import (
     transaction_id,
     transaction_sign_bytes,
 )
-from ledger.typed_data import typed_data
+from ledger.typed_data import check_readable, typed_data
 from primitives.codec import decode
-from primitives.errors import ProtocolViolation
+from primitives.errors import InvariantViolation, ProtocolViolation
 from primitives.signing import address_of
 
 if TYPE_CHECKING:
@@ -57,9 +57,20 @@ class ReadTransaction(NamedTuple):
     """32 bytes: an Ed25519 key; 20 bytes: a wallet's address."""
     owner: bytes
     content: Transaction
-    check: SignatureCheck
+    signed: Envelope | None
+    """None: it is only tried out, and nobody has signed it."""
     names: tuple[NamedInstrument, ...] = ()
     """What a wallet showed for instruments."""
+
+    @property
+    def check(self) -> SignatureCheck:
+        """Its signature. Made when asked for, after cheaper checks: a wallet's words cost as much as several of them."""
+        signed = self.signed
+        if isinstance(signed, SignedTransaction):
+            return signed.public_key, transaction_sign_bytes(signed.payload), signed.signature
+        if signed is None:
+            raise InvariantViolation("what is only tried out is not verified")
+        return signed.owner, typed_data(self.content, signed.payload, signed.names).digest(), signed.signature
 
     @property
     def account(self) -> AccountKey:
@@ -82,13 +93,10 @@ def read_transaction(raw: bytes) -> ReadTransaction:
     signed: Envelope = decode(Envelope, raw, bytes_max=TRANSACTION_BYTES_MAX)  # type: ignore[arg-type]
     content = decode(Transaction, signed.payload, bytes_max=PAYLOAD_BYTES_MAX)
     if isinstance(signed, SignedTransaction):
-        check = (signed.public_key, transaction_sign_bytes(signed.payload), signed.signature)
-        return ReadTransaction(
-            transaction_id(raw), signed.public_key, address_of(signed.public_key), content, check
-        )
-    digest = typed_data(content, signed.payload, signed.names).digest()
-    check = (signed.owner, digest, signed.signature)
-    return ReadTransaction(transaction_id(raw), signed.owner, signed.owner, content, check, signed.names)
+        key = signed.public_key
+        return ReadTransaction(transaction_id(raw), key, address_of(key), content, signed)
+    check_readable(content, signed.names)
+    return ReadTransaction(transaction_id(raw), signed.owner, signed.owner, content, signed, signed.names)
 
 
 def signatures_of_block(state: State, transactions: tuple[bytes, ...]) -> list[SignatureCheck]:

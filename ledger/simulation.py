@@ -64,7 +64,7 @@ def simulate(state: State, key: AccountKey, actions: Sequence[Action]) -> Simula
     if stored is None:
         raise ProtocolViolation(LedgerReason.UNKNOWN_ACCOUNT, "there is no such account")
     content = Transaction(state.chain_id, key[1], stored.next_nonce, tuple(actions))
-    read = ReadTransaction(_NAME, key[0], key[0], content, (b"", b"", b""))
+    read = ReadTransaction(_NAME, key[0], key[0], content, None)
     state.begin_block()
     try:
         workspace = Workspace(state, state.clock.height + 1, state.clock.time_ns, Phases(state))

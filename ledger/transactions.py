@@ -37,8 +37,9 @@ LEGS_MAX = 16
 """Legs of one package; policy may allow fewer."""
 PACKAGE_UUSD_MAX = 2**53
 """Nine billion dollars: no package costs more."""
-WALLET_ITEMS_MAX = 64
-"""Actions, quotes and legs in a transaction that a wallet shows: a person reads no more. More: use a session key."""
+WALLET_ITEMS_MAX = 32
+"""Actions, quotes and legs in a transaction that a wallet shows: a person reads no more, and each costs every validator
+10 to 20 microseconds to put into words. More: use a session key."""
 
 Price = Annotated[int, msgspec.Meta(ge=1, le=PRICE_UUSD_MAX)]
 Size = Annotated[int, msgspec.Meta(ge=1, le=SIZE_LOTS_MAX)]

@@ -10,6 +10,7 @@ they are on, and this chain is none that a wallet can be switched to.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -17,19 +18,22 @@ from ledger.instruments import date_of
 from ledger.reasons import LedgerReason
 from ledger.transactions import (
     WALLET_ITEMS_MAX,
+    BlockTerms,
+    BlockTrade,
     MarginModel,
+    MassQuote,
     NamedInstrument,
     PlaceMarket,
     PlaceOrder,
     PlaceTrigger,
     PlaceUntil,
+    RequestQuotes,
     SessionScope,
     Side,
     TimeInForce,
     Transaction,
 )
 from primitives.amounts import NS, USD
-from primitives.codec import Wire
 from primitives.eip712 import Fields, TypedData, keccak256
 from primitives.errors import ProtocolViolation
 
@@ -54,8 +58,21 @@ def typed_data(content: Transaction, payload: bytes, names: Sequence[NamedInstru
     `payload`: the encoded `content`. `names`: as in WalletTransaction.
 
     Raises:
-        ProtocolViolation: UNREADABLE, too much for a person to read, or `names` are not those of the actions.
+        ProtocolViolation: UNREADABLE.
     """
+    check_readable(content, names)
+    by_id: Names = {name.id: name for name in names}
+    rest = {"subaccount": content.subaccount, "nonce": content.nonce, "payload": keccak256(payload)}
+    domain = (("name", "Quorate"), ("version", "1"), ("salt", content.chain_id))
+    first = content.actions[0]
+    if len(content.actions) == 1 and isinstance(first, AnyOrder):
+        return TypedData(_TYPES["Order"], "Order", domain, _order(first, by_id) | rest)
+    sentences = [_sentence(action, by_id) for action in content.actions]
+    return TypedData(_TYPES["Actions"], "Actions", domain, {"actions": sentences, **rest})
+
+
+def check_readable(content: Transaction, names: Sequence[NamedInstrument]) -> None:
+    """Raises ProtocolViolation(UNREADABLE): too much for a person, or `names` are not those of the actions."""
     items = [item for action in content.actions for item in _parts(action)]
     if len(items) > WALLET_ITEMS_MAX:
         raise ProtocolViolation(
@@ -65,14 +82,6 @@ def typed_data(content: Transaction, payload: bytes, names: Sequence[NamedInstru
         raise ProtocolViolation(
             LedgerReason.UNREADABLE, "the names are not those of the actions' instruments"
         )
-    by_id: Names = {name.id: name for name in names}
-    rest = {"subaccount": content.subaccount, "nonce": content.nonce, "payload": keccak256(payload)}
-    domain = (("name", "Quorate"), ("version", "1"), ("salt", content.chain_id))
-    first = content.actions[0]
-    if len(content.actions) == 1 and isinstance(first, AnyOrder):
-        return TypedData(_TYPES["Order"], "Order", domain, _order(first, by_id) | rest)
-    sentences = [_sentence(action, by_id) for action in content.actions]
-    return TypedData(_TYPES["Actions"], "Actions", domain, {"actions": sentences, **rest})
 
 
 def instruments_of(content: Transaction) -> tuple[int, ...]:
@@ -88,11 +97,20 @@ def _mentioned(items: Sequence[msgspec.Struct]) -> tuple[int, ...]:
 def _parts(item: msgspec.Struct) -> Iterator[msgspec.Struct]:
     """An action and every object inside it."""
     yield item
-    for name in item.__struct_fields__:
+    for name in _INNER.get(type(item), ()):
         value = getattr(item, name)
         for inner in value if isinstance(value, tuple) else (value,):
-            if isinstance(inner, Wire):
-                yield from _parts(inner)
+            yield from _parts(inner)
+
+
+_INNER: dict[type, tuple[str, ...]] = {
+    PlaceUntil: ("order",),
+    MassQuote: ("quotes",),
+    RequestQuotes: ("legs",),
+    BlockTrade: ("terms",),
+    BlockTerms: ("legs",),
+}
+"""Every field that holds objects of ours; a test looks that there is no other."""
 
 
 # --- orders ---
@@ -136,17 +154,25 @@ def _sentence(action: msgspec.Struct, names: Names) -> str:
     if isinstance(action, AnyOrder):
         said = _order(action, names)
         return f"{said['side']} {said['size']} {said['instrument']} at {said['price']}, {said['terms']}"
-    words = type(action).__name__
-    spelled = "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in words).strip()
-    return f"{spelled}: {_fields(action, names)}" if action.__struct_fields__ else spelled
+    title = _title(type(action))
+    return f"{title}: {_fields(action, names)}" if action.__struct_fields__ else title
+
+
+@lru_cache(maxsize=128)
+def _title(kind: type) -> str:
+    """MassQuote is a mass quote."""
+    return "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in kind.__name__).strip()
 
 
 def _fields(item: msgspec.Struct, names: Names) -> str:
     named = names.get(getattr(item, "instrument", None))
-    values = ((name, getattr(item, name)) for name in item.__struct_fields__)
-    return ", ".join(f"{_label(name)} {_value(name, value, names, named)}" for name, value in values)
+    said = [
+        f"{_label(name)} {_value(name, getattr(item, name), names, named)}" for name in item.__struct_fields__
+    ]
+    return ", ".join(said)
 
 
+@lru_cache(maxsize=256)
 def _label(field: str) -> str:
     if field.endswith("lots"):
         return f"{field.removesuffix('size_lots').removesuffix('lots').replace('_', ' ')}size"
@@ -180,7 +206,7 @@ def _number(field: str, value: int, names: Names, named: NamedInstrument | None)
     if field == "model":
         return MarginModel(value).name.lower()
     if field == "scope":
-        return " and ".join(item.name.lower() for item in SessionScope if value & item)
+        return _scope(value)
     if field in ("expires_ns", "cancel_at_ns"):
         return _time(value) if value else "never"
     if field.endswith("_ns"):
@@ -188,6 +214,11 @@ def _number(field: str, value: int, names: Names, named: NamedInstrument | None)
     if field.endswith("lots"):
         return f"{value} lots" if named is None else _size(value, named)
     return str(value)
+
+
+@lru_cache(maxsize=16)
+def _scope(value: int) -> str:
+    return " and ".join(item.name.lower() for item in SessionScope if value & item)
 
 
 _SIDES: Mapping[int, str] = {Side.BUY: "buy", Side.SELL: "sell"}

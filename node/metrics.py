@@ -17,6 +17,7 @@ from ledger.breakers.queries import BreakersView
 from ledger.breakers.state import Colour, Phase
 from ledger.instruments import Underlying
 from ledger.staking.queries import ValidatorView
+from node.rpc.protocol import StatusReply
 
 FINALITY_SAMPLES_MAX = 16_384
 """Newest finality times kept for percentiles; older ones are forgotten."""
@@ -152,6 +153,23 @@ class NodeMetrics:
                 values = (view.weight, view.validator.is_jailed, view.missed_blocks, view.leader_delay_ppm)
                 for gauge, value in zip(self._validators.values(), values, strict=True):
                     gauge.labels(str(view.place)).set(value)
+
+    def set_status(self, status: StatusReply) -> None:
+        """Show what the node's status says, under the names that dashboards and alerts ask for."""
+        age_ns = status.market_time_ns - status.block_time_ns if status.final_height else 0
+        for name, value in {
+            "executed_height": status.height,
+            "final_block_age_seconds": age_ns / 1e9,
+            "is_voting": status.index >= 0 and not status.halted and not status.observer,
+            "is_halted": bool(status.halted),
+            "peers_connected": sum(peer.connected for peer in status.peers),
+            "peers": len(status.peers),
+            "mempool_transactions": status.mempool_size,
+            "resident_bytes": status.rss_bytes,
+            "cpu_seconds": status.cpu_ms / 1_000,
+            "epsilon_ppm": status.epsilon_ppm_p50,
+        }.items():
+            self.set(name, value)
 
     # --- reading ---
 

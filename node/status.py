@@ -120,6 +120,7 @@ class NodeAnswers:
         """Prometheus text; the validators' part is as of the last executed block."""
         self._metrics.set_validators(get_validators(self._ledger.state_for_reading))
         self._metrics.set_breakers(get_breakers_view(self._ledger.state_for_reading))
+        self._metrics.set_status(self.status())
         venues = {} if self._oracle is None else self._oracle.venue_counters()
         disk = {("disk_bytes", part): count for part, count in self._disk_use().items()}
         return self._metrics.text({**self._network.counters.snapshot(), **venues, **disk})
