@@ -178,7 +178,7 @@ class Core:
             case BlockResponse():
                 self._on_blocks(peer, message)
             case Status(epoch=epoch, view=view):
-                if state.watch is not None:
+                if state.watch is not None and peer < state.validators.count:
                     state.watch.on_status(peer, message, state.epoch.number, state.validators)
                 if epoch == state.epoch.number:
                     state.note_progress(peer, view)

@@ -250,8 +250,9 @@ class ConsensusState:
         return [ValidatorIndex(i) for i in range(self.validators.count) if i != self.place]
 
     def note_progress(self, peer: int, view: int) -> None:
-        """A peer has shown that it is in `view` or beyond."""
-        self.peer_view[peer] = max(self.peer_view[peer], view)
+        """A peer has shown that it is in `view` or beyond; one whose place is of a later epoch does not count."""
+        if peer < self.validators.count:
+            self.peer_view[peer] = max(self.peer_view[peer], view)
 
     def cast(self, signed: tuple[Vote, OwnVote], before: tuple[JournalRecord, ...] = ()) -> Vote:
         """Take a vote that we just signed: journal it (after `before`), and count it at once."""

@@ -167,6 +167,56 @@ def init_sentry(
 
 
 @app.command
+def init_validator(
+    *,
+    home: Path,
+    genesis: Path,
+    peers: Annotated[tuple[str, ...], Parameter(negative="")],
+    listen_host: str = "127.0.0.1",
+    listen_port: int = 26_600,
+    gateway_port: int = 26_700,
+    insecure_keys: Annotated[bool, Parameter(negative="")] = False,
+    password_file: Path | None = None,
+) -> None:
+    """Write the home of a validator that is to join a running chain; until it has a place, its node follows.
+
+    Then fund an account, `quorate validator bond`, `quorate validator join` (docs/operators.md).
+
+    Example: quorate init-validator --home mine --genesis genesis.json --peers 10.0.0.1:26600 10.0.0.2:26600
+
+    Parameters
+    ----------
+    home
+        New directory for the node.
+    genesis
+        The chain's genesis.json, from a source that you trust.
+    peers
+        HOST:PORT of every validator of genesis, in its order.
+    listen_host
+        This validator's address for the others.
+    listen_port
+        Its libp2p port.
+    gateway_port
+        HTTP port for clients, on loopback.
+    insecure_keys
+        Write keys without encryption. For testnets only.
+    password_file
+        File with the keystore's password; else QUORATE_PASSWORD, else you are asked.
+    """
+    commands = import_module("node.init_command")
+    password = None if insecure_keys else _password(password_file, "Password for the new keystore: ")
+    lines = commands.initialise_validator(
+        home,
+        genesis,
+        peers,
+        listen=(listen_host, listen_port),
+        gateway_port=gateway_port,
+        password=password,
+    )
+    print("\n".join(lines))
+
+
+@app.command
 def start(
     *,
     home: Path,

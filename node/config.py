@@ -41,11 +41,13 @@ class ListenConfig(_Section, frozen=True, kw_only=True):
 
 
 class PeerAddress(_Section, frozen=True, kw_only=True):
-    """Where this node dials the validator with this index in genesis."""
+    """Where this node dials the validator with this index: its number in genesis, or its later place."""
 
     index: Annotated[int, msgspec.Meta(ge=0, le=255)]
     host: Text
     port: Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+    peer_id: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    """Of a validator that joined later; those of genesis have theirs there."""
 
 
 class GatewayConfig(_Section, frozen=True, kw_only=True):

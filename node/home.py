@@ -77,6 +77,7 @@ def create_follower_home(
     Args:
         addresses: of the validators to follow, by index; at least one.
         settings: of its node.toml, such as {"name": "mirror", "gateway": {"port": 26700}}.
+        password: of its keystore; None writes an insecure one.
 
     Raises:
         OperatorError: the home is in use, or cannot be written.

@@ -130,6 +130,41 @@ def initialise_sentry(
     ]
 
 
+def initialise_validator(
+    home: Path,
+    genesis_path: Path,
+    peers: Sequence[str],
+    *,
+    listen: tuple[str, int],
+    gateway_port: int,
+    password: str | None,
+) -> list[str]:
+    """Write the home of a validator that is to join a running chain; returns what to tell the operator.
+
+    Raises:
+        OperatorError: the home is in use, or an option does not fit another.
+    """
+    genesis = load_genesis(genesis_path)
+    addresses = _addresses(genesis, peers)
+    if len(addresses) < len(genesis.validators):
+        raise OperatorError(f"--peers must name all {len(genesis.validators)} validators of genesis")
+    host, port = listen
+    settings = {
+        "name": home.name,
+        "insecure_keys": password is None,
+        "listen": {"host": host, "port": port},
+        "gateway": {"port": gateway_port},
+    }
+    keys = ValidatorKeys.generate()
+    create_follower_home(home, keys, genesis, addresses, settings, password)
+    return [
+        f"chain {genesis.chain_name} {chain_id_of(genesis).hex()}",
+        f"{home}  {keys.peer_id}",
+        f"consensus key {keys.consensus.public_key.hex()}",
+        f"it follows the chain until node.toml names its place: quorate start --home {home}",
+    ]
+
+
 def _addresses(genesis: GenesisDocument, peers: Sequence[str]) -> dict[int, tuple[str, int]]:
     if len(peers) > len(genesis.validators):
         raise OperatorError(f"--peers names {len(peers)} addresses for {len(genesis.validators)} validators")

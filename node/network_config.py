@@ -51,6 +51,24 @@ def _check_sentry(config: NodeConfig, genesis: GenesisDocument, keys: ValidatorK
         )
 
 
+def _joined_later(config: NodeConfig, genesis: GenesisDocument, keys: ValidatorKeys) -> list[PeerConfig]:
+    """Validators that are not in genesis, ourselves perhaps among them, by place. Raises OperatorError."""
+    count, found = len(genesis.validators), {}
+    for peer in config.peers:
+        if peer.index < count:
+            continue
+        if not peer.peer_id:
+            raise OperatorError(
+                f"node.toml: peers: validator {peer.index} joined later, so it needs its peer_id"
+            )
+        found[peer.index] = PeerConfig(ValidatorIndex(peer.index), peer.peer_id, peer.host, peer.port)
+    own = config.index
+    if own is not None and own >= count:
+        listens = (config.listen.host, config.listen.port)
+        found[own] = PeerConfig(ValidatorIndex(own), keys.peer_id, *listens)
+    return [found[index] for index in sorted(found)]
+
+
 def network_config(config: NodeConfig, genesis: GenesisDocument, keys: ValidatorKeys) -> NetworkConfig:
     """What `gossip.service.Libp2pNetwork` is built from.
 
@@ -69,6 +87,7 @@ def network_config(config: NodeConfig, genesis: GenesisDocument, keys: Validator
         if address is None and own_index is not None and not config.sentries:
             raise OperatorError(f"node.toml names no address for validator {index} ({entry.name})")
         peers.append(PeerConfig(ValidatorIndex(index), entry.peer_id, *(address or ("", 0))))
+    peers += _joined_later(config, genesis, keys)
     if not config.sentries and not any(peer.host for peer in peers):
         raise OperatorError("node.toml names no address of any validator: there is nobody to follow")
     return NetworkConfig(

@@ -22,6 +22,8 @@ from consensus.messages import Block, EvidenceMessage
 from consensus.state import CoreConfig, Parameters, Signer
 from consensus.validator_set import ValidatorSet
 from consensus.watch import Watch
+from ledger.staking.state import EpochSet, scan
+from ledger.state import State
 from gossip.network import Topic
 from node.clock import MarketClock
 from node.config import NodeConfig
@@ -116,6 +118,8 @@ def check_identity(
     """
     if config.index is None:
         return
+    if config.index >= count and genesis.ledger.staking.validators:
+        return  # It joined later: `check_place` asks the ledger.
     count = len(genesis.validators)
     if config.index >= count:
         raise OperatorError(
@@ -129,6 +133,21 @@ def check_identity(
         raise OperatorError(
             f"the keys in {config.keystore_path} are not those of validator {config.index} ({entry.name}) in genesis"
         )
+
+def check_place(
+    config: NodeConfig, genesis: GenesisDocument, state: State, signers: Collection[bytes]
+) -> None:
+    """That a validator which is not in genesis has the place that its node.toml says. Raises OperatorError."""
+    if config.index is None or config.index < len(genesis.validators):
+        return
+    known: list[EpochSet] = scan(state, b"ke")
+    members = [one.member_at(config.index) for one in known]
+    if not any(member is not None and member.consensus_key in signers for member in members):
+        raise OperatorError(
+            f"node.toml says index {config.index}, but no set that this node knows of (up to height "
+            f"{state.clock.height}) has our key there: without `index` it follows; see `quorate validator status`"
+        )
+
 
 
 def retention_of(config: NodeConfig, genesis: GenesisDocument) -> Retention:
@@ -171,6 +190,7 @@ class Wiring:
             stack.callback(self.watermark.close)
         self.observer = memory.observer_reason or ""
         self.snapshots = SnapshotFiles(config.snapshots_path)
+        check_place(config, genesis, self.restored.state, self.signers)
         self.restored = restore(self.store, genesis, self.snapshots, memory.records)
         self.own_index = config.index if not self.observer else None
         self.verifier = SignatureVerifier()

@@ -171,7 +171,7 @@ def store_is_a_file(home: Path) -> None:
         (open_keystore, "is open to other users (mode 0644): chmod 600 it"),
         (another_chains_genesis, "belongs to another chain_id than this node runs"),
         (another_validators_keys, "not those of validator 0 (node0) in genesis"),
-        (index_beyond_genesis, "says index 7, genesis has only 1 validators"),
+        (index_beyond_genesis, "says index 7, but no set that this node knows of"),
         (broken_journal, "journal corrupt at byte"),
         (a_peer_is_missing, "names no address for validator 1 (node1)"),
         (store_is_a_file, "cannot be opened"),
