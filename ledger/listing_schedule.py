@@ -141,6 +141,7 @@ def _first_slice(oracle: UnderlyingOracle, expiry_ns: int, time_ns: int) -> Agre
             expiry_ns=expiry_ns,
             theta_e12=max(10_000, min(9 * 10**12, rolled.theta_e12 * ratio[0] // ratio[1])),
             psi_e9=max(1, min(4 * 10**9, rolled.psi_e9 * ratio[0] // ratio[1])),
+            wings_e9=0,
             confidence_ppm=0,
         )
     return AgreedSlice(fresh, oracle.index_uusd, time_ns, 0)

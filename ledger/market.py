@@ -9,7 +9,7 @@ class Slice(Wire):
     """One expiry's forward and SSVI slice, as agreed by the validators.
 
     Units: forward micro-USD; discount and confidence 1e-6; theta (at-the-money total variance) 1e-12;
-    rho 1e-6; psi = theta * phi 1e-9.
+    rho 1e-6; psi = theta * phi 1e-9; wings 1e-9: total variance is SSVI's plus wings * k^2, k held as there.
     """
 
     expiry_ns: U63
@@ -18,6 +18,7 @@ class Slice(Wire):
     theta_e12: U63
     rho_e6: I64
     psi_e9: U63
+    wings_e9: U63
     confidence_ppm: U32
 
 

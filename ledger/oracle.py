@@ -18,7 +18,7 @@ from ledger.instruments import LOTS_PER_CONTRACT, Instrument, Kind, Underlying
 from ledger.margin.parameters import TAIL_MOVES_PPM
 from ledger.margin.scenarios import LOT_VALUE_E8_MAX, VALUE_SCALE
 from ledger.market import Slice, UnderlyingMarket
-from ledger.pricing.surface import clamp_slices, limit_slice_change
+from ledger.pricing.surface import WINGS_E9_MAX, clamp_slices, limit_slice_change
 from ledger.reasons import LedgerReason
 from ledger.state_keys import oracle_key, reporter_key
 from ledger.transactions import NO_QUOTES, OracleReport, OracleUpdate, SignedReport
@@ -93,7 +93,7 @@ def genesis_slice(expiry_ns: int, index_uusd: int, time_ns: int) -> Slice:
     """A flat slice with confidence 0."""
     tau_ns = max(1, expiry_ns - time_ns)
     theta_e12 = max(10_000, _GENESIS_VOL_E6**2 * tau_ns // (SECONDS_PER_YEAR * 10**9))
-    return Slice(expiry_ns, index_uusd, PPM, theta_e12, 0, max(1, theta_e12 // 1000), 0)
+    return Slice(expiry_ns, index_uusd, PPM, theta_e12, 0, max(1, theta_e12 // 1000), 0, 0)
 
 
 def decode_update(raw: bytes) -> OracleUpdate:
@@ -143,6 +143,7 @@ def is_plausible(item: Slice) -> bool:
         and 10_000 <= item.theta_e12 <= 9 * 10**12
         and abs(item.rho_e6) <= 900_000
         and 1 <= item.psi_e9 <= 4 * 10**9
+        and item.wings_e9 <= WINGS_E9_MAX
         and item.confidence_ppm <= PPM
     )
 
@@ -284,7 +285,7 @@ def build_oracle_update(state: State, reports: Iterable[SignedReport]) -> Oracle
 def roll_slice(item: Slice, index_from: int, index_to: int, time_from: int, time_to: int) -> Slice:
     """The slice at a later time and another index: forward in proportion to the index, variance to time left.
 
-    theta and psi shrink alike, so phi and with it the smile in k stays; no arbitrage appears. Rounds down.
+    theta, psi and wings shrink alike, so phi and with it the smile in k stays; no arbitrage appears. Rounds down.
     """
     before, after = max(1, item.expiry_ns - time_from), max(1, item.expiry_ns - time_to)
     if index_from == index_to and before == after:
@@ -296,6 +297,7 @@ def roll_slice(item: Slice, index_from: int, index_to: int, time_from: int, time
         max(10_000, item.theta_e12 * after // before),
         item.rho_e6,
         max(1, item.psi_e9 * after // before),
+        item.wings_e9 * after // before,
         item.confidence_ppm,
     )
 
@@ -407,6 +409,7 @@ def _median_slice(votes: Sequence[tuple[int, Slice]]) -> Slice:
         median(lambda item: item.theta_e12),
         median(lambda item: item.rho_e6),
         median(lambda item: item.psi_e9),
+        median(lambda item: item.wings_e9),
         median(lambda item: item.confidence_ppm),
     )
 

@@ -305,20 +305,20 @@ class _Options:
     ) -> None:
         slices = market.slices
         fields = [
-            (s.expiry_ns, s.discount_ppm, s.theta_e12, s.rho_e6, s.psi_e9, f.fixed_uusd, f.variable_uusd)
+            (s.expiry_ns, s.discount_ppm, s.theta_e12, s.rho_e6, s.psi_e9, s.wings_e9, *f)
             for s, f in zip(slices, forwards, strict=True)
         ]
-        columns = np.array(fields, dtype=np.int64).reshape(-1, 7).T
+        columns = np.array(fields, dtype=np.int64).reshape(-1, 8).T
         expiry = rows.expiry_ns[at]
         found = np.minimum(np.searchsorted(columns[0], expiry), max(0, len(slices) - 1))
         ensure(len(slices) > 0 and bool((columns[0][found] == expiry).all()), "every expiry has a slice")
         self.slice_index = found
-        _, discount, theta, rho, psi, fixed, variable = columns[:, found]
+        _, discount, theta, rho, psi, wings, fixed, variable = columns[:, found]
         self.terms = OptionTerms(rows.strike_uusd[at], rows.kind[at] == Kind.CALL, discount)
         self.time_ns = np.maximum(expiry - now_ns, 0)
         self.variable = variable
         self.forward = fixed + variable
-        variance = surface.total_variances_e15(self.forward, self.terms.strike_uusd, theta, rho, psi)
+        variance = surface.total_variances_e15(self.forward, self.terms.strike_uusd, theta, rho, psi, wings)
         self.variance = np.where(self.time_ns > 0, variance, 0)
 
     def greeks(self) -> black76.Greeks:

@@ -105,10 +105,11 @@ def black76(forward: int, strike: int, deviation: int, is_call: bool, scale: int
     return sign * value // scale
 
 
-def ssvi_total_variance(theta: int, rho: int, psi: int, k: int, scale: int = SCALE) -> int:
-    """theta/2 (1 + rho phi k + sqrt((phi k + rho)^2 + 1 - rho^2)); |k| is held to 4 sqrt(theta)."""
+def total_variance(theta: int, rho: int, psi: int, wings: int, k: int, scale: int = SCALE) -> int:
+    """theta/2 (1 + rho phi k + sqrt((phi k + rho)^2 + 1 - rho^2)) + wings k^2; |k| is held to 4 sqrt(theta)."""
     bound = 4 * isqrt(theta * scale)
     k = max(-bound, min(bound, k))
     phi_k = psi * k // theta
     root = isqrt((phi_k + rho) ** 2 + scale * scale - rho * rho)
-    return theta * (scale + rho * phi_k // scale + root) // (2 * scale)
+    ssvi = theta * (scale + rho * phi_k // scale + root) // (2 * scale)
+    return ssvi + wings * k // scale * k // scale

@@ -365,13 +365,13 @@ def _greeks_into(
     out[5] = to_int(value * years / -100.0)
 
 
-def ssvi_total_variance_e15(
-    forward_uusd: Ints, strike_uusd: Ints, theta_e12: Ints, rho_e6: Ints, psi_e9: Ints
+def total_variance_e15(
+    forward_uusd: Ints, strike_uusd: Ints, theta_e12: Ints, rho_e6: Ints, psi_e9: Ints, wings_e9: Ints
 ) -> Ints:
-    """SSVI total variance at ln(K/F), k clamped to +-4 sqrt(theta); never negative; arrays of one length.
+    """Total variance at k = ln(K/F) held to +-4 sqrt(theta); never negative; arrays of one length.
 
-    w = (theta + rho psi k + sqrt((psi k + rho theta)^2 + theta^2 (1 - rho^2))) / 2, which is market.md's
-    theta/2 (1 + rho phi k + sqrt((phi k + rho)^2 + 1 - rho^2)) with psi = theta phi multiplied in.
+    w = (theta + rho psi k + sqrt((psi k + rho theta)^2 + theta^2 (1 - rho^2))) / 2 + wings k^2: SSVI's
+    theta/2 (1 + rho phi k + sqrt((phi k + rho)^2 + 1 - rho^2)) with psi = theta phi multiplied in, and the wings.
     """
     theta = theta_e12.astype(np.float64) / 1e12
     rho = rho_e6.astype(np.float64) / 1e6
@@ -382,7 +382,8 @@ def ssvi_total_variance_e15(
     wing = psi * k
     shifted = wing + rho * theta
     root = np.sqrt(shifted * shifted + theta * theta * (1.0 - rho * rho))
-    return to_int(np.maximum(0.5 * (theta + rho * wing + root), 0.0) * 1e15)
+    bent = wings_e9.astype(np.float64) / 1e9 * k * k
+    return to_int(np.maximum(0.5 * (theta + rho * wing + root) + bent, 0.0) * 1e15)
 
 
 def deviation_e15(variance_e15: Ints) -> Ints:

@@ -1,6 +1,6 @@
 """Fits SSVI slices to a validator's aggregated chains: weighted, robust, warm-started. Pure.
 
-A bounded Levenberg-Marquardt on implied volatilities; three parameters, so the normal equations are 3 x 3.
+A bounded Levenberg-Marquardt on implied volatilities; four parameters, so the normal equations are 4 x 4.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 
 from ledger.instruments import Kind
 from ledger.market import Slice
+from ledger.pricing.surface import wings_max_e9
 from node.oracle import ssvi
 from node.oracle.aggregate import ChainView, UnderlyingView
 from node.oracle.black import Bools, Floats, implied_vol
@@ -37,13 +38,13 @@ RMSE_FULL, RMSE_DAYS = 2.5, 7
 """Confidence is full up to this error in volatility points a week or more before expiry; closer to it up
 to the error that is worth as many dollars, which is more the less time is left."""
 
-Parameters = tuple[float, float, float]
-"""(theta, rho, psi)."""
+Parameters = tuple[float, float, float, float]
+"""(theta, rho, psi, wings)."""
 
 
 @dataclass(frozen=True, slots=True)
 class SliceFit:
-    """SSVI parameters in the units of ledger.market.Slice, and how well they fit.
+    """A slice's parameters in the units of ledger.market.Slice, and how well they fit.
 
     `rmse_vol_points` is the unweighted error over the `quotes` used, in volatility points (0.01).
     """
@@ -51,13 +52,14 @@ class SliceFit:
     theta_e12: int
     rho_e6: int
     psi_e9: int
+    wings_e9: int
     rmse_vol_points: float
     quotes: int
 
     @property
     def parameters(self) -> Parameters:
-        """(theta, rho, psi) as floats."""
-        return self.theta_e12 * 1e-12, self.rho_e6 * 1e-6, self.psi_e9 * 1e-9
+        """(theta, rho, psi, wings) as floats."""
+        return self.theta_e12 * 1e-12, self.rho_e6 * 1e-6, self.psi_e9 * 1e-9, self.wings_e9 * 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ class _Smile:
 
 
 def fit_slice(quotes: OptionQuotes, tau_years: float, warm_start: SliceFit | None = None) -> SliceFit | None:
-    """Best SSVI slice for these quotes; None when no strike is usable.
+    """Best slice for these quotes; None when no strike is usable.
 
     Per strike the out-of-the-money side counts, the other only where it is missing. A quote weighs its vega
     over its spread, shrunk when it disagrees with the rest.
@@ -92,13 +94,16 @@ def fit_slice(quotes: OptionQuotes, tau_years: float, warm_start: SliceFit | Non
     if len(smile.vols) == 0:
         return None
     start = _into_bounds(_first_guess(smile) if warm_start is None else warm_start.parameters)
-    theta, rho, psi = _fit(smile, start) if len(smile.vols) >= SHAPE_QUOTES_MIN else _fit_level(smile, start)
-    error = np.sqrt(ssvi.total_variance(theta, rho, psi, smile.log_moneyness) / tau_years) - smile.vols
+    theta, rho, psi, wings = at = (
+        _fit(smile, start) if len(smile.vols) >= SHAPE_QUOTES_MIN else _fit_level(smile, start)
+    )
+    error = _residual(smile, at)
     rmse = 100 * sqrt(float(error @ error) / len(error))
     theta_e12, rho_e6 = round(theta * 1e12), round(rho * 1e6)
     # Threshold: the rounded slice must keep the butterfly bound too.
     psi = min(psi, ssvi.psi_max(theta_e12 * 1e-12, rho_e6 * 1e-6))
-    return SliceFit(theta_e12, rho_e6, int(psi * 1e9), rmse, len(error))
+    wings_e9 = min(int(wings * 1e9), wings_max_e9(theta_e12, rho_e6))
+    return SliceFit(theta_e12, rho_e6, int(psi * 1e9), wings_e9, rmse, len(error))
 
 
 def _smile_of(quotes: OptionQuotes, tau_years: float) -> _Smile:
@@ -121,10 +126,10 @@ def _smile_of(quotes: OptionQuotes, tau_years: float) -> _Smile:
 
 
 def _first_guess(smile: _Smile) -> Parameters:
-    """At-the-money variance from the three middle strikes, mild skew, half the largest curvature."""
+    """At-the-money variance from the three middle strikes, mild skew, half the largest curvature, no wings."""
     nearest = np.abs(smile.log_moneyness).argsort()[:3]
     theta = float(np.median(smile.vols[nearest])) ** 2 * smile.tau_years
-    return theta, -0.2, 0.5 * ssvi.psi_max(theta, 0.2)
+    return theta, -0.2, 0.5 * ssvi.psi_max(theta, 0.2), 0.0
 
 
 def _fit(smile: _Smile, start: Parameters) -> Parameters:
@@ -138,7 +143,7 @@ def _fit(smile: _Smile, start: Parameters) -> Parameters:
         weighted = slopes * weights[:, None]
         normal, gradient = slopes.T @ weighted, weighted.T @ residual
         step = np.linalg.solve(normal + np.diag(damping * np.diag(normal) + 1e-30), -gradient)
-        there = _into_bounds((at[0] + step[0], at[1] + step[1], at[2] + step[2]))
+        there = _into_bounds((at[0] + step[0], at[1] + step[1], at[2] + step[2], at[3] + step[3]))
         residual_there = _residual(smile, there)
         cost_there = float(weights @ residual_there**2)
         if cost_there >= cost:
@@ -156,29 +161,31 @@ def _fit(smile: _Smile, start: Parameters) -> Parameters:
 
 
 def _fit_level(smile: _Smile, start: Parameters) -> Parameters:
-    """The start's smile moved to the weighted mean of the quotes: theta by the square, psi in step."""
+    """The start's smile moved to the weighted mean of the quotes: theta by the square, psi in step, the wings stay."""
     model = _residual(smile, start) + smile.vols
     ratio = float((smile.weights * smile.vols / model).sum() / smile.weights.sum())
-    return _into_bounds((start[0] * ratio**2, start[1], start[2] * ratio))
+    return _into_bounds((start[0] * ratio**2, start[1], start[2] * ratio, start[3]))
 
 
 def _into_bounds(at: Parameters) -> Parameters:
     theta = min(max(at[0], ssvi.THETA_MIN), ssvi.THETA_MAX)
     rho = min(max(at[1], -ssvi.RHO_MAX), ssvi.RHO_MAX)
     largest = ssvi.psi_max(theta, rho)
-    return theta, rho, min(max(at[2], 1e-3 * largest), largest)
+    psi, wings = min(max(at[2], 1e-3 * largest), largest), min(max(at[3], 0.0), ssvi.wings_max(theta, rho))
+    return theta, rho, psi, wings
 
 
 def _residual(smile: _Smile, at: Parameters) -> Floats:
     """Model less quoted volatility."""
-    model: Floats = np.sqrt(ssvi.total_variance(*at, smile.log_moneyness) / smile.tau_years)
+    variance = ssvi.total_variance(*at[:3], smile.log_moneyness, at[3])
+    model: Floats = np.sqrt(variance / smile.tau_years)
     return model - smile.vols
 
 
 def _slopes(smile: _Smile, at: Parameters, residual: Floats) -> Floats:
-    """d vol / d(theta, rho, psi): dw over 2 vol tau."""
+    """d vol / d(theta, rho, psi, wings): dw over 2 vol tau."""
     model = residual + smile.vols
-    slopes: Floats = ssvi.jacobian(*at, smile.log_moneyness) / (2 * smile.tau_years * model)[:, None]
+    slopes: Floats = ssvi.jacobian(*at[:3], smile.log_moneyness) / (2 * smile.tau_years * model)[:, None]
     return slopes
 
 
@@ -222,7 +229,7 @@ class SurfaceFitter:
             if fit is not None:
                 tau_years = (chain.expiry_ns - now_ns) / (NS * SECONDS_PER_YEAR)
                 confidence = confidence_ppm(chain.venues, fit, tau_years)
-                parameters = (fit.theta_e12, fit.rho_e6, fit.psi_e9)
+                parameters = (fit.theta_e12, fit.rho_e6, fit.psi_e9, fit.wings_e9)
                 slices.append(Slice(chain.expiry_ns, chain.forward_uusd, PPM, *parameters, confidence))
         return tuple(slices)
 
@@ -257,5 +264,10 @@ def _aged(fit: SliceFit, remaining: float) -> SliceFit:
     """The same volatilities with `remaining` of the time left: theta shrinks with it, psi with its root."""
     theta, psi = int(fit.theta_e12 * remaining), int(fit.psi_e9 * sqrt(remaining))
     return SliceFit(
-        max(theta, round(ssvi.THETA_MIN * 1e12)), fit.rho_e6, psi, fit.rmse_vol_points, fit.quotes
+        max(theta, round(ssvi.THETA_MIN * 1e12)),
+        fit.rho_e6,
+        psi,
+        fit.wings_e9,
+        fit.rmse_vol_points,
+        fit.quotes,
     )

@@ -269,7 +269,7 @@ class MarksAnswer(Form, frozen=True, kw_only=True):
 
 
 class SliceForm(Form, frozen=True, kw_only=True):
-    """One expiry's forward and SSVI slice, and the index and time at which it was agreed."""
+    """One expiry's forward and slice (SSVI and its wings), and the index and time at which it was agreed."""
 
     expiry_ns: U63
     forward_uusd: U63
@@ -277,6 +277,7 @@ class SliceForm(Form, frozen=True, kw_only=True):
     theta_e12: U63
     rho_e6: I64
     psi_e9: U63
+    wings_e9: U63
     confidence_ppm: U32
     agreed_index_uusd: U63
     agreed_ns: U63

@@ -137,7 +137,7 @@ class Bench:
             slices = []
             for expiry_ns in default_expiries(START_NS):
                 theta = VOLATILITY_PPM**2 * (expiry_ns - self._now_ns) // (SECONDS_PER_YEAR * NS)
-                slices.append(Slice(expiry_ns, index_uusd, 1_000_000, theta, 0, theta // 2_000, 1_000_000))
+                slices.append(Slice(expiry_ns, index_uusd, 1_000_000, theta, 0, theta // 2_000, 0, 1_000_000))
             surfaces.append(SurfaceReport(int(underlying), tuple(slices)))
             indices.append(IndexReport(int(underlying), index_uusd))
         payload = encode(OracleReport(CHAIN, 0, self._now_ns, tuple(indices), tuple(surfaces), (), NO_QUOTES))

@@ -177,7 +177,7 @@ def _surfaces(
         for expiry_ns in expiries:
             theta = max(10_000, VOLATILITY_PPM**2 * (expiry_ns - now_ns) // (SECONDS_PER_YEAR * NS))
             slices.append(
-                Slice(expiry_ns, price_uusd, 1_000_000, theta, 0, max(1, theta // 2_000), 1_000_000)
+                Slice(expiry_ns, price_uusd, 1_000_000, theta, 0, max(1, theta // 2_000), 0, 1_000_000)
             )
         if slices:
             yield SurfaceReport(int(underlying), tuple(slices))

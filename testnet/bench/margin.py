@@ -105,7 +105,7 @@ def _markets() -> dict[Underlying, UnderlyingMarket]:
             theta_e12 = 25 * 10**10 * left_ns // YEAR_NS
             discount_ppm = 10**6 - 40_000 * left_ns // YEAR_NS
             slices.append(
-                Slice(NOW_NS + left_ns, index, discount_ppm, theta_e12, -200_000, theta_e12 // 1000, 10**6)
+                Slice(NOW_NS + left_ns, index, discount_ppm, theta_e12, -200_000, theta_e12 // 1000, 0, 10**6)
             )
         markets[underlying] = UnderlyingMarket(index, tuple(slices))
     return markets

@@ -195,8 +195,13 @@ def _marked(
 # --- arbitrage, from the slices as they are ---
 
 
-def _parameters(item: Slice) -> tuple[float, float, float]:
-    return item.theta_e12 / 1e12, item.rho_e6 / 1e6, item.psi_e9 / 1e9
+def _parameters(item: Slice) -> tuple[float, float, float, float]:
+    return item.theta_e12 / 1e12, item.rho_e6 / 1e6, item.psi_e9 / 1e9, item.wings_e9 / 1e9
+
+
+def _variance(item: Slice, k: Floats) -> Floats:
+    theta, rho, psi, wings = _parameters(item)
+    return ssvi.total_variance(theta, rho, psi, k, wings)
 
 
 def has_negative_density(item: Slice) -> bool:
@@ -204,12 +209,12 @@ def has_negative_density(item: Slice) -> bool:
 
     g = (1 - k w' / 2w)^2 - w'^2 / 4 (1/w + 1/4) + w'' / 2. Source: Gatheral and Jacquier (2014), lemma 2.2.
     """
-    theta, rho, psi = _parameters(item)
+    theta, rho, psi, wings = _parameters(item)
     k: Floats = DEVIATIONS * np.sqrt(theta)
-    w = ssvi.total_variance(theta, rho, psi, k)
+    w = _variance(item, k)
     root = np.sqrt((psi * k) ** 2 + 2 * rho * theta * psi * k + theta**2)
-    slope = 0.5 * psi * (rho + (psi * k + rho * theta) / root)
-    curvature = 0.5 * psi**2 * theta**2 * (1 - rho**2) / root**3
+    slope = 0.5 * psi * (rho + (psi * k + rho * theta) / root) + 2 * wings * k
+    curvature = 0.5 * psi**2 * theta**2 * (1 - rho**2) / root**3 + 2 * wings
     g = (1 - k * slope / (2 * w)) ** 2 - slope**2 / 4 * (1 / w + 0.25) + curvature / 2
     return bool((g < DENSITY_TOLERANCE).any())
 
@@ -219,6 +224,6 @@ def crossings(slices: Sequence[Slice]) -> int:
     count = 0
     for earlier, later in pairwise(slices):
         k: Floats = DEVIATIONS * np.sqrt(earlier.theta_e12 / 1e12)
-        gap = ssvi.total_variance(*_parameters(later), k) - ssvi.total_variance(*_parameters(earlier), k)
+        gap = _variance(later, k) - _variance(earlier, k)
         count += bool((gap < -CALENDAR_TOLERANCE).any())
     return count

@@ -258,7 +258,9 @@ class _Crash:
         slices = []
         for expiry_ns in self._expiries:
             theta_e12 = vol_ppm**2 * (expiry_ns - self._now_ns) // (SECONDS_PER_YEAR * NS)
-            slices.append(Slice(expiry_ns, index_uusd, 10**6, theta_e12, -200_000, theta_e12 // 2_000, 10**6))
+            slices.append(
+                Slice(expiry_ns, index_uusd, 10**6, theta_e12, -200_000, theta_e12 // 2_000, 0, 10**6)
+            )
         report = OracleReport(
             CHAIN,
             0,

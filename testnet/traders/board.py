@@ -105,7 +105,11 @@ class Board:
         is_call = np.array([item.kind == Kind.CALL for item in items])
         moneyness = np.array([log(strike / forward) for strike in strikes.tolist()])
         variance = ssvi.total_variance(
-            piece.theta_e12 * 1e-12, piece.rho_e6 * 1e-6, piece.psi_e9 * 1e-9, moneyness
+            piece.theta_e12 * 1e-12,
+            piece.rho_e6 * 1e-6,
+            piece.psi_e9 * 1e-9,
+            moneyness,
+            piece.wings_e9 * 1e-9,
         )
         vols = np.sqrt(variance / tau)
         values, vegas = price_and_vega(forward, strikes, tau, vols, is_call)

@@ -169,6 +169,7 @@ def a_slice(expiry_ns: int, now_ns: int, forward_uusd: int, vol_ppm: int = 500_0
         "theta_e12": theta_e12,
         "rho_e6": 0,
         "psi_e9": max(1, theta_e12 // 2000),
+        "wings_e9": 0,
         "confidence_ppm": 1_000_000,
     }
     return Slice(**{**fields, **changes})

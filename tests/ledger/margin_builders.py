@@ -39,7 +39,7 @@ def a_slice(
     """A flat slice: psi = 0."""
     left_ns = expiry_ns(days) - NOW_NS
     theta_e12 = (volatility_percent**2 * left_ns * 10**8 + YEAR_NS // 2) // YEAR_NS
-    return Slice(expiry_ns(days), forward, 10**6, theta_e12, 0, 0, confidence_ppm)
+    return Slice(expiry_ns(days), forward, 10**6, theta_e12, 0, 0, 0, confidence_ppm)
 
 
 def an_instrument(number: int, leg: Leg, underlying: Underlying = Underlying.BTC) -> Instrument:

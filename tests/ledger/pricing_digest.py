@@ -32,7 +32,8 @@ def _prices() -> list[np.ndarray]:
     values, *greeks = kernel.option_greeks(discounted, forward, deviation, time_ns)
     implied = kernel_implied.implied_volatilities_e9(discounted, forward, values, time_ns)
     theta, rho, psi = _slices(len(forward))
-    surface = kernel.ssvi_total_variance_e15(forward, terms.strike_uusd, theta, rho, psi)
+    wings = np.linspace(0, 5e8, len(forward)).astype(np.int64)
+    surface = kernel.total_variance_e15(forward, terms.strike_uusd, theta, rho, psi, wings)
     return [
         kernel.option_values(discounted, forward, deviation),
         *(values, *greeks, implied, surface),

@@ -8,6 +8,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from ledger.instruments import Underlying
 from ledger.margin import requirements
@@ -56,12 +57,7 @@ def two_markets(discount_ppm: int = 10**6) -> RiskArrays:
     markets = {}
     for underlying, index in ((Underlying.BTC, INDEX), (Underlying.ETH, 3000 * USD + 7)):
         slices = (a_slice(7, 60, forward=index), a_slice(60, 50, forward=index, confidence_ppm=500_000))
-        discounted = tuple(
-            type(s)(
-                s.expiry_ns, s.forward_uusd, discount_ppm, s.theta_e12, s.rho_e6, s.psi_e9, s.confidence_ppm
-            )
-            for s in slices
-        )
+        discounted = tuple(replace(s, discount_ppm=discount_ppm) for s in slices)
         markets[underlying] = UnderlyingMarket(index, discounted)
     parameters = {underlying: default_margin_parameters(underlying) for underlying in Underlying}
     return build_risk_arrays(NOW_NS, instruments, markets, parameters)

@@ -112,8 +112,8 @@ def test_ssvi_total_variances_where_the_vectors_lie_inside_our_clamp_of_moneynes
         scaled = (("theta", 1e12), ("rho", 1e6), ("psi", 1e9))
         theta, rho, psi = (round(case[name] * unit) for name, unit in scaled)
         forward = 10**12
-        columns = one(forward, round(forward * exp(case["k"])), theta, rho, psi)
-        variance, time_ns = kernel.ssvi_total_variance_e15(*columns), one(round(case["T_years"] * YEAR_NS))[0]
+        columns = one(forward, round(forward * exp(case["k"])), theta, rho, psi, 0)
+        variance, time_ns = kernel.total_variance_e15(*columns), one(round(case["T_years"] * YEAR_NS))[0]
         assert int(variance[0]) / 1e15 == pytest.approx(case["w_1e18"] / 1e18, rel=1e-10)
         assert int(kernel.volatility_e9(variance, time_ns)[0]) / 1e9 == pytest.approx(case["vol_T"], abs=2e-9)
 

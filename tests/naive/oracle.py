@@ -136,6 +136,7 @@ def rolled_slice(item: Slice, index_then: int, index_now: int, then_ns: int, now
         max(10_000, item.theta_e12 * left_now // left_then),
         item.rho_e6,
         max(1, item.psi_e9 * left_now // left_then),
+        item.wings_e9 * left_now // left_then,
         item.confidence_ppm,
     )
 

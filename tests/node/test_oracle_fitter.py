@@ -33,13 +33,20 @@ DAY = 1 / 365
 
 
 def quotes_of(
-    theta: float, rho: float, psi: float, tau: float, *, forward: float = 90_000.0, strikes: int = 9
+    theta: float,
+    rho: float,
+    psi: float,
+    tau: float,
+    *,
+    wings: float = 0.0,
+    forward: float = 90_000.0,
+    strikes: int = 9,
 ) -> OptionQuotes:
     """Exact values of a slice, calls and puts, over two deviations, in a market one point wide."""
     log_moneyness = np.repeat(np.linspace(-2, 2, strikes) * sqrt(theta), 2)
     is_call = np.tile([True, False], strikes)
     prices = forward * np.exp(log_moneyness)
-    vols = np.sqrt(ssvi.total_variance(theta, rho, psi, log_moneyness) / tau)
+    vols = np.sqrt(ssvi.total_variance(theta, rho, psi, log_moneyness, wings) / tau)
     mids, vegas = price_and_vega(forward, prices, tau, vols, is_call)
     return OptionQuotes(forward, prices, is_call, mids - 0.005 * vegas, mids + 0.005 * vegas, mids)
 
@@ -96,9 +103,10 @@ def test_a_price_below_intrinsic_implies_no_volatility() -> None:
 def test_a_known_slice_is_recovered(days: float, vol: float, rho: float, tightness: float) -> None:
     theta = vol * vol * days * DAY
     psi = tightness * ssvi.psi_max(theta, rho)
-    fit = fit_slice(quotes_of(theta, rho, psi, days * DAY), days * DAY)
+    wings = 0.3 * ssvi.wings_max(theta, rho)
+    fit = fit_slice(quotes_of(theta, rho, psi, days * DAY, wings=wings), days * DAY)
     assert fit is not None
-    assert fit.parameters == pytest.approx((theta, rho, psi), rel=2e-5, abs=2e-6)
+    assert fit.parameters == pytest.approx((theta, rho, psi, wings), rel=1e-4, abs=2e-6)
     assert (fit.quotes, fit.rmse_vol_points < 1e-3) == (9, True)
 
 
@@ -110,7 +118,7 @@ def test_one_bad_quote_hardly_moves_the_fit() -> None:
     mids[5] *= 1.5
     fit = fit_slice(with_mids(quotes, mids), tau)
     assert fit is not None
-    assert fit.parameters == pytest.approx(truth, rel=0.02)
+    assert fit.parameters == pytest.approx((*truth, 0.0), rel=0.02, abs=1e-3)
 
 
 def test_psi_stays_below_the_butterfly_bound() -> None:
@@ -124,18 +132,18 @@ def test_psi_stays_below_the_butterfly_bound() -> None:
 
 def test_a_single_strike_moves_the_level_and_keeps_the_shape() -> None:
     tau = 7 * DAY
-    held = SliceFit(round(0.16 * tau * 1e12), -200_000, 40_000_000, 0.1, 9)
+    held = SliceFit(round(0.16 * tau * 1e12), -200_000, 40_000_000, 0, 0.1, 9)
     scaled = (0.16 * 1.21 * tau, -0.2, 0.04 * 1.1)
     quotes = quotes_of(*scaled, tau, strikes=9)
     only = np.where(np.arange(18) == 9, quotes.mids, np.nan)
     fit = fit_slice(with_mids(quotes, only), tau, held)
     assert fit is not None
-    assert fit.parameters == pytest.approx(scaled, rel=1e-3)
+    assert fit.parameters == pytest.approx((*scaled, 0.0), rel=1e-3)
     assert fit_slice(with_mids(quotes, np.full(18, np.nan)), tau, held) is None
 
 
 def test_confidence_falls_with_missing_venues_missing_strikes_and_error() -> None:
-    good, poor, sparse = (SliceFit(1, 0, 1, rmse, count) for rmse, count in ((1.0, 9), (5.0, 9), (1.0, 1)))
+    good, poor, sparse = (SliceFit(1, 0, 1, 0, rmse, count) for rmse, count in ((1.0, 9), (5.0, 9), (1.0, 1)))
     month = 30 * DAY
     found = [
         confidence_ppm(venues, fit, month) for venues, fit in ((3, good), (1, good), (3, poor), (3, sparse))
@@ -148,7 +156,7 @@ def test_the_surface_fitter_proposes_slices_in_ledger_units() -> None:
     theta = 0.25 * 7 * DAY
     proposed = SurfaceFitter().propose(a_view(theta, -0.2, 0.05, 7))
     expiry_ns = NOW + 7 * 86_400 * NS
-    expected = Slice(expiry_ns, 90_000 * USD, PPM, round(theta * 1e12), -200_000, 50_000_000, PPM)
+    expected = Slice(expiry_ns, 90_000 * USD, PPM, round(theta * 1e12), -200_000, 50_000_000, 0, PPM)
     assert len(proposed) == 1
     assert [*msg_fields(proposed[0])] == pytest.approx([*msg_fields(expected)], rel=2e-5)
 
