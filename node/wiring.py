@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import ExitStack
-from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -28,6 +27,7 @@ from gossip.network import Topic
 from node.clock import MarketClock
 from node.config import NodeConfig
 from node.consensus_service import ConsensusService
+from node.disk_gauge import DiskGauge
 from node.epoch_service import EpochService
 from node.final_blocks import FinalBlocks
 from node.genesis import GenesisDocument, chain_id_of
@@ -50,7 +50,6 @@ from node.signer.tls import context_of
 from node.snapshot_service import SnapshotService
 from node.status import NodeAnswers
 from node.storage.block_store import BlockStore
-from node.storage.disk_use import disk_use
 from node.storage.epoch_files import EpochFiles
 from node.storage.evidence_files import EvidenceFiles
 from node.storage.home_lock import HomeLock
@@ -200,6 +199,7 @@ class Wiring:
         self.epochs = EpochFiles(config.data_path / "epochs")
         self.server = SyncServer(self.store, self.epochs, self.snapshots, self._epoch_blocks, self._on_bundle)
         self.network = open_network(config, genesis, keys, self.server.answer)
+        self.disk = DiskGauge(config.data_path)
         tip = self.restored
         self.ledger = LedgerService(tip.state, tip.tip_hash, tip.tip_height, self.store, self.verifier)
         self.evidence = EvidenceFiles(config.data_path / "evidence")
@@ -271,6 +271,7 @@ class Wiring:
             router.run,
             final_blocks.run,
             self.transactions.run,
+            self.disk.run,
             self.sync.run,
         ]
         if self.remote is not None:
@@ -413,7 +414,7 @@ class Wiring:
             metrics=self.metrics,
             clock=self.clock,
             sync=self.sync,
-            disk_use=partial(disk_use, self.config.data_path),
+            disk_use=self.disk,
         )
 
     def _find_block(self, block_hash: BlockHash) -> Block | None:
