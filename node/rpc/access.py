@@ -7,9 +7,9 @@ charges one unit, and leaves the Caller in the scope, whom routes charge for the
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import time
 import tomllib
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import msgspec
 
 from node.config import GatewayConfig
+from node.rpc.connections import is_this_machine
 from node.rpc.quotas import NO_LIMIT, Allowance, Quotas
 from node.rpc.reasons import GatewayReason
 from node.rpc.replies import refusal
@@ -113,6 +114,8 @@ class Access:
         self._names = {_digest(entry.token): (name, entry) for name, entry in (tokens or {}).items()}
         self._public = Right.READ if config.public_read else None if tokens is not None else Right.ADMIN
         self.quotas = Quotas()
+        self.statuses: Counter[int] = Counter()
+        """HTTP answers by status."""
         self._keys = Quotas()
 
     def caller(self, scope: Scope) -> Caller:
@@ -156,11 +159,8 @@ class Access:
         return forwarded.decode("latin-1").rpartition(",")[2].strip() or (peer[0] if peer else "")
 
     def _rate_of(self, address: str) -> int:
-        try:
-            is_local = not address or ipaddress.ip_address(address).is_loopback
-        except ValueError:
-            is_local = False
-        return 0 if is_local and not self._config.limit_loopback else self._config.address_units_per_second
+        is_exempt = is_this_machine(address) and not self._config.limit_loopback
+        return 0 if is_exempt else self._config.address_units_per_second
 
 
 class Guard:
@@ -185,27 +185,35 @@ class Guard:
             if is_http and self._serving >= REQUESTS_MAX:
                 raise ProtocolViolation(GatewayReason.BUSY, "too many requests at once")
         except ProtocolViolation as violation:
-            await _refuse(scope, receive, send, violation, caller)
+            await self._refuse(scope, receive, send, violation, caller)
             return
         scope.setdefault("state", {})["caller"] = caller
         self._serving += is_http
         try:
-            await self._app(scope, receive, _counting(send, caller) if is_http else send)
+            await self._app(scope, receive, self._counting(send, caller) if is_http else send)
         finally:
             self._serving -= is_http
 
+    def _counting(self, send: Send, caller: Caller | None) -> Send:
+        """Counts the answer, and adds what is left of the quota to its headers."""
 
-def _counting(send: Send, caller: Caller | None) -> Send:
-    """Adds what is left of the quota to the answer's headers."""
-    if caller is None or not caller.allowance.limit:
-        return send
+        async def counted(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                self._access.statuses[message["status"]] += 1
+                if caller is not None and caller.allowance.limit:
+                    message["headers"] = [*message["headers"], *_quota_headers(caller.allowance)]
+            await send(message)
 
-    async def with_headers(message: MutableMapping[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], *_quota_headers(caller.allowance)]
-        await send(message)
+        return counted
 
-    return with_headers
+    async def _refuse(
+        self, scope: Scope, receive: Receive, send: Send, violation: ProtocolViolation, caller: Caller | None
+    ) -> None:
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": violation.reason.value})
+        else:
+            await refusal(violation)(scope, receive, self._counting(send, caller))
 
 
 def _quota_headers(allowance: Allowance) -> list[tuple[bytes, bytes]]:
@@ -216,16 +224,6 @@ def _quota_headers(allowance: Allowance) -> list[tuple[bytes, bytes]]:
     if allowance.wait_seconds:
         headers.append((b"retry-after", str(allowance.wait_seconds).encode()))
     return headers
-
-
-async def _refuse(
-    scope: Scope, receive: Receive, send: Send, violation: ProtocolViolation, caller: Caller | None
-) -> None:
-    if scope["type"] == "websocket":
-        await receive()
-        await send({"type": "websocket.close", "code": 1008, "reason": violation.reason.value})
-    else:
-        await refusal(violation)(scope, receive, _counting(send, caller))
 
 
 def _digest(token: str) -> bytes:

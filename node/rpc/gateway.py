@@ -29,6 +29,7 @@ from node.logs import configure_logs
 from node.rpc.access import Access, Guard, read_tokens
 from node.rpc.api_route import ApiRoute
 from node.rpc.chain_queries import ChainQueries
+from node.rpc.connections import protocol_of
 from node.rpc.endpoints import exception_handlers, http_routes
 from node.rpc.history import History
 from node.rpc.live import Live
@@ -74,7 +75,14 @@ class Gateway:
             proofs=ProofQueries(prover, queries),
             chain=ChainQueries(HomeChain(store, epochs)),
             history=History(store, queries),
-            live=Live(self.link, queries, orders, self.streams, config.market_clock.speed),
+            live=Live(
+                access=self.access,
+                link=self.link,
+                queries=queries,
+                orders=orders,
+                streams=self.streams,
+                market_speed=config.market_clock.speed,
+            ),
             orders=orders,
             simulations=self.simulations,
         )
@@ -126,7 +134,7 @@ async def _serve(config: NodeConfig, descriptor: int) -> None:
     certificate, key = (None, None) if tls is None else tls
     settings = uvicorn.Config(
         Gateway(config).app(),
-        http="httptools",
+        http=protocol_of(config.gateway),
         ws="websockets-sansio",
         access_log=False,
         log_level="error",

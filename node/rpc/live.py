@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from node.rpc.access import Access
 from node.rpc.answers import (
     HealthAnswer,
     ReadyAnswer,
@@ -27,8 +28,16 @@ class Live:
     """The line to the node, and what the gateway itself remembers."""
 
     def __init__(
-        self, link: NodeLink, queries: Queries, orders: OrderEntry, streams: Streams, market_speed: int
+        self,
+        *,
+        access: Access,
+        link: NodeLink,
+        queries: Queries,
+        orders: OrderEntry,
+        streams: Streams,
+        market_speed: int,
     ) -> None:
+        self._access = access
         self._link = link
         self._queries = queries
         self._orders = orders
@@ -66,7 +75,11 @@ class Live:
 
     async def metrics(self) -> bytes:
         """Prometheus text."""
-        return await self._link.metrics() + self._streams.metrics_text()
+        answers = (
+            f'quorate_gateway_answers_total{{status="{status}"}} {count}\n'
+            for status, count in sorted(self._access.statuses.items())
+        )
+        return await self._link.metrics() + "".join(answers).encode() + self._streams.metrics_text()
 
     def transaction(self, name: bytes) -> TransactionAnswer:
         """From the store when it is final, else as far as this gateway has heard. Raises NOT_FOUND."""

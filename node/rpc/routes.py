@@ -31,8 +31,8 @@ from node.rpc.answers import (
     ValidatorsAnswer,
 )
 from node.rpc.api_route import ApiRoute, Asked
-from node.rpc.chain_queries import ChainQueries
 from node.rpc.breaker_queries import BreakersAnswer
+from node.rpc.chain_queries import ChainQueries
 from node.rpc.history import History
 from node.rpc.live import Live
 from node.rpc.order_entry import OrderBody, OrderEntry

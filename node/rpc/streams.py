@@ -59,6 +59,8 @@ from primitives.errors import ProtocolViolation
 
 CLIENTS_MAX = 2_048
 """WebSocket clients; a further one is closed as BUSY."""
+CLIENTS_PER_CALLER_MAX = 128
+"""Of them, those of one token or address, unless it is on this machine; a further one is closed as BUSY."""
 QUEUE_MESSAGES_MAX = 2_048
 """Messages waiting for one client; a further one disconnects it as a slow consumer."""
 WAITING_MAX = 4_096
@@ -149,7 +151,7 @@ class Streams:
             await socket.close(1008, violation.reason.value)
             return
         await socket.accept()
-        if len(self.clients) >= CLIENTS_MAX:
+        if len(self.clients) >= CLIENTS_MAX or self._has_enough(caller):
             await socket.close(1013, GatewayReason.BUSY.value)
             return
         client = StreamClient(socket, caller)
@@ -171,6 +173,10 @@ class Streams:
             with contextlib.suppress(TimeoutError, RuntimeError):
                 async with asyncio.timeout(CLOSE_SECONDS_MAX):
                     await socket.close(1013, GatewayReason.SLOW_CONSUMER.value)
+
+    def _has_enough(self, caller: Caller) -> bool:
+        same = sum(client.caller.identity == caller.identity for client in self.clients)
+        return bool(caller.allowance.limit) and same >= CLIENTS_PER_CALLER_MAX
 
     async def _read(self, client: StreamClient) -> None:
         while True:

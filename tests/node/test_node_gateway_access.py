@@ -6,6 +6,7 @@ import base64
 import datetime
 import json
 import ssl
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from websockets.sync.client import connect
 from ledger.transactions import SignedTransaction, Transaction
 from node.config import GatewayConfig, load_config
 from node.rpc.access import Access, Right, read_tokens
+from node.rpc.connections import CONNECTIONS_PER_ADDRESS_MAX, HEAD_SECONDS_MAX
 from node.rpc.quotas import BURST_SECONDS, IDENTITIES_MAX, Allowance, Quotas
 from node.rpc.reasons import GatewayReason
+from node.rpc.streams import CLIENTS_PER_CALLER_MAX
 from primitives.codec import encode
 from primitives.errors import OperatorError, ProtocolViolation
 from tests.node.running_gateway import OWNER, RAW, Node, Running, a_home, running
@@ -271,3 +274,43 @@ async def test_a_node_is_ready_while_it_works_and_its_newest_block_is_fresh(tmp_
         node.standing = replace(standing, halted="the disk failed")
         assert await ready() == (503, "halted")
         assert (await it.http.get(f"/v1/accounts/{OWNER.hex()}/0")).status_code == 200
+
+
+async def test_one_address_follows_over_so_many_connections_and_no_more(tmp_path: Path) -> None:
+    def refused(url: str) -> int:
+        with ExitStack() as stack:
+            for _ in range(CLIENTS_PER_CALLER_MAX):
+                stack.enter_context(connect(url, open_timeout=20))
+            one_more = stack.enter_context(connect(url, open_timeout=20))
+            with pytest.raises(ConnectionClosed) as closed:
+                one_more.recv(5)
+            return closed.value.rcvd.code if closed.value.rcvd is not None else 0
+
+    async with running(tmp_path / "h", limit_loopback=True, address_units_per_second=1_000) as it:
+        assert await trio.to_thread.run_sync(refused, it.ws_url) == 1013
+
+
+async def test_connections_without_a_request_end_and_one_address_cannot_take_all(tmp_path: Path) -> None:
+    async with running(tmp_path / "h", limit_loopback=True, address_units_per_second=0) as it:
+
+        async def opened(first: bytes = b"") -> trio.SocketStream:
+            stream = await trio.open_tcp_stream("127.0.0.1", it.gateway.port)
+            if first:
+                await stream.send_all(first)
+            return stream
+
+        endless = await opened(b"GET / HTTP/1.1\r\n")
+        with trio.fail_after(10), pytest.raises(trio.BrokenResourceError):
+            while True:
+                await endless.send_all(b"a: " + b"b" * 10_000 + b"\r\n")
+        idle = [await opened() for _ in range(CONNECTIONS_PER_ADDRESS_MAX)]
+        with trio.fail_after(5):
+            assert await (await opened()).receive_some() == b"", "closed at once"
+            for stream in idle:
+                await stream.aclose()
+            while (await it.http.get("/health")).status_code != 200:  # noqa: ASYNC110
+                await trio.sleep(0.05)
+        slow = await opened(b"GET /hea")
+        with trio.fail_after(HEAD_SECONDS_MAX + 5):
+            assert await slow.receive_some() == b"", "closed when its time is over"
+        assert it.gateway.restarts == 0
