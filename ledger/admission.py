@@ -64,7 +64,7 @@ class ReadTransaction(NamedTuple):
 
     @property
     def check(self) -> SignatureCheck:
-        """Its signature. Made when asked for, after cheaper checks: a wallet's words cost as much as several of them."""
+        """Its signature; made when asked for, after cheaper checks, for a wallet's words cost as much as several."""
         signed = self.signed
         if isinstance(signed, SignedTransaction):
             return signed.public_key, transaction_sign_bytes(signed.payload), signed.signature
