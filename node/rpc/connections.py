@@ -90,9 +90,8 @@ class BoundedHttp(HttpToolsProtocol):
         if self.gateway.behind_tls_proxy or (not self.gateway.limit_loopback and is_this_machine(host)):
             return False
         clients = (getattr(item, "client", None) for item in self.connections)
-        return (
-            sum(client is not None and client[0] == host for client in clients) > CONNECTIONS_PER_ADDRESS_MAX
-        )
+        same = [client for client in clients if client is not None and client[0] == host]
+        return len(same) > CONNECTIONS_PER_ADDRESS_MAX
 
 
 def is_this_machine(address: str) -> bool:
