@@ -49,11 +49,12 @@ def init(
     home: Path,
     validators: Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=1, lte=256))] = 4,
     chain_name: str = "quorate-local",
-    hosts: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
+    hosts: Annotated[tuple[str, ...], Parameter(negative="", show_default=False, consume_multiple=True)] = (),
     port: int = 26_600,
     gateway_port: int = 26_700,
     insecure_keys: Annotated[bool, Parameter(negative="")] = False,
     password_file: Path | None = None,
+    trial: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Write keys, genesis and configuration for a new network, one home directory for each validator.
 
@@ -81,6 +82,8 @@ def init(
         Write keys without encryption. For testnets only.
     password_file
         File with the password of all keystores; else QUORATE_PASSWORD, else you are asked.
+    trial
+        Epochs of 200 blocks and unbonding within minutes, to try staking on one machine.
     """
     commands = import_module("node.init_command")
     password = None if insecure_keys else _password(password_file, "Password for the new keystores: ")
@@ -92,6 +95,7 @@ def init(
         port=port,
         gateway_port=gateway_port,
         password=password,
+        trial=trial,
     )
     print("\n".join(lines))
 
@@ -101,7 +105,7 @@ def init_follower(
     *,
     home: Path,
     genesis: Path,
-    peers: Annotated[tuple[str, ...], Parameter(negative="")],
+    peers: Annotated[tuple[str, ...], Parameter(negative="", consume_multiple=True)],
     gateway_port: int = 26_700,
 ) -> None:
     """Write the home of a node that follows the chain and does not vote: ledger, gateway, no votes.
@@ -171,7 +175,7 @@ def init_validator(
     *,
     home: Path,
     genesis: Path,
-    peers: Annotated[tuple[str, ...], Parameter(negative="")],
+    peers: Annotated[tuple[str, ...], Parameter(negative="", consume_multiple=True)],
     listen_host: str = "127.0.0.1",
     listen_port: int = 26_600,
     gateway_port: int = 26_700,

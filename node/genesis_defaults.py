@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import isqrt
 
+from msgspec.structs import replace
+
 from consensus.messages import VERSION_FIRST
 from ledger.breakers.parameters import (
     BreakerParameters,
@@ -45,6 +47,8 @@ EXPIRY_OF_DAY_NS = 8 * 3_600 * NS
 """Options expire at 08:00:00 UTC."""
 DEFAULT_INDEX_USD = {Underlying.BTC: 100_000, Underlying.ETH: 4_000}
 """Where `quorate init` starts when the operator says nothing; the first oracle update replaces it."""
+TRIAL_EPOCH_BLOCKS = 200
+"""Of `quorate init --trial`: some 15 seconds."""
 STRIKE_STEP_USD = {Underlying.BTC: 5_000, Underlying.ETH: 200}
 EXPIRY_DAYS = (1, 2, 7, 30)
 STRIKES_EACH_SIDE = 4
@@ -128,6 +132,19 @@ def default_trading() -> TradingParameters:
         request_lifetime_ns_max=3_600 * NS,
         standard=DEFAULT_STANDARD_PARAMETERS,
         fees=(),
+    )
+
+
+def trial_staking(validators: Sequence[ValidatorEntry]) -> StakingParameters:
+    """Every step of a validator's life within minutes: to try staking, never for money."""
+    return replace(
+        default_staking(validators),
+        epoch_blocks=TRIAL_EPOCH_BLOCKS,
+        unbonding_epochs=3,
+        unbonding_ns=30 * NS,
+        evidence_epochs_max=1,
+        evidence_ns_max=20 * NS,
+        jail_ns=10 * NS,
     )
 
 

@@ -16,6 +16,7 @@ from node.genesis_defaults import (
     default_staking,
     make_genesis,
     reporters_of,
+    trial_staking,
 )
 from node.home import create_follower_home, create_homes, entry_of
 from node.keystore import ValidatorKeys, load_keystore, save_seeds
@@ -35,8 +36,9 @@ def initialise(
     port: int,
     gateway_port: int,
     password: str | None,
+    trial: bool = False,
 ) -> list[str]:
-    """Write HOME/node0 ...; returns what to tell the operator.
+    """Write HOME/node0 ...; returns what to tell the operator. `trial`: epochs and unbonding of minutes.
 
     Raises:
         OperatorError: a home is in use, or an option does not fit another.
@@ -58,7 +60,7 @@ def initialise(
         time_ns=time_ns,
         custodian_key=SigningKey(custodian_seed).public_key,
         reporters=reporters_of(entries),
-        staking=default_staking(entries),
+        staking=trial_staking(entries) if trial else default_staking(entries),
         index_uusd=index_uusd,
         instruments=default_instruments(time_ns, index_uusd),
     )
