@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from ledger.accounts import Account, nonce_bits_to_int, use_nonce
 from ledger.instruments import Instrument, Kind
 from ledger.matching.orders import AccountKey, Ticks, is_on_tick
-from ledger.oracle import decode_update
+from ledger.oracle import decode_update, reporters_of
 from ledger.reasons import LedgerReason
 from ledger.trading.reasons import TradingReason
 from ledger.trading.sessions import check_scope
@@ -107,10 +107,10 @@ def signatures_of_block(state: State, transactions: tuple[bytes, ...]) -> list[S
     """
     if not transactions:
         raise ProtocolViolation(LedgerReason.NO_ORACLE_UPDATE, "the block has no first transaction")
-    reporters = state.genesis.reporters
+    reporters = reporters_of(state)
     checks: list[SignatureCheck] = []
     for report in read_or_refuse(decode_update, transactions[0]).reports:
-        if report.reporter >= len(reporters):
+        if report.reporter not in reporters:
             raise ProtocolViolation(LedgerReason.ORACLE_REPORTER, f"no reporter {report.reporter}")
         key = reporters[report.reporter].oracle_key
         checks.append((key, report_sign_bytes(report.payload), report.signature))

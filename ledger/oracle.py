@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 
+from ledger.genesis import OracleReporter
 from ledger.instruments import LOTS_PER_CONTRACT, Instrument, Kind, Underlying
 from ledger.margin.parameters import TAIL_MOVES_PPM
 from ledger.margin.scenarios import LOT_VALUE_E8_MAX, VALUE_SCALE
 from ledger.market import Slice, UnderlyingMarket
 from ledger.pricing.surface import WINGS_E9_MAX, clamp_slices, limit_slice_change
 from ledger.reasons import LedgerReason
+from ledger.staking.state import KEY_REPORTERS, Reporters
 from ledger.state_keys import oracle_key, reporter_key
 from ledger.transactions import NO_QUOTES, OracleReport, OracleUpdate, SignedReport
 from primitives.amounts import PPM, SECONDS_PER_YEAR
@@ -152,9 +154,17 @@ def _is_ascending(values: Sequence[int]) -> bool:
     return all(a < b for a, b in pairwise(values))
 
 
+def reporters_of(state: State) -> dict[int, OracleReporter]:
+    """Who reports, by number: the running epoch's validators, or genesis' reporters as long as they are the same."""
+    found: Reporters | None = state.leaves.get(KEY_REPORTERS)
+    if found is None:
+        return dict(enumerate(state.genesis.reporters))
+    return {number: OracleReporter(key, weight) for number, key, weight in found.reporters}
+
+
 def weight_total(state: State) -> int:
     """Voting power of all reporters."""
-    return sum(reporter.weight for reporter in state.genesis.reporters)
+    return sum(reporter.weight for reporter in reporters_of(state).values())
 
 
 def has_quorum(state: State, weight: int) -> bool:
@@ -168,7 +178,7 @@ def check_report(state: State, report: SignedReport) -> OracleReport:
     Raises:
         ProtocolViolation: with the reason.
     """
-    if report.reporter >= len(state.genesis.reporters):
+    if report.reporter not in reporters_of(state):
         raise ProtocolViolation(LedgerReason.ORACLE_REPORTER, f"no reporter {report.reporter}")
     content = decode_report(report, state.chain_id)
     _check_values(state, content)
@@ -221,7 +231,8 @@ def check_update(state: State, update: OracleUpdate) -> CheckedUpdate:
     contents = tuple(check_report(state, report) for report in update.reports)
     time_ns = _block_time(state, contents)
     if contents:
-        present = sum(state.genesis.reporters[item.reporter].weight for item in contents)
+        reporters = reporters_of(state)
+        present = sum(reporters[item.reporter].weight for item in contents)
         if not has_quorum(state, present):
             raise ProtocolViolation(
                 LedgerReason.ORACLE_QUORUM, "reports of less than two thirds of the power"
@@ -236,7 +247,7 @@ def _block_time(state: State, contents: Sequence[OracleReport]) -> int:
     after_parent = state.clock.time_ns + 1
     if not contents:
         return after_parent
-    reporters = state.genesis.reporters
+    reporters = reporters_of(state)
     return max(
         after_parent, weighted_median((reporters[item.reporter].weight, item.time_ns) for item in contents)
     )
@@ -342,8 +353,9 @@ def apply_reports(state: State, reports: Sequence[OracleReport], time_ns: int) -
 
 
 def _agreed_index(state: State, reports: Sequence[OracleReport], underlying: int) -> int | None:
+    reporters = reporters_of(state)
     votes = [
-        (state.genesis.reporters[report.reporter].weight, item.index_uusd)
+        (reporters[report.reporter].weight, item.index_uusd)
         for report in reports
         for item in report.indices
         if item.underlying == underlying
@@ -381,7 +393,7 @@ def _reported_slices(
     """(weight, slice rolled to now) of every reporter whose surfaces are fresh, by expiry."""
     oldest_ns = time_ns - SURFACE_EPOCHS_MAX * state.parameters.oracle_epoch_ns
     seen: dict[int, list[tuple[int, Slice]]] = {}
-    for number, reporter in enumerate(state.genesis.reporters):
+    for number, reporter in reporters_of(state).items():
         kept: ReporterState | None = state.leaves.get(reporter_key(number))
         report = kept.surfaces if kept else None
         if report is None or report.time_ns < oldest_ns:

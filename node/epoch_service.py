@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import structlog
 
 from consensus.effects import EpochClosed, EpochOpened, ServeEpochProof
@@ -10,6 +12,7 @@ from consensus.inputs import NextSetDecided
 from consensus.messages import VERSION_MAX, EpochClosing
 from consensus.validator_set import ValidatorSet
 from gossip.network import Network
+from ledger.oracle import reporters_of
 from ledger.staking.epochs import next_validator_set
 from ledger.staking.state import is_staking
 from ledger.state import State
@@ -24,7 +27,15 @@ log = structlog.get_logger()
 class EpochService:
     """Performs the effects of epoch changes for the consensus service."""
 
-    def __init__(self, files: EpochFiles, ledger: LedgerService, network: Network) -> None:
+    def __init__(
+        self,
+        files: EpochFiles,
+        ledger: LedgerService,
+        network: Network,
+        on_reporters: Callable[[Mapping[int, bytes]], None],
+    ) -> None:
+        """`on_reporters`: told the oracle keys, by number, of those who report in the epoch that begins."""
+        self._on_reporters = on_reporters
         self._files = files
         self._ledger = ledger
         self._network = network
@@ -36,6 +47,7 @@ class EpochService:
         """
         await self._ledger.wait_final(effect.boundary.header.height)
         decided = await self._ledger.read(lambda state: decide(state, effect.epoch, known))
+        self._on_reporters(await self._ledger.read(oracle_keys))
         log.info("epoch_closed", epoch=effect.epoch, height=effect.boundary.header.height)
         return decided
 
@@ -55,6 +67,11 @@ class EpochService:
         if proof is not None:
             message = EpochClosing(proof)
             self._network.send(effect.to, lane_of(message), encode(message))
+
+
+def oracle_keys(state: State) -> dict[int, bytes]:
+    """The keys of those whose reports the next block may hold, by number."""
+    return {number: item.oracle_key for number, item in reporters_of(state).items()}
 
 
 def decide(state: State, epoch: int, known: ValidatorSet) -> NextSetDecided:

@@ -8,7 +8,7 @@ validators on the bulk lane; the leader puts the newest of each into its block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import trio
@@ -50,10 +50,20 @@ REPORT_BYTES_MAX = 16_384
 class ReportPool:
     """The newest report of each validator; at most one each, so it is bounded by their number."""
 
-    def __init__(self, oracle_keys: Sequence[bytes], chain_id: bytes) -> None:
-        self._keys = tuple(oracle_keys)
+    def __init__(self, oracle_keys: Mapping[int, bytes], chain_id: bytes) -> None:
+        """`oracle_keys`: by reporter's number."""
+        self._keys = dict(oracle_keys)
         self._chain_id = chain_id
         self._newest: dict[int, tuple[int, SignedReport]] = {}
+
+    def change_reporters(self, oracle_keys: Mapping[int, bytes]) -> None:
+        """Others report from now on; what was heard from those that no longer do is forgotten."""
+        self._keys = dict(oracle_keys)
+        self._newest = {number: kept for number, kept in self._newest.items() if number in self._keys}
+
+    def number_of(self, oracle_key: bytes) -> int | None:
+        """The reporter with this key; None if nobody reports with it."""
+        return next((number for number, key in self._keys.items() if key == oracle_key), None)
 
     def check(self, report: SignedReport) -> tuple[int, tuple[bytes, bytes, bytes]]:
         """(the reporter's clock, the signature to verify) of a report from the wire.
@@ -61,7 +71,7 @@ class ReportPool:
         Raises:
             ProtocolViolation: unknown reporter, undecodable payload, or another chain's report.
         """
-        if report.reporter >= len(self._keys):
+        if report.reporter not in self._keys:
             raise ProtocolViolation(CodecReason.OUT_OF_RANGE, "no such oracle reporter")
         content = decode(OracleReport, report.payload, bytes_max=REPORT_BYTES_MAX)
         if content.reporter != report.reporter or content.chain_id != self._chain_id:
@@ -88,7 +98,6 @@ class OracleService:
     def __init__(
         self,
         *,
-        reporter: int,
         key: SigningKey,
         chain_id: bytes,
         clock: MarketClock,
@@ -105,7 +114,6 @@ class OracleService:
 
         `delays`: how late we saw the newest proposals.
         """
-        self._reporter = reporter
         self._key = key
         self._chain_id = chain_id
         self._clock = clock
@@ -147,6 +155,9 @@ class OracleService:
             await trio.sleep_until(deadline)
 
     async def _report(self, *, with_surfaces: bool) -> None:
+        reporter = self._pool.number_of(self._key.public_key)
+        if reporter is None:
+            return  # Our validator is not in the set yet, or no longer.
         now_ns = self._clock.now_ns()
         asked = self._asked(now_ns)
         if with_surfaces or asked:
@@ -157,9 +168,9 @@ class OracleService:
         if not indices:
             return
         said = (indices, self._surfaces, self._delays(), self._quotes(asked))
-        report = OracleReport(self._chain_id, self._reporter, now_ns, *said)
+        report = OracleReport(self._chain_id, reporter, now_ns, *said)
         payload = encode(report)
-        signed = SignedReport(payload, self._reporter, self._key.sign(report_sign_bytes(payload)))
+        signed = SignedReport(payload, reporter, self._key.sign(report_sign_bytes(payload)))
         self._pool.add(now_ns, signed)
         message = ReportMessage(signed)
         self._network.broadcast(lane_of(message), encode(message))

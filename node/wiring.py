@@ -28,7 +28,7 @@ from node.clock import MarketClock
 from node.config import NodeConfig
 from node.consensus_service import ConsensusService
 from node.disk_gauge import DiskGauge
-from node.epoch_service import EpochService
+from node.epoch_service import EpochService, oracle_keys
 from node.final_blocks import FinalBlocks
 from node.genesis import GenesisDocument, chain_id_of
 from node.keystore import ValidatorKeys
@@ -205,11 +205,10 @@ class Wiring:
         self.evidence = EvidenceFiles(config.data_path / "evidence")
         self.core = self._core()
         self.ledger.find_block = self._find_block
-        oracle_keys = [entry.oracle_key for entry in genesis.validators]
-        self.reports = ReportPool(oracle_keys, self.chain_id)
+        self.reports = ReportPool(oracle_keys(self.restored.state), self.chain_id)
         self.safety = SafetyJournal(self.journal, self.watermark, self.core.journal_records)
         self.consensus = self._consensus()
-        self.oracle = self._oracle(self.own_index) if self.own_index is not None and config.venues else None
+        self.oracle = self._oracle() if self.own_index is not None and config.venues else None
         self.forwarder = self._forwarder()
         spreader = self.forwarder or self.network
         self.transactions = TransactionService(self.ledger, spreader, self.verifier, self.metrics)
@@ -338,7 +337,7 @@ class Wiring:
             journal=self.safety,
             store=self.store,
             ledger=self.ledger,
-            epochs=EpochService(self.epochs, self.ledger, self.network),
+            epochs=EpochService(self.epochs, self.ledger, self.network, self.reports.change_reporters),
             verifier=self.verifier,
             metrics=self.metrics,
             reports=self.reports.newest,
@@ -365,7 +364,7 @@ class Wiring:
             is_follower=self.config.index is None,
         )
 
-    def _oracle(self, own_index: int) -> OracleService:
+    def _oracle(self) -> OracleService:
         config = self.config
         listed, speed = self.genesis.ledger.instruments, self.clock.speed
         adapters = [
@@ -373,7 +372,6 @@ class Wiring:
             for name, address in sorted(config.venues.items())
         ]
         return OracleService(
-            reporter=own_index,
             key=self.keys.oracle,
             chain_id=self.chain_id,
             clock=self.clock,

@@ -26,7 +26,7 @@ from ledger.breakers.state import (
 )
 from ledger.instruments import Kind
 from ledger.matching.orders import tick_at
-from ledger.oracle import has_quorum, weighted_median
+from ledger.oracle import has_quorum, reporters_of, weighted_median
 from ledger.transactions import UUSD_PER_CENT
 from primitives.amounts import PPM
 
@@ -66,8 +66,9 @@ def quoted_instruments(state: State, epoch: int) -> list[int]:
 def agreed_quotes(state: State, reports: Sequence[OracleReport]) -> dict[int, External]:
     """Lower weighted medians of every instrument that two thirds of the power quote, by instrument."""
     votes: dict[int, list[tuple[int, int, int]]] = {}
+    reporters = reporters_of(state)
     for report in reports:
-        weight, quotes = state.genesis.reporters[report.reporter].weight, report.quotes
+        weight, quotes = reporters[report.reporter].weight, report.quotes
         for instrument, mark, half_spread in zip(
             quotes.instruments, quotes.marks_cents, quotes.half_spreads_cents, strict=True
         ):

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from ledger.events import CashMoved
 from ledger.genesis import LedgerGenesis
+from ledger.oracle import reporters_of
 from ledger.settlement.state import get_protocol
 from ledger.staking.events import Bonded, Unbonded, ValidatorSetChanged
 from ledger.staking.observations import Observations
@@ -23,11 +24,13 @@ from ledger.staking.penalties import count_delays, count_deviations, count_misse
 from ledger.staking.pools import add_stake, shares_for
 from ledger.staking.rewards import distribute_rewards, take_fees
 from ledger.staking.state import (
+    KEY_REPORTERS,
     KEY_STAKING_TOTALS,
     NO_TARGET,
     Delegation,
     EpochSet,
     KeyOwner,
+    Reporters,
     SetMember,
     StakingTotals,
     Unbonding,
@@ -138,6 +141,7 @@ def end_staking(workspace: Workspace) -> None:
     state.put(epoch_key(epoch), replace(ended, closed_ns=workspace.time_ns))
     _apply_commissions(state)
     _decide_set(workspace, epoch + 1 + SET_NOTICE_EPOCHS)
+    _change_reporters(state, epoch + 1)
     forgotten = epoch - staking.evidence_epochs_max
     if forgotten >= 0:
         state.put(epoch_key(forgotten), None)
@@ -200,6 +204,20 @@ def _decide_set(workspace: Workspace, epoch: int) -> None:
     state.put(epoch_key(epoch), EpochSet(epoch, members, 0, get_protocol(state).version))
     if _powers(members) != _powers(before.members):
         workspace.events.append(ValidatorSetChanged(epoch, _powers(members)))
+
+
+def _change_reporters(state: State, epoch: int) -> None:
+    """Whoever votes in the epoch that begins also reports prices in it, with the same weight."""
+    begins = get_epoch_set(state, epoch)
+    ensure(begins is not None, "an epoch that begins has its set")
+    assert begins is not None
+    named = sorted(
+        (item.validator, existing_validator(state, item.validator).oracle_key, item.weight)
+        for item in begins.members
+    )
+    current = [(number, item.oracle_key, item.weight) for number, item in sorted(reporters_of(state).items())]
+    if named != current:
+        state.put(KEY_REPORTERS, Reporters(tuple(named)))
 
 
 def _powers(members: Sequence[SetMember]) -> tuple[tuple[int, int, bytes, int], ...]:

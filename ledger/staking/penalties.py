@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from ledger.oracle import has_quorum, weighted_median
+from ledger.oracle import has_quorum, reporters_of, weighted_median
 from ledger.staking.events import Jailed, Slashed
 from ledger.staking.observations import FORK, Observations, Offence
 from ledger.staking.parameters import SET_NOTICE_EPOCHS
@@ -235,8 +235,9 @@ def count_delays(workspace: Workspace, reports: Sequence[OracleReport]) -> None:
     before: DelaysCounted | None = state.leaves.get(KEY_DELAYS_COUNTED)
     done = 0 if before is None else before.height
     votes: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    reporters = reporters_of(state)
     for report in reports:
-        weight = state.genesis.reporters[report.reporter].weight
+        weight = reporters[report.reporter].weight
         for seen in report.delays:
             if done < seen.height < workspace.height:
                 votes.setdefault((seen.height, seen.place), []).append((weight, seen.delay_ppm))
@@ -267,7 +268,7 @@ def _note_delay(workspace: Workspace, number: int, seen_ppm: int) -> None:
 def count_deviations(workspace: Workspace, reports: Sequence[OracleReport]) -> None:
     """Count the reporters whose index of any underlying is off this block's agreed median by more than the band.
 
-    A genesis validator's reporter has the validator's number.
+    A reporter has its validator's number.
     """
     state, parameters = workspace.state, workspace.state.genesis.staking
     for report in reports:

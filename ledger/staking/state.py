@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 KEY_STAKING_TOTALS = b"kt"
 KEY_DELAYS_COUNTED = b"kh"
+KEY_REPORTERS = b"kr"
 NO_TARGET = 2**32 - 1
 """In place of a validator's number: the stake is paid out."""
 
@@ -149,6 +150,12 @@ class DelaysCounted(Wire):
     height: U63
 
 
+class Reporters(Wire):
+    """The running epoch's validators as the oracle's reporters: (number, oracle key, weight), ascending."""
+
+    reporters: tuple[tuple[U32, Bytes32, U32], ...]
+
+
 NO_ACTIVITY = Activity((), (), (), (), 0)
 LEAF_KINDS: dict[int, type[Wire]] = {
     ord("a"): Activity,
@@ -158,6 +165,7 @@ LEAF_KINDS: dict[int, type[Wire]] = {
     ord("k"): KeyOwner,
     ord("o"): Punishment,
     ord("p"): StakingParameters,
+    ord("r"): Reporters,
     ord("t"): StakingTotals,
     ord("u"): Unbonding,
     ord("v"): Validator,

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from ledger.genesis import check_genesis
+from ledger.oracle import check_report, reporters_of
 from ledger.staking.epochs import choose_members, compute_weights, next_validator_set
 from ledger.staking.events import ValidatorSetChanged
 from ledger.staking.reasons import StakingReason
@@ -21,9 +22,9 @@ from ledger.transactions import (
     RotateConsensusKey,
     Unbond,
 )
-from primitives.amounts import USD
+from primitives.amounts import NS, USD
 from primitives.errors import ProtocolViolation
-from tests.ledger.exchange import CHAIN, a_key, events_of, reasons
+from tests.ledger.exchange import CHAIN, REPORTERS, a_key, a_report, events_of, reasons
 from tests.ledger.staking_builders import (
     EPOCH_BLOCKS,
     OPERATORS,
@@ -104,6 +105,28 @@ def test_a_ready_validator_joins_after_one_epoch_of_notice() -> None:
         (3, 3, 2),
         (4, 4, 1),
     ]
+
+
+def test_who_votes_in_an_epoch_reports_prices_in_it_and_nobody_else() -> None:
+    exchange = StakedExchange(erin=600_000)
+    registers(exchange)
+    exchange.ends_epoch()
+    exchange.does("erin", AttestReadiness(4))
+    exchange.does(OPERATORS[3], LeaveValidatorSet(3))
+    exchange.ends_epoch()
+    assert sorted(reporters_of(exchange.state)) == [0, 1, 2, 3]
+    exchange.ends_epoch()
+    assert exchange.epoch == 3
+    oracle_key = exchange.validator(4).oracle_key
+    found = {number: (item.oracle_key, item.weight) for number, item in reporters_of(exchange.state).items()}
+    assert found == {
+        **{number: (REPORTERS[number].public_key, 2) for number in range(3)},
+        4: (oracle_key, 1),
+    }
+    joined, left = (a_report(number, exchange.state.clock.time_ns + NS) for number in (0, 3))
+    assert check_report(exchange.state, joined).reporter == 0
+    with pytest.raises(ProtocolViolation, match="no reporter 3"):
+        check_report(exchange.state, left)
 
 
 def test_a_validator_that_leaves_is_in_the_sets_that_were_decided_before_and_in_no_other() -> None:

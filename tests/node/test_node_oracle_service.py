@@ -27,7 +27,7 @@ from tests.node.memory_network import Hub, MemoryNetwork
 from tests.node.network_of_nodes import INSTRUMENTS, TIME_NS, a_report, keys_of
 
 CHAIN = bytes(range(32))
-KEYS = [keys_of(index).oracle.public_key for index in range(4)]
+KEYS = {index: keys_of(index).oracle.public_key for index in range(4)}
 
 
 def reason_of(pool: ReportPool, report: SignedReport) -> str:
@@ -69,6 +69,19 @@ def test_a_report_of_somebody_else_or_of_another_chain_is_refused(report: Signed
     assert reason_of(ReportPool(KEYS, CHAIN), report) == reason
 
 
+def test_reporters_change_and_what_the_former_ones_said_is_forgotten() -> None:
+    pool = ReportPool(KEYS, CHAIN)
+    for reporter in (2, 3):
+        pool.add(5, a_report(reporter, CHAIN, 5))
+    joined = keys_of(5).oracle.public_key
+    assert pool.number_of(joined) is None
+    pool.change_reporters({2: KEYS[2], 7: joined})
+    assert (pool.newest(), pool.number_of(joined), pool.number_of(KEYS[3])) == (
+        *([a_report(2, CHAIN, 5)], 7, None),
+    )
+    assert reason_of(pool, a_report(3, CHAIN, 6)) == CodecReason.OUT_OF_RANGE
+
+
 class Venue:
     """An adapter without a socket: its book is filled by the test."""
 
@@ -85,7 +98,6 @@ def an_oracle(venues: list[Venue], network: MemoryNetwork, pool: ReportPool) -> 
     import time
 
     return OracleService(
-        reporter=1,
         key=keys_of(1).oracle,
         chain_id=CHAIN,
         clock=MarketClock(TIME_NS, time.monotonic_ns(), 1),
