@@ -21,9 +21,9 @@ from consensus.messages import Block, EvidenceMessage
 from consensus.state import CoreConfig, Parameters, Signer
 from consensus.validator_set import ValidatorSet
 from consensus.watch import Watch
+from gossip.network import Topic
 from ledger.staking.state import EpochSet, scan
 from ledger.state import State
-from gossip.network import Topic
 from node.clock import MarketClock
 from node.config import NodeConfig
 from node.consensus_service import ConsensusService
@@ -117,9 +117,9 @@ def check_identity(
     """
     if config.index is None:
         return
+    count = len(genesis.validators)
     if config.index >= count and genesis.ledger.staking.validators:
         return  # It joined later: `check_place` asks the ledger.
-    count = len(genesis.validators)
     if config.index >= count:
         raise OperatorError(
             f"node.toml says index {config.index}, genesis has only {count} validators, from 0"
@@ -132,6 +132,7 @@ def check_identity(
         raise OperatorError(
             f"the keys in {config.keystore_path} are not those of validator {config.index} ({entry.name}) in genesis"
         )
+
 
 def check_place(
     config: NodeConfig, genesis: GenesisDocument, state: State, signers: Collection[bytes]
@@ -146,7 +147,6 @@ def check_place(
             f"node.toml says index {config.index}, but no set that this node knows of (up to height "
             f"{state.clock.height}) has our key there: without `index` it follows; see `quorate validator status`"
         )
-
 
 
 def retention_of(config: NodeConfig, genesis: GenesisDocument) -> Retention:
@@ -189,8 +189,8 @@ class Wiring:
             stack.callback(self.watermark.close)
         self.observer = memory.observer_reason or ""
         self.snapshots = SnapshotFiles(config.snapshots_path)
-        check_place(config, genesis, self.restored.state, self.signers)
         self.restored = restore(self.store, genesis, self.snapshots, memory.records)
+        check_place(config, genesis, self.restored.state, self.signers)
         self.own_index = config.index if not self.observer else None
         self.verifier = SignatureVerifier()
         self.metrics = NodeMetrics()
