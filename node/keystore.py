@@ -43,7 +43,7 @@ class ValidatorKeys:
     """The secret seeds of one validator: what it votes, reports and connects with. Never printed."""
 
     def __init__(
-        self, consensus: bytes | None, oracle: bytes, network: bytes, rotated: Sequence[bytes] = ()
+        self, consensus: bytes | None, oracle: bytes, network: bytes, *, rotated: Sequence[bytes] = ()
     ) -> None:
         """Each 32 secret bytes. `consensus` None: a remote signer has it; `rotated`: later ones, oldest first."""
         own = [] if consensus is None else [consensus, *rotated]
@@ -114,7 +114,7 @@ def load_keystore(path: Path, password: str | None, *, allow_insecure: bool = Fa
         raise OperatorError(f"the keystore {path} holds {', '.join(seeds)}: not the keys of a validator")
     consensus = [seed for name, seed in seeds.items() if is_consensus_name(name)]
     first = consensus[0] if consensus else None
-    return ValidatorKeys(first, seeds["oracle"], seeds["network"], consensus[1:])
+    return ValidatorKeys(first, seeds["oracle"], seeds["network"], rotated=consensus[1:])
 
 
 def is_consensus_name(name: str) -> bool:
