@@ -98,7 +98,7 @@ class SentryNetwork:
         if config.own_index is None:
             raise InvariantViolation("only a validator has sentries")
         self._own_index = config.own_index
-        self._own_peer_id = config.validators[config.own_index].peer_id
+        (self._own_peer_id,) = (peer.peer_id for peer in config.validators if peer.index == config.own_index)
         self._others = [peer.index for peer in config.validators if peer.index != config.own_index]
         self._sentries = tuple(sentries)
         self._link = PeerLink(

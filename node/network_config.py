@@ -28,8 +28,8 @@ def open_network(
 
 def other_validators(config: NodeConfig, genesis: GenesisDocument) -> list[ValidatorIndex]:
     """Everybody but the validator that we are or stand before."""
-    own = face_of(config)
-    return [ValidatorIndex(index) for index in range(len(genesis.validators)) if index != own]
+    known = {*range(len(genesis.validators)), *(peer.index for peer in config.peers)}
+    return [ValidatorIndex(index) for index in sorted(known - {face_of(config)})]
 
 
 def face_of(config: NodeConfig) -> int | None:
@@ -38,13 +38,9 @@ def face_of(config: NodeConfig) -> int | None:
 
 
 def _check_sentry(config: NodeConfig, genesis: GenesisDocument, keys: ValidatorKeys) -> None:
-    """That a sentry has the network key of its validator. Raises OperatorError."""
+    """That a sentry has the network key of its validator, as far as genesis tells. Raises OperatorError."""
     index, count = config.sentry.validator or 0, len(genesis.validators)
-    if index >= count:
-        raise OperatorError(
-            f"node.toml says sentry.validator {index}, genesis has only {count} validators, from 0"
-        )
-    if keys.peer_id != genesis.validators[index].peer_id:
+    if index < count and keys.peer_id != genesis.validators[index].peer_id:
         raise OperatorError(
             f"the network key in {config.keystore_path} is not that of validator {index} "
             f"({genesis.validators[index].name}): quorate init-sentry writes a sentry's home"
@@ -62,7 +58,7 @@ def _joined_later(config: NodeConfig, genesis: GenesisDocument, keys: ValidatorK
                 f"node.toml: peers: validator {peer.index} joined later, so it needs its peer_id"
             )
         found[peer.index] = PeerConfig(ValidatorIndex(peer.index), peer.peer_id, peer.host, peer.port)
-    own = config.index
+    own = face_of(config)
     if own is not None and own >= count:
         listens = (config.listen.host, config.listen.port)
         found[own] = PeerConfig(ValidatorIndex(own), keys.peer_id, *listens)
