@@ -75,7 +75,11 @@ class FinalNews:
     def __init__(self, notice: FinalBlockNotice) -> None:
         self.notice = notice
         self.height = notice.height
-        self.events: Sequence[Event] = decode_events(notice.events)
+
+    @cached_property
+    def events(self) -> Sequence[Event]:
+        """What happened."""
+        return decode_events(self.notice.events)
 
     @cached_property
     def trades(self) -> list[tuple[str, Trade]]:

@@ -39,7 +39,7 @@ class OrderEntry:
         self._link = link
         self._access = access
         self.progress: OrderedDict[bytes, tuple[str, int | None]] = OrderedDict()
-        """Stage and height of transactions that are not final yet, as far as this gateway has heard."""
+        """Stage and height of transactions that came through here and are not final yet."""
 
     async def post(self, asked: Asked) -> Reply:
         """One transaction over HTTP."""
@@ -65,7 +65,7 @@ class OrderEntry:
 
     def on_status(self, status: TransactionStatus) -> None:
         """The node has told of a stage."""
-        for name in status.transaction_ids:
+        for name in self.progress.keys() & set(status.transaction_ids):
             self._note(name, status.stage, status.height)
 
     def on_final(self, names: set[bytes]) -> None:
