@@ -16,13 +16,14 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
-from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from ledger.transactions import Action
 from node.client import questions
 from node.client.addresses import DEFAULT_URL, Gateways, stream_url
 from node.client.errors import (
+    FORBIDDEN,
     BadOrder,
     ClientError,
     NotFound,
@@ -30,6 +31,7 @@ from node.client.errors import (
     TimedOut,
     TransactionRefused,
     Unreachable,
+    no_entry,
 )
 from node.client.feed import Feed, Message
 from node.client.market import Market
@@ -119,7 +121,7 @@ class Client:
                 problem = f"no gateway answers at {url}: {error}"
                 self._gateways.leave(url)
                 continue
-            return question.read(answer.status_code, answer.content)
+            return question.read(answer.status_code, answer.content, answer.headers)
         raise Unreachable(problem)
 
     @property
@@ -260,6 +262,8 @@ class Client:
                 )
                 return url, closing.enter_context(opened), closing
             except (OSError, TimeoutError, InvalidHandshake, ConnectionClosed) as error:
+                if isinstance(error, InvalidStatus) and error.response.status_code in FORBIDDEN:
+                    raise no_entry() from None
                 problem = f"no gateway takes a connection at {url}: {error}"
                 self._gateways.leave(url)
         raise Unreachable(problem)

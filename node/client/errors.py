@@ -46,8 +46,22 @@ class NotAllowed(Refused):
     """The token is missing, unknown, or not enough."""
 
 
+FORBIDDEN = (401, 403)
+"""HTTP statuses with which a gateway refuses a WebSocket."""
+
+
+def no_entry() -> NotAllowed:
+    """For a WebSocket that is refused."""
+    return NotAllowed("unauthorized", "the gateway refuses the connection: a token is needed, or another one")
+
+
 class TryLater(Refused):
-    """Nothing is wrong with the request: a queue is full, a quota used up, or the node is away."""
+    """Nothing is wrong with the request: a queue is full, a quota used up, or the node is away.
+
+    `wait_seconds`: how long the gateway asks to wait, 0 when it does not say.
+    """
+
+    wait_seconds = 0
 
 
 class TransactionRefused(Refused):

@@ -24,6 +24,7 @@ from ledger.transactions import Action
 from node.client import questions
 from node.client.addresses import DEFAULT_URL, Gateways, stream_url
 from node.client.errors import (
+    FORBIDDEN,
     BadAnswer,
     BadOrder,
     ClientError,
@@ -32,6 +33,7 @@ from node.client.errors import (
     TimedOut,
     TransactionRefused,
     Unreachable,
+    no_entry,
 )
 from node.client.feed import Feed, Message
 from node.client.market import Market
@@ -111,7 +113,7 @@ class TrioClient:
                 problem = f"no gateway answers at {url}: {error}"
                 self._gateways.leave(url)
                 continue
-            return question.read(answer.status_code, answer.content)
+            return question.read(answer.status_code, answer.content, answer.headers)
         raise Unreachable(problem)
 
     async def market(self, *, refresh: bool = False) -> Market:
@@ -214,9 +216,13 @@ class TrioClient:
                 try:
                     async with self._opened(url) as socket:
                         await self._exchange(socket)
+                except* trio_websocket.ConnectionRejected as group:
+                    if _is_forbidden(group):
+                        self._conversation.fail(no_entry())
                 except* (*LOST, BadAnswer):
                     pass
             self._socket = None
+            self._tell()
             self._gateways.leave(url)
             await trio.sleep(RECONNECT_SECONDS)
 
@@ -226,8 +232,12 @@ class TrioClient:
             await socket.send_message(frame)
         while True:
             self._conversation.take(await socket.get_message())
-            self._news.set()
-            self._news = trio.Event()
+            self._tell()
+
+    def _tell(self) -> None:
+        """Whoever waits for news looks again."""
+        self._news.set()
+        self._news = trio.Event()
 
     def _opened(self, url: str) -> contextlib.AbstractAsyncContextManager[WebSocketConnection]:
         opened: contextlib.AbstractAsyncContextManager[WebSocketConnection] = (
@@ -268,6 +278,10 @@ class TrioClient:
                         message = feed.take(await socket.get_message())
                         if message is not None:
                             await send.send(message)
+            except* trio_websocket.ConnectionRejected as group:
+                ended = no_entry() if _is_forbidden(group) else None
+                self._gateways.leave(url)
+                await trio.sleep(RECONNECT_SECONDS)
             except* LOST:
                 self._gateways.leave(url)
                 await trio.sleep(RECONNECT_SECONDS)
@@ -329,8 +343,16 @@ async def _nursery() -> AsyncIterator[trio.Nursery]:
 
 
 def _first_of(group: BaseExceptionGroup[ClientError]) -> ClientError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+    error = _only(group)
     assert isinstance(error, ClientError)
     return error
+
+
+def _is_forbidden(group: BaseExceptionGroup[trio_websocket.ConnectionRejected]) -> bool:
+    return getattr(_only(group), "status_code", 0) in FORBIDDEN
+
+
+def _only(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group

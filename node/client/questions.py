@@ -13,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from ledger.transactions import Action
-from node.client.errors import BadAnswer, TransactionRefused, refusal
+from node.client.errors import BadAnswer, TransactionRefused, TryLater, refusal
 from node.client.typed import read_form
 from node.rpc.answers import (
     AccountAnswer,
@@ -34,6 +34,7 @@ from node.rpc.client_form import client_form, snake
 
 T = TypeVar("T")
 Direction = Literal["older", "newer"]
+NO_HEADERS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Question(Generic[T]):
         """What the body is."""
         return {"content-type": "application/json"} if self.is_json else {}
 
-    def read(self, status: int, body: bytes) -> T:
+    def read(self, status: int, body: bytes, headers: Mapping[str, str] = NO_HEADERS) -> T:
         """The answer. Raises Refused (by its reason), or BadAnswer."""
         try:
             form: Any = msgspec.json.decode(body)
@@ -66,7 +67,10 @@ class Question(Generic[T]):
         if not isinstance(form, dict):
             raise BadAnswer(f"{self.path} was answered with no JSON object")
         if status >= 400 and "accepted" not in form:
-            raise refusal(str(form.get("reason", status)), str(form.get("detail", "")))
+            error = refusal(str(form.get("reason", status)), str(form.get("detail", "")))
+            if isinstance(error, TryLater) and (wait := headers.get("retry-after", "")).isdecimal():
+                error.wait_seconds = int(wait)
+            raise error
         return read_form(self.kind, form)
 
 

@@ -159,6 +159,12 @@ class Conversation:
         """Forget it; it may still be decided."""
         self._open.pop(submission.number, None)
 
+    def fail(self, error: ClientError) -> None:
+        """No gateway will take them."""
+        for submission in list(self._open.values()):
+            submission.error = error
+            self.give_up(submission)
+
     def take(self, data: bytes | str) -> None:
         """One frame of the gateway. Raises BadAnswer."""
         form = read_frame(data)

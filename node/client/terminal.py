@@ -6,6 +6,7 @@ A ClientError becomes an OperatorError with a hint: one line on standard error, 
 from __future__ import annotations
 
 import os
+import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -51,14 +52,24 @@ class Gateway:
     token_file: Annotated[
         Path | None, Parameter(env_var="QUORATE_TOKEN_FILE", help="File with the gateway's bearer token.")
     ] = None
+    ca_file: Annotated[
+        Path | None,
+        Parameter(
+            env_var="QUORATE_CA_FILE", help="Certificate that its https must lead to; else the system's."
+        ),
+    ] = None
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, as the API has it.")] = (
         False
     )
 
     def client(self, signer: Signer | None = None, subaccount: int = 0, owner: bytes | None = None) -> Client:
         """A blocking client of it."""
-        token = None if self.token_file is None else self.token_file.read_text(encoding="utf-8").strip()
-        return Client(self.node, signer, token=token, subaccount=subaccount, owner=owner)
+        try:
+            token = None if self.token_file is None else self.token_file.read_text(encoding="utf-8").strip()
+            tls = None if self.ca_file is None else ssl.create_default_context(cafile=self.ca_file)
+        except (OSError, UnicodeDecodeError) as error:
+            raise OperatorError(f"cannot read the token or the certificate: {error}") from None
+        return Client(self.node, signer, token=token, subaccount=subaccount, owner=owner, tls=tls)
 
 
 @Parameter(name="*")

@@ -197,6 +197,10 @@ def test_a_refusal_is_an_exception_of_its_kind_with_its_reason() -> None:
         with pytest.raises(kind) as refused:
             question.read(status, msgspec.json.encode({"reason": reason, "detail": "so"}))
         assert (refused.value.reason, refused.value.detail) == (reason, "so")
+    over_quota = msgspec.json.encode({"reason": "quota_exceeded", "detail": ""})
+    with pytest.raises(TryLater) as later:
+        question.read(429, over_quota, {"retry-after": "7"})
+    assert later.value.wait_seconds == 7
     for body in (b"", b"<html>", b"[]"):
         with pytest.raises(BadAnswer):
             question.read(502, body)
