@@ -1,7 +1,7 @@
 """The network as the node sees it: lanes, topics, peers and one Protocol. Pure but for trio's channels.
 
-Two things implement `Network`: `gossip.service.Libp2pNetwork` over real sockets, and the simulator. Nothing
-here imports libp2p, which costs a second to load.
+`gossip.service.Libp2pNetwork` implements `Network` over real sockets, `gossip.relay.SentryNetwork` through a sentry,
+and tests do in memory. Nothing here imports libp2p, which costs a second to load.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class PeerStanding:
 
     index: ValidatorIndex
     connected: bool
-    """Both lanes are up and the peer was heard within the silence limit."""
+    """Both lanes are up and the peer was heard within the silence limit; for a follower, which has none: connected."""
     rtt_ms: float | None
     """Round trip of the last heartbeat, milliseconds; None before the first."""
     heard_ms_ago: int | None

@@ -430,7 +430,7 @@ class Libp2pNetwork:
     def _standing(self, link: PeerLink, now_ns: int) -> PeerStanding:
         return PeerStanding(
             index=link.index,
-            connected=link.is_up(),
+            connected=link.is_up() if self.config.own_index is not None else self._is_connected(link.index),
             rtt_ms=None if link.rtt_ns is None else link.rtt_ns / 1e6,
             heard_ms_ago=None if link.heard_ns is None else (now_ns - link.heard_ns) // 1_000_000,
             queued=(link.queued(Lane.VOTE), link.queued(Lane.BULK)),
@@ -438,6 +438,10 @@ class Libp2pNetwork:
             score=self._book.score(link.index, now_ns),
             banned=self._book.is_banned(link.index, now_ns),
         )
+
+    def _is_connected(self, index: ValidatorIndex) -> bool:
+        """What a follower has with a validator instead of lanes."""
+        return self._edge is not None and self._edge.is_connected(self._peers[index].peer_id)
 
     def _running(self) -> Edge:
         if self._edge is None:

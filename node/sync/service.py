@@ -46,7 +46,7 @@ REQUESTS_PER_PEER = 2
 TIP_SECONDS_MAX = 2.0
 """How long the answers about the tip are waited for."""
 PAUSE_SECONDS = 0.5
-"""Between two rounds that came to nothing."""
+"""Between two rounds, so that whoever speaks of great heights all the time costs us little."""
 IDLE_SECONDS = 0.05
 """How long one who has nothing to ask waits before it looks again."""
 POLL_SECONDS = 2.0
@@ -143,6 +143,7 @@ class SyncService:
                 await self._wake.wait()
             self._wake = trio.Event()
             somebody_answered = await self._catch_up() or somebody_answered
+            await trio.sleep(PAUSE_SECONDS)
 
     # --- rounds ---
 

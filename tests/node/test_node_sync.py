@@ -159,7 +159,7 @@ async def test_catch_up_goes_on_where_it_was_interrupted(nodes_with_history: Any
         await nodes.start(nursery, FOLLOWER)
         assert nodes[FOLLOWER].restored.tip_height == stored >= 10
         await is_at(nodes, FOLLOWER, BLOCKS + 5)
-        assert nodes[FOLLOWER].sync.progress.blocks <= nodes[FOLLOWER].ledger.final_height - stored
+        assert nodes[FOLLOWER].sync.progress.started_height >= stored
         nursery.cancel_scope.cancel()
 
 
