@@ -10,10 +10,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from ledger.apply import BlockResult
+from ledger.breakers.phases import Phases
+from ledger.events import LiquidationStep, Trade
 from ledger.matching.orders import floor_to_tick
 from ledger.state import State
-from ledger.trading.events import QuotesRequested
+from ledger.trading.events import PackageLeg, QuotesRequested
 from ledger.transactions import (
+    UUSD_PER_CENT,
     AcceptQuote,
     Action,
     CancelAll,
@@ -27,6 +31,7 @@ from ledger.transactions import (
     PlaceUntil,
     Quote,
     QuotePackage,
+    QuotesReport,
     RegisterSessionKey,
     ReplaceOrder,
     RequestQuotes,
@@ -43,6 +48,7 @@ from ledger.transactions import (
     session_proof_bytes,
 )
 from primitives.amounts import NS, USD
+from tests.histories import nervous_breakers
 from tests.ledger.exchange import (
     BTC_PERP,
     BTC_TICKS,
@@ -52,8 +58,10 @@ from tests.ledger.exchange import (
     NEAR_NS,
     NEAR_PUT,
     Exchange,
+    a_genesis,
     a_key,
     events_of,
+    no_breakers,
     sign,
 )
 
@@ -65,9 +73,12 @@ SIZES = st.integers(1, 150)
 class LedgerMachine(RuleBasedStateMachine):
     """Small cash against big moves, so that refusals, liquidations, debts and settlements all happen."""
 
-    @initialize()
-    def start(self) -> None:
-        self.exchange = Exchange(alice=30_000, bob=60_000, carol=1_000_000)
+    @initialize(are_nervous=st.booleans())
+    def start(self, are_nervous: bool) -> None:
+        """With breakers that trip at once, or with none."""
+        cash_usd = {"alice": 30_000, "bob": 60_000, "carol": 1_000_000}
+        breakers = nervous_breakers() if are_nervous else no_breakers()
+        self.exchange = Exchange().start(a_genesis(cash_usd, breakers=breakers))
         self.exchange.block()
 
     def price(self, instrument: int, offset_ppm: int) -> int:
@@ -226,7 +237,17 @@ class LedgerMachine(RuleBasedStateMachine):
     def block(self, move_ppm: int, seconds: int, oracle: bool) -> None:
         price = self.exchange.btc_usd * (1_000_000 + move_ppm) / 1_000_000
         self.exchange.btc_usd = min(300_000, max(30_000, round(price)))
-        self.exchange.block(seconds, oracle=oracle or seconds > 4)
+        nothing_moves_while_matching_pauses(
+            self.exchange, self.exchange.block(seconds, oracle=oracle or seconds > 4)
+        )
+
+    @rule(off_ppm=st.sampled_from([0, 0, 3_000, 300_000]), is_there=st.booleans())
+    def venues(self, off_ppm: int, is_there: bool) -> None:
+        """What all reporters see of the venues from now on: the marks of now, or so far off."""
+        marks = dict(self.exchange.state.marks.marks)
+        listed = tuple(item for item in sorted(marks) if is_there)
+        cents = tuple(marks[item] * (1_000_000 + off_ppm) // 1_000_000 // UUSD_PER_CENT for item in listed)
+        self.exchange.quotes = QuotesReport(listed, cents, (500,) * len(listed))
 
     @rule(move_ppm=st.integers(-90_000, 90_000))
     def pass_an_expiry(self, move_ppm: int) -> None:
@@ -267,6 +288,14 @@ class LedgerMachine(RuleBasedStateMachine):
         assert restored.standard.values == self.exchange.state.standard.values
         self.trading_names_open_orders_only()
         self.exchange.state = restored
+
+
+def nothing_moves_while_matching_pauses(exchange: Exchange, result: BlockResult) -> None:
+    """Neither a trade nor a leg nor an offer for an account below maintenance."""
+    phases = Phases(exchange.state)
+    for kind in (Trade, PackageLeg, LiquidationStep):
+        for event in events_of(result, kind):
+            assert phases.of(exchange.state.instruments[event.instrument]).is_matching
 
 
 LedgerMachine.TestCase.settings = settings(
