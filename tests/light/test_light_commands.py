@@ -16,7 +16,7 @@ from ledger.margin.standard import compute_standard_margin
 from ledger.prices import get_prices
 from ledger.queries import get_account
 from ledger.trading.margin_model import parameters_of
-from ledger.transactions import MarginModel, SetMarginModel
+from ledger.transactions import MarginModel, QuotesReport, SetMarginModel
 from ledger.valuation import positions_of
 from node.__main__ import app
 from node.config import load_config
@@ -138,6 +138,21 @@ def test_a_margin_is_computed_again_from_proven_leaves_alone(exchange: Exchange,
     # The proof holds only what is traded here, so ETH, of which alice has nothing, has no worst scenario.
     assert (view.margin.worst_scenario, full.margin.worst_scenario) == ((27,), (27, 0))
     assert view == full._replace(margin=full.margin._replace(worst_scenario=(27,)))
+
+
+def test_what_a_doubtful_mark_adds_is_proven_too(exchange: Exchange, tmp_path: Path) -> None:
+    exchange.quotes = QuotesReport((BTC_PERP, CALL_110), (10_030_000, 240_000), (500, 1_000))
+    exchange.block()
+    state, key = exchange.state, exchange.key("alice")
+    genesis = msgspec.structs.replace(a_genesis(), ledger=state.genesis)
+    chain = LightChain(tmp_path, genesis)
+    chain.block(dict(state.all_leaves()))
+    chain.block()
+    proven = verify_proof_file(chain.proof("margin", account_subject(*key)), trust_of(genesis))
+    view, full = recompute_margin(proven, genesis.ledger), get_account(state, key)
+    assert view is not None and full is not None
+    assert view.margin.im_excess_uusd == full.margin.im_excess_uusd
+    assert view.margin.oracle_contingency_uusd == full.margin.oracle_contingency_uusd > 0
 
 
 def test_the_standard_model_of_an_account_that_chose_it_is_proven_with_it(
