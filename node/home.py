@@ -125,6 +125,7 @@ def config_toml(node: Mapping[str, Any], peers: Sequence[PeerAddress] = ()) -> s
             f"index = {peer.index}",
             f"host = {_toml(peer.host)}",
             f"port = {peer.port}",
+            *([f"peer_id = {_toml(peer.peer_id)}"] if peer.peer_id else []),
         ]
     return "\n".join(lines) + "\n"
 

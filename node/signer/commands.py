@@ -8,6 +8,7 @@ from typing import Annotated
 
 import trio
 from cyclopts import App, Parameter
+from prometheus_client import start_http_server
 
 from node.config import load_config
 from node.genesis import chain_id_of, load_genesis
@@ -146,16 +147,13 @@ def start(
     try:
         seeds, _ = open_seeds(home / KEYSTORE_FILE, password_file, allow_insecure=insecure_keys)
         keys = {key.public_key: key for key in map(SigningKey, seeds.values())}
-        node = trusted or home / "signer-node.pem"
-        tls = None
+        node, tls = trusted or home / "signer-node.pem", None
         if address.path is None:
             own = certificate or home / "signer.pem", private_key or home / "signer.key"
             tls = context_of(*own, node, is_server=True)
         with SigningDesk(home, keys) as desk:
             server = SignerServer(desk, address, tls, node)
             if metrics_port:
-                from prometheus_client import start_http_server
-
                 start_http_server(metrics_port, "127.0.0.1", server.registry)
             trio.run(run_signer, server)
     finally:
