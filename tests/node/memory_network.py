@@ -24,6 +24,7 @@ from gossip.network import (
 )
 from gossip.reasons import GossipReason
 from gossip.request_response import OnRequest
+from primitives.errors import ProtocolViolation
 from primitives.identifiers import ValidatorIndex
 
 if TYPE_CHECKING:
@@ -48,12 +49,13 @@ class MemoryNetwork:
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be there until cancelled."""
-        self.hub.places[self.index] = self
-        task_status.started()
-        try:
-            await trio.sleep_forever()
-        finally:
-            del self.hub.places[self.index]
+        async with trio.open_nursery() as self.nursery:
+            self.hub.places[self.index] = self
+            task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                del self.hub.places[self.index]
 
     def send(self, to: ValidatorIndex, lane: Lane, message: bytes) -> bool:
         """See `Network.send`."""
@@ -81,7 +83,23 @@ class MemoryNetwork:
         place = self.hub.places.get(to)
         if place is None or place.on_request is None or self.hub.is_cut(self.index, to):
             raise NoAnswer("not there")
-        return await place.on_request(self.index, body)
+        answers: list[bytes] = []
+        ended = trio.Event()
+
+        async def answer(handler: OnRequest) -> None:
+            # In the answering node's life: it ends before that node's store is closed.
+            try:
+                answers.append(await handler(self.index, body))
+            except ProtocolViolation:
+                place.blamed.append((self.index, GossipReason.BAD_REQUEST))
+            finally:
+                ended.set()
+
+        place.nursery.start_soon(answer, place.on_request)
+        await ended.wait()
+        if not answers:
+            raise NoAnswer("refused, or gone")
+        return answers[0]
 
     def publish(self, topic: Topic, message: bytes) -> bool:
         """See `Network.publish`; kept, and heard by every follower."""
