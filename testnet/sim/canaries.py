@@ -46,7 +46,7 @@ from testnet.sim.twins import TwinScenario
 
 TWINS_PER_ATTEMPT = 40
 SECONDS_MAX = 120
-"""A canary that has not been noticed by then lives."""
+"""A canary that has not been noticed after so much processor time lives."""
 
 Patch = tuple[Any, str, Any]
 
@@ -60,6 +60,8 @@ class Canary:
     name: str
     patches: Callable[[], list[Patch]]
     hunt: str = "swarm"
+    traitor: str = ""
+    """Who is likeliest to walk into the gap; "" for any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +87,19 @@ def broken(canary: Canary) -> Iterator[None]:
 
 def hunt(canary: Canary, seconds_max: float = SECONDS_MAX) -> Caught:
     """Look until it is caught or the time is up."""
-    start = time.monotonic()
+    start = _processor_seconds()
     with broken(canary):
         for attempt in count(1):
             oracle = _attempt(canary, attempt)
-            seconds = time.monotonic() - start
+            seconds = _processor_seconds() - start
             if oracle or seconds > seconds_max:
                 return Caught(canary.name, bool(oracle), round(seconds, 2), attempt, oracle)
     raise AssertionError("a hunt ends")
+
+
+def _processor_seconds() -> float:
+    """Of this process and those that it has waited for: what else runs on the machine does not count."""
+    return sum(os.times()[:4])
 
 
 def _attempt(canary: Canary, attempt: int) -> str:
@@ -109,7 +116,7 @@ def _attempt(canary: Canary, attempt: int) -> str:
         return violation.oracle
     except InvariantViolation:
         return "invariant"
-    plan = epochs_plan(attempt) if kind == "epochs" else focused_plan(attempt)
+    plan = epochs_plan(attempt) if kind == "epochs" else focused_plan(attempt, canary.traitor)
     simulation, violation_found = verdict_of(plan)
     if violation_found is not None and violation_found.oracle != "no exception":
         return violation_found.oracle
@@ -119,12 +126,12 @@ def _attempt(canary: Canary, attempt: int) -> str:
     return ""
 
 
-def focused_plan(seed: int) -> Plan:
+def focused_plan(seed: int, traitor: str = "") -> Plan:
     """A swarm plan of four, with one traitor more often than not. A whole build keeps every promise in it."""
     plan = draw_plan(seed, Wishes(validators=4, hostile_ms=8_000))
     rng = stream(seed, "focus")
     lost = {node for fault in plan.faults if fault.kind == "lost_disk" for node in fault.nodes}
-    if lost or rng.random() < 0.3:
+    if lost or (rng.random() < 0.3 and not traitor):
         return plan
     who = plan.traitors[0].validator if plan.traitors else next(i for i in range(4))
     behaviour = rng.choice(
@@ -132,7 +139,7 @@ def focused_plan(seed: int) -> Plan:
     )
     fields = {name: getattr(plan, name) for name in plan.__struct_fields__}
     fields["weights"] = ()
-    fields["traitors"] = (Traitor(validator=who, behaviour=behaviour),)
+    fields["traitors"] = (Traitor(validator=who, behaviour=traitor or behaviour),)
     fields["healed"] = tuple(index for index in range(4) if index != who)
     return Plan(**fields)
 
@@ -432,8 +439,8 @@ CANARIES = [
     Canary("fast quorum one too low", _fast_quorum_too_low),
     Canary("quorum one too low", _quorum_too_low),
     Canary("skipped views unchecked", _skips_unchecked),
-    Canary("justification root unchecked", _justification_root_unchecked),
-    Canary("body unchecked", _body_unchecked),
+    Canary("justification root unchecked", _justification_root_unchecked, traitor="mutator"),
+    Canary("body unchecked", _body_unchecked, traitor="mutator"),
     Canary("signatures unchecked", _signatures_unchecked),
     Canary("send before persist", _send_before_persist),
     Canary("no fsync", _no_fsync),
@@ -441,7 +448,7 @@ CANARIES = [
     Canary("votes again after a lost disk", _lost_disk_ignored),
     Canary("a torn tail silences", _torn_tail_silences),
     Canary("nullify after finalize", _nullify_after_finalize),
-    Canary("chain id ignored", _chain_ignored),
+    Canary("chain id ignored", _chain_ignored, traitor="mutator"),
     Canary("parent certificate unchecked", _parent_unchecked),
     Canary("gap check off by one", _gap_off_by_one),
     Canary("evidence never expires", _evidence_never_expires, "epochs"),
