@@ -22,7 +22,7 @@ async def a_gateway(home: Path, monkeypatch: Any) -> AsyncIterator[str]:
     url = f"http://127.0.0.1:{port}"
     settings = {"gateway": {"enabled": True, "port": port}}
     async with running_nodes(home, monkeypatch, count=1, settings=settings) as (nodes, _):
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             await nodes.wait_height(2)
             async with httpx.AsyncClient() as http:
                 while not await _is_up(http, url):  # noqa: ASYNC110 - another process.

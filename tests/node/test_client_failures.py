@@ -102,7 +102,7 @@ async def a_client(*gateways: Gateway | str) -> AsyncIterator[TrioClient]:
         async with open_client(urls, SIGNER) as client:
             client._account = Account(SIGNER, CHAIN, SIGNER.address, 0, 1)
             client._market = Market(())
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 yield client
         nursery.cancel_scope.cancel()
 

@@ -30,7 +30,7 @@ def quiet() -> Any:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while not condition():  # noqa: ASYNC110 - the other side is a process.
             await trio.sleep(0.005)
 
