@@ -220,6 +220,8 @@ class SyncService:
         if not progress.is_running:
             progress.started_height, progress.started_at = self._ledger.final_height, trio.current_time()
         progress.is_running, progress.target_height = True, target.height
+        self._metrics.set("sync_running", 1)
+        self._metrics.set("sync_target_height", target.height)
         self._consensus.is_catching_up = True
         log.info("sync_started", height=first - 1, target=target.height, epoch=epoch.number)
         try:
@@ -239,6 +241,7 @@ class SyncService:
             return is_done
         finally:
             self._consensus.is_catching_up = progress.is_running = False
+            self._metrics.set("sync_running", 0)
 
     async def _fetch_from(
         self, peer: ValidatorIndex, scheduler: Scheduler, arrived: dict[int, _Fetched], epoch: Epoch

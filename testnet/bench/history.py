@@ -81,7 +81,7 @@ class History:
         self._index_uusd = index_uusd
         self._chain_id = chain_id_of(genesis)
         self.store = BlockStore.open(data / "blocks", chain_id=self._chain_id)
-        self._epochs = EpochFiles(data / "epochs")
+        self.epochs = EpochFiles(data / "epochs")
         self._state = State.from_genesis(genesis.ledger, self._chain_id)
         block = genesis_block(self._chain_id)
         self._tip = block
@@ -146,7 +146,7 @@ class History:
         decided = await self.ledger.read(lambda state: decide(state, number, known))
         boundary = self._tip.header
         self.epoch = self.epoch.following(hash_of(boundary), decided.validators, decided.version)
-        self._epochs.keep(EpochOpened(opened(self.epoch), EpochProof((boundary,), self._proof)))
+        self.epochs.keep(EpochOpened(opened(self.epoch), EpochProof((boundary,), self._proof)))
         self._proof = None
 
     def _reports(self, height: int) -> Iterator[SignedReport]:
