@@ -23,6 +23,7 @@ from ledger.breakers.state import KEY_BREAKERS, drift_key, phase_key
 from ledger.genesis import LedgerGenesis
 from ledger.instruments import Instrument, Kind
 from ledger.listing import Listing
+from ledger.settlement.state import KEY_EXPOSURE, funding_key
 from ledger.state_keys import listing_key, oracle_key, window_key
 from ledger.state_tree import StateTree
 from ledger.trading.state import KEY_TRADING, trading_key
@@ -214,7 +215,9 @@ def margin_keys(genesis: LedgerGenesis, subject: bytes, find: Callable[[bytes], 
     held = [decode_own(Listing, raw).instrument for key in listings if (raw := find(key)) is not None]
     oracles = [oracle_key(item.underlying) for item in genesis.underlyings]
     trading = trading_key((subject[:20], subject[20]))
-    return [KEY_TRADING, trading, *oracles, *listings, *_window_keys(held), *_breaker_keys(genesis, held)]
+    windows, perpetuals = _window_keys(held), [item.id for item in held if item.kind == Kind.PERPETUAL]
+    settlement = [KEY_EXPOSURE, *windows, *(funding_key(item) for item in perpetuals)]
+    return [KEY_TRADING, trading, *oracles, *listings, *settlement, *_breaker_keys(genesis, held)]
 
 
 def _breaker_keys(genesis: LedgerGenesis, held: Iterable[Instrument]) -> list[bytes]:

@@ -15,6 +15,7 @@ from ledger.margin.requirements import compute_margin
 from ledger.margin.standard import compute_standard_margin
 from ledger.prices import get_prices
 from ledger.queries import get_account
+from ledger.settlement.state import funding_key
 from ledger.trading.margin_model import parameters_of
 from ledger.transactions import MarginModel, QuotesReport, SetMarginModel
 from ledger.valuation import positions_of
@@ -138,6 +139,22 @@ def test_a_margin_is_computed_again_from_proven_leaves_alone(exchange: Exchange,
     # The proof holds only what is traded here, so ETH, of which alice has nothing, has no worst scenario.
     assert (view.margin.worst_scenario, full.margin.worst_scenario) == ((27,), (27, 0))
     assert view == full._replace(margin=full.margin._replace(worst_scenario=(27,)))
+
+
+def test_what_funding_took_is_proven_too(exchange: Exchange, tmp_path: Path) -> None:
+    exchange.does("bob", buy(BTC_PERP, 100_300, 1), sell(BTC_PERP, 100_400, 1))
+    for _ in range(6):
+        exchange.block(50)
+    state, key = exchange.state, exchange.key("alice")
+    genesis = msgspec.structs.replace(a_genesis(), ledger=state.genesis)
+    chain = LightChain(tmp_path, genesis)
+    chain.block(dict(state.all_leaves()))
+    chain.block()
+    proven = verify_proof_file(chain.proof("margin", account_subject(*key)), trust_of(genesis))
+    view, full = recompute_margin(proven, genesis.ledger), get_account(state, key)
+    assert view is not None and full is not None
+    assert view.margin._replace(worst_scenario=()) == full.margin._replace(worst_scenario=())
+    assert state.leaves.values[funding_key(BTC_PERP)].cumulative_e6 > 10**9
 
 
 def test_what_a_doubtful_mark_adds_is_proven_too(exchange: Exchange, tmp_path: Path) -> None:
