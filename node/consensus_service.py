@@ -256,6 +256,10 @@ class ConsensusService:
         effects: list[Effect] = []
         for item in inputs:
             effects.extend(self._core.step(item))
+        for effect in effects:
+            if isinstance(effect, DeliverFinal):
+                # Before the journal is waited for: the core has forgotten these blocks already.
+                self._ledger.announce_final(effect.blocks[-1].header.height)
         records = [record for effect in effects if isinstance(effect, Persist) for record in effect.records]
         if records:
             with self._metrics.time_journal():
@@ -293,7 +297,6 @@ class ConsensusService:
                 self._nursery.start_soon(self._serve, effect)
             case DeliverFinal(blocks, proof):
                 delivery = FinalDelivery(blocks, proof, effect.is_fast, time.monotonic_ns())
-                self._ledger.announce_final(blocks[-1].header.height)
                 self._final_send.send_nowait(delivery)
             case (
                 EpochClosed()

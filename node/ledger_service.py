@@ -6,8 +6,8 @@ when another branch is asked for. All calls that touch the state run on one work
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -99,6 +99,7 @@ class LedgerService:
         self._layers: list[Executed] = []
         self._base_hash, self._base_height = tip_hash, tip_height
         """What the layers stand on: the final tip, or in the middle of `finalize` a block on the way to it."""
+        self._restored_height = tip_height
         self._blocks: dict[BlockHash, Block] = {}
         self._announced_height = tip_height
         self._finalized = trio.Event()
@@ -144,10 +145,29 @@ class LedgerService:
         """
         self._announced_height = max(self._announced_height, height)
 
-    async def _announced_are_final(self) -> None:
-        height = self._announced_height
-        while self.final_height < height:
-            await self._finalized.wait()
+    @asynccontextmanager
+    async def _standing_on(self, parent: BlockHash, height: int) -> AsyncIterator[None]:
+        """The lock, once all that was announced is final here; the ancestors of a block of `height` are at hand.
+
+        They are looked for here, on the event loop: while the worker thread works consensus may forget them.
+        """
+        while True:
+            await self.wait_final(self._announced_height)
+            async with self._lock:
+                if self.final_height < self._announced_height:
+                    continue  # Another one was announced while we waited for the lock, and forgotten.
+                self._fetch(parent, height - 1)
+                yield
+                return
+
+    def _fetch(self, cursor: BlockHash, height: int) -> None:
+        """Take over from consensus what is not known here between the final tip and a block."""
+        while height > self._base_height:
+            block = self._blocks.get(cursor) or self.find_block(cursor)
+            if block is None:
+                return
+            self._blocks[cursor] = block
+            cursor, height = BlockHash(block.header.parent_hash), height - 1
 
     async def is_valid(self, block_hash: BlockHash, block: Block) -> bool | None:
         """Whether the block may be voted for: its parent's root, its time, its oracle update and every signature.
@@ -162,8 +182,7 @@ class LedgerService:
         if not await self._verifier.all_valid(checks):
             log.warning("block_refused", height=header.height, view=header.view, reason="bad_signature")
             return False
-        await self._announced_are_final()
-        async with self._lock:
+        async with self._standing_on(BlockHash(header.parent_hash), header.height):
             self._blocks[block_hash] = block
             try:
                 await self._in_thread(lambda: self._validate(block))
@@ -181,12 +200,15 @@ class LedgerService:
 
     async def execute(self, block_hash: BlockHash) -> None:
         """Execute a validated block ahead of its finality, so that its root is there when a child needs it."""
-        await self._announced_are_final()
-        async with self._lock:
-            block = self._blocks.get(block_hash)
-            if block is not None:
+        block = self._blocks.get(block_hash)
+        if block is None:
+            return
+        header = block.header
+        async with self._standing_on(BlockHash(header.parent_hash), header.height):
+            if header.height > self.final_height:
+                self._blocks[block_hash] = block
                 with suppress(_Overtaken):
-                    await self._in_thread(lambda: self._move_to(block_hash, block.header.height))
+                    await self._in_thread(lambda: self._move_to(block_hash, header.height))
 
     async def build(
         self,
@@ -199,8 +221,7 @@ class LedgerService:
 
         Of `evidence` it takes what the chain does not hold yet. None when finality has meanwhile overtaken the parent.
         """
-        await self._announced_are_final()
-        async with self._lock:
+        async with self._standing_on(parent, height):
             try:
                 update, time_ns, root, wanted = await self._in_thread(
                     lambda: self._prepare(parent, height, reports, evidence)
@@ -282,6 +303,7 @@ class LedgerService:
 
         Raises:
             _Overtaken: it is not the final tip, nor does it stand on it; nothing was moved.
+            InvariantViolation: a block on the way is unknown, though nothing has become final in this life.
         """
         path: list[BlockHash] = []
         on_branch = {layer.block_hash: place for place, layer in enumerate(self._layers)}
@@ -290,6 +312,8 @@ class LedgerService:
             if height <= self._base_height:
                 raise _Overtaken
             block = self._blocks.get(cursor) or self.find_block(cursor)
+            if block is None and self._base_height > self._restored_height:
+                raise _Overtaken  # On a branch that lost, which consensus has cut off.
             if block is None:
                 raise InvariantViolation(
                     f"consensus asked for the state after an unknown block {cursor.hex()[:12]}"

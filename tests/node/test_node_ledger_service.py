@@ -14,14 +14,18 @@ import trio.testing
 from msgspec.structs import replace
 
 from consensus.messages import Block, hash_of, transaction_root
+from ledger.apply import BlockResult
 from ledger.events import Trade
 from ledger.oracle import decode_update
+from ledger.state import State
 from ledger.transactions import OracleUpdate, SignedTransaction, transaction_id
 from node.mempool import Mempool
 from node.rpc.views import MarginsView, MarksView, StatusView
+from node.views import views_of
 from primitives.amounts import USD
 from primitives.codec import decode_own, encode
 from primitives.errors import InvariantViolation
+from primitives.signing import address_of
 from tests.ledger.exchange import a_key, buy, sell
 from tests.node.network_of_nodes import BTC_PERP, NOBODYS_PROOF, Ledger, a_block, reports_at, sent_by
 
@@ -287,6 +291,70 @@ async def test_questions_wait_for_blocks_that_consensus_has_decided_and_forgotte
             await behind.finalizes(*decided[start : start + 40])
     assert answers[0] is True and answers[1] is not None
     assert behind.state.root() == answers[1].parent_state_root
+
+
+async def test_a_block_that_became_final_while_the_ledger_was_busy_is_waited_for(tmp_path: Path) -> None:
+    """After a restart consensus alone holds the blocks of its journal, and forgets what it has delivered."""
+    ahead, behind = a_ledger(tmp_path / "a"), a_ledger(tmp_path / "b")
+    decided = [await ahead.build()]
+    for _ in range(2):
+        await ahead.validates(decided[-1])
+        decided.append(await ahead.build(decided[-1]))
+    held = {hash_of(block.header): block for block in decided}
+    behind.service.find_block = held.get
+    behind.service.adopt(hash_of(decided[2].header), decided[2])
+    async with trio.open_nursery() as nursery:
+        async with behind.service._lock:
+            nursery.start_soon(behind.service.execute, hash_of(decided[2].header))
+            await trio.testing.wait_all_tasks_blocked()
+            behind.service.announce_final(2)
+            held.clear()
+        await trio.testing.wait_all_tasks_blocked()
+        await behind.finalizes(*decided[:2])
+    assert behind.service.executed_height == 3
+
+
+async def test_a_block_whose_branch_consensus_has_cut_off_is_dropped(tmp_path: Path) -> None:
+    ahead, behind = a_ledger(tmp_path / "a"), a_ledger(tmp_path / "b")
+    lost = [await ahead.build(view=1)]
+    for _ in range(2):
+        await ahead.validates(lost[-1])
+        lost.append(await ahead.build(lost[-1]))
+    await behind.finalizes(await behind.build(view=9))
+    behind.service.adopt(hash_of(lost[2].header), lost[2])
+    await behind.service.execute(hash_of(lost[2].header))
+    assert await behind.service.build(hash_of(lost[1].header), 3, ()) is None
+    assert behind.service.executed_height == 1
+
+
+async def test_in_a_catch_up_only_the_newest_blocks_views_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead, behind = a_ledger(tmp_path / "a"), a_ledger(tmp_path / "b")
+    blocks = []
+    for _ in range(4):
+        blocks.append(await ahead.build())
+        await ahead.finalizes(blocks[-1])
+    made: list[int] = []
+
+    def noted(state: State, block_hash: bytes, result: BlockResult) -> dict[str, bytes]:
+        made.append(result.height)
+        return views_of(state, block_hash, result)
+
+    monkeypatch.setattr("node.ledger_service.views_of", noted)
+    await behind.finalizes(*blocks)
+    assert made == [4]
+    assert behind.store.view("margins") == ahead.store.view("margins")
+
+
+async def test_a_final_block_is_found_by_the_accounts_that_it_changed(tmp_path: Path) -> None:
+    ledger = a_ledger(tmp_path)
+    waiting(ledger, "alice", 0, buy(BTC_PERP, 90_000, 1))
+    for _ in range(2):
+        await ledger.finalizes(await ledger.build())
+    alice, bob = (address_of(a_key(name).public_key) + b"\0" for name in ("alice", "bob"))
+    assert [ledger.store.heights_of_account(account) for account in (alice, bob)] == [[1], []]
+    assert ledger.store.height_of_view(0, 2) == 2
 
 
 async def test_a_block_that_nobody_ever_showed_us_is_our_own_mistake(tmp_path: Path) -> None:
