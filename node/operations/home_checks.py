@@ -8,6 +8,7 @@ from pathlib import Path
 from node.config import CONFIG_FILE, NodeConfig, load_config
 from node.genesis import GenesisDocument, chain_id_of, load_genesis
 from node.keystore import are_validator_names, is_consensus_name, is_insecure, read_public_keys
+from node.network_config import face_of
 from node.operations.findings import Finding, Level
 from primitives.errors import OperatorError
 
@@ -89,8 +90,12 @@ def _identity(
 
 
 def _peers(config: NodeConfig, genesis: GenesisDocument) -> list[Finding]:
+    if config.sentries:
+        return [Finding("peers", Level.GOOD, f"through {len(config.sentries)} sentries of our own")]
     named = {peer.index for peer in config.peers}
-    missing = [i for i in range(len(genesis.validators)) if i not in named and i != config.index]
+    missing = [i for i in range(len(genesis.validators)) if i not in named and i != face_of(config)]
+    if missing and named and face_of(config) is None:
+        return [Finding("peers", Level.GOOD, f"follows {len(named)} of {len(genesis.validators)} validators")]
     unknown = sorted(named - set(range(len(genesis.validators))))
     findings = []
     if missing:
