@@ -199,6 +199,7 @@ class Run:
             smile=self._smile(),
             epsilon_bp=percentile(self.truth.epsilon_bp[-2_000:], 0.5),
             spread_bp=percentile(self.truth.spread_bp[-2_000:], 0.5),
+            phases={item.underlying: item.phase for item in tally.phases},
             orders=tally.orders_accepted,
             trades=tally.trades,
             liquidations=tally.liquidations,

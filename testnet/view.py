@@ -49,6 +49,8 @@ class Picture:
     smile: Smile | None = None
     epsilon_bp: float | None = None
     spread_bp: float | None = None
+    phases: dict[str, str] = field(default_factory=dict)
+    """The trading phase of each underlying that ever left the open one."""
     orders: int = 0
     trades: int = 0
     liquidations: int = 0
@@ -130,6 +132,8 @@ def _market(picture: Picture) -> Table:
     for name, price in picture.indices.items():
         left.add_row(f"{name} index", f"{price:,.2f}")
     left.add_row("epsilon p50 / spread p50", f"{_bp(picture.epsilon_bp)} / {_bp(picture.spread_bp)}")
+    if picture.phases:
+        left.add_row("phase", ", ".join(f"{name} {phase}" for name, phase in sorted(picture.phases.items())))
     left.add_row("orders / trades", f"{picture.orders:,} / {picture.trades:,}")
     left.add_row("liquidations", str(picture.liquidations))
     left.add_row("expiries settled", str(picture.expiries))
