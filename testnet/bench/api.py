@@ -57,7 +57,7 @@ TRADES_PER_BLOCK = 2
 """On the perpetual, whose followers hear of each."""
 OTHER_TRADES_PER_BLOCK = 400
 """On another instrument, whose followers are the slow ones: their queue is full within seconds."""
-SETTLE_SECONDS = 2.0
+SETTLE_SECONDS = 1.0
 """After everybody is connected, before anything is counted."""
 
 

@@ -7,7 +7,6 @@ says a line with what it measured.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import socket
 import sys
@@ -15,15 +14,20 @@ import time
 from typing import Any
 
 import msgspec
+import uvloop
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
 
 from primitives.errors import ensure
 
 CHANNELS = ("blocks", "depth:BTC-PERPETUAL", "marks:BTC-PERPETUAL", "trades:BTC-PERPETUAL")
 SLOW_CHANNEL = "trades"
-CONNECTING_AT_ONCE = 50
-BURST_SECONDS = 3.0
+UPGRADE = (
+    b"GET /v1/ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+TEXT, PING, PONG = 1, 9, 10
+"""Opcodes of frames."""
+BURST_SECONDS = 2.0
 """Of orders, then of questions."""
 ORDERS_IN_FLIGHT = 200
 QUESTIONS_IN_FLIGHT = 8
@@ -65,81 +69,130 @@ class _Message(msgspec.Struct):
     market_time_ns: str = "0"
 
 
+class _Subscriber(asyncio.Protocol):
+    """One WebSocket client without a library: what it costs should be the gateway's, not its own."""
+
+    def __init__(self, crowd: Crowd) -> None:
+        self._crowd = crowd
+        self._buffer = bytearray()
+        self._seen: dict[str, int] = {}
+        self._is_open = False
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Ask for the upgrade."""
+        self._transport = transport
+        transport.write(UPGRADE)
+
+    def data_received(self, data: bytes) -> None:
+        """Cut into frames; a server's frames are not masked."""
+        now_ns = time.monotonic_ns()
+        buffer = self._buffer
+        buffer += data
+        if not self._is_open:
+            head, found, _ = buffer.partition(b"\r\n\r\n")
+            if not found:
+                return
+            del buffer[: len(head) + 4]
+            self._is_open = True
+            self._send(1, msgspec.json.encode({"op": "subscribe", "channels": CHANNELS}))
+        start = 0
+        while (frame := _frame_at(buffer, start)) is not None:
+            code, payload, start = frame
+            if code == PING:
+                self._send(PONG, payload)
+            elif code == TEXT:
+                self._crowd.take(self._seen, payload, now_ns)
+        del buffer[:start]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody is to be lost while blocks are made."""
+        del exc
+        self._crowd.lose()
+
+    def _send(self, code: int, payload: bytes) -> None:
+        if self._transport is not None:
+            ensure(len(payload) < 126, "what a subscriber says is short")
+            # Masked, as a client's frames must be, with zeros.
+            self._transport.write(bytes((0x80 | code, 0x80 | len(payload))) + bytes(4) + payload)
+
+
+def _frame_at(buffer: bytearray, start: int) -> tuple[int, bytes, int] | None:
+    """(opcode, payload, end) of the frame that begins there, None while it is not complete."""
+    have = len(buffer) - start
+    if have < 2:
+        return None
+    length, size = buffer[start + 1], 2
+    if length > 125:
+        size = 4 if length == 126 else 10
+        length = int.from_bytes(buffer[start + 2 : start + size], "big")
+    if have < size + length:
+        return None
+    begin = start + size
+    return buffer[start] & 15, bytes(buffer[begin : begin + length]), begin + length
+
+
 class Crowd:
     """All subscribers of this process."""
 
     def __init__(self, plan: ClientsPlan) -> None:
-        self._url = f"ws://127.0.0.1:{plan.port}/v1/ws"
         self._plan = plan
         self._decoder = msgspec.json.Decoder(_Message)
         self._sent_ns: dict[int, int] = {}
         self._delays_ns: list[int] = []
+        self._subscribed = 0
+        self._all_subscribed = asyncio.Event()
         self._holes = 0
         self._lost = 0
         self._is_ending = False
 
     async def run(self) -> None:
         """Subscribe, listen until the input ends, burst, report."""
-        slots = asyncio.Semaphore(CONNECTING_AT_ONCE)
-        async with contextlib.AsyncExitStack() as stack:
-            opened = [self._subscribed(stack, slots) for _ in range(self._plan.subscribers)]
-            connections = await asyncio.gather(*opened)
-            for _ in range(self._plan.slow):
-                stack.callback((await asyncio.to_thread(self._deaf)).close)
-            tasks = [asyncio.create_task(self._listen(connection)) for connection in connections]
-            _say(b"subscribed")
-            await asyncio.to_thread(sys.stdin.buffer.read)
-            self._is_ending = True
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            orders = await self._order(connections[0])
-            questions = await self._ask()
-            _say(msgspec.json.encode(self._report(orders, questions)))
-            stack.pop_all()  # The process ends, and with it every connection at once.
+        loop = asyncio.get_running_loop()
+        for _ in range(self._plan.subscribers):
+            await loop.create_connection(lambda: _Subscriber(self), "127.0.0.1", self._plan.port)
+        slow = [await asyncio.to_thread(self._deaf) for _ in range(self._plan.slow)]
+        await self._all_subscribed.wait()
+        _say(b"subscribed")
+        await asyncio.to_thread(sys.stdin.buffer.read)
+        self._is_ending = True
+        url = f"ws://127.0.0.1:{self._plan.port}/v1/ws"
+        async with connect(url, compression=None, max_queue=None) as connection:
+            orders = await self._order(connection)
+        questions = await self._ask()
+        _say(msgspec.json.encode(self._report(orders, questions)))
+        for client in slow:
+            client.close()
 
-    async def _subscribed(
-        self, stack: contextlib.AsyncExitStack, slots: asyncio.Semaphore
-    ) -> ClientConnection:
-        async with slots:
-            opening = connect(
-                self._url, compression=None, ping_interval=None, max_queue=None, open_timeout=60
-            )
-            connection = await stack.enter_async_context(opening)
-            await connection.send(msgspec.json.encode({"op": "subscribe", "channels": CHANNELS}).decode())
-            return connection
+    def take(self, seen: dict[str, int], payload: bytes, now_ns: int) -> None:
+        """One message of a subscriber that has seen up to these numbers."""
+        message = self._decoder.decode(payload)
+        if message.type == "subscribed":
+            self._subscribed += 1
+            if self._subscribed == self._plan.subscribers:
+                self._all_subscribed.set()
+        if not message.channel or not message.seq:
+            return
+        self._holes += message.seq - seen.get(message.channel, message.seq - 1) - 1
+        seen[message.channel] = message.seq
+        if message.type == "block":
+            self._sent_ns[message.height] = int(message.market_time_ns)
+        self._delays_ns.append(now_ns - self._sent_ns.get(message.height, now_ns))
+
+    def lose(self) -> None:
+        """A subscriber's connection is gone."""
+        self._lost += not self._is_ending
 
     def _deaf(self) -> socket.socket:
         """A subscriber with the smallest receive buffer, who never reads."""
         client = socket.socket()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         client.connect(("127.0.0.1", self._plan.port))
-        client.sendall(
-            b"GET /v1/ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-        )
+        client.sendall(UPGRADE)
         ensure(client.recv(12) == b"HTTP/1.1 101", "the gateway takes the connection")
         request = msgspec.json.encode({"op": "subscribe", "channels": [SLOW_CHANNEL]})
         client.sendall(b"\x81" + bytes([0x80 | len(request)]) + bytes(4) + request)
         return client
-
-    async def _listen(self, connection: ClientConnection) -> None:
-        seen: dict[str, int] = {}
-        try:
-            async for data in connection:
-                now_ns = time.monotonic_ns()
-                message = self._decoder.decode(data)
-                if not message.channel or not message.seq:
-                    continue
-                self._holes += message.seq - seen.get(message.channel, message.seq - 1) - 1
-                seen[message.channel] = message.seq
-                if message.type == "block":
-                    self._sent_ns[message.height] = int(message.market_time_ns)
-                self._delays_ns.append(now_ns - self._sent_ns.get(message.height, now_ns))
-        except ConnectionClosed:
-            self._lost += not self._is_ending
-        else:
-            self._lost += not self._is_ending
 
     async def _order(self, connection: ClientConnection) -> float:
         """Acknowledgements per second of one maker that keeps so many orders in flight, in msgpack."""
@@ -195,4 +248,5 @@ def _say(line: bytes) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(Crowd(msgspec.json.decode(sys.argv[1], type=ClientsPlan)).run())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(Crowd(msgspec.json.decode(sys.argv[1], type=ClientsPlan)).run())
