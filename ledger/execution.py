@@ -7,7 +7,7 @@ a cancel sees what rested when the block began.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple, get_args
 
@@ -86,35 +86,20 @@ def execute_transactions(
         if (batch := _open_batch(workspace, read)) is not None
     ]
     cancel_due(workspace)
+    phase = _Phases(workspace, batches)
     cancels = Cancels(workspace)
-    for batch in batches:
-        _each_action(workspace, batch, CANCELS, lambda item, action: cancels.add(item.account, action))
+    phase.each(CANCELS, lambda item, action: cancels.add(item.account, action))
     cancels.apply()
     desk = OrderDesk(workspace, valuation)
     cashier = _Cashier(workspace, desk, valuation.account_count)
-    for batch in batches:
-        _each_action(workspace, batch, (Deposit,), cashier.deposit)
-    for batch in batches:
-        _each_action(workspace, batch, (Withdraw, TransferCash), cashier.move_out)
+    phase.each((Deposit,), cashier.deposit)
+    phase.each((Withdraw, TransferCash), cashier.move_out)
     auctions = AuctionDesk(workspace, valuation)
-    for batch in batches:
-        _each_action(workspace, batch, (BidAuction,), lambda item, action: auctions.bid(item.account, action))
-    for batch in batches:
-        _each_action(
-            workspace, batch, (VoteParameter,), lambda item, action: vote(workspace, item.account, action)
-        )
+    phase.each((BidAuction,), lambda item, action: auctions.bid(item.account, action))
+    phase.each((VoteParameter,), lambda item, action: vote(workspace, item.account, action))
     staking = StakingDesk(workspace, desk.check_withdrawal)
-    for batch in batches:
-        _each_action(
-            workspace, batch, STAKING_ACTIONS, lambda item, action: staking.perform(item.account, action)
-        )
-    for batch in batches:
-        _each_action(
-            workspace,
-            batch,
-            SETTINGS,
-            lambda item, action: change_setting(workspace, desk, item.account, action),
-        )
+    phase.each(STAKING_ACTIONS, lambda item, action: staking.perform(item.account, action))
+    phase.each(SETTINGS, lambda item, action: change_setting(workspace, desk, item.account, action))
     cancel_silent(workspace)
     triggers = TriggerDesk(workspace, valuation, desk)
     triggers.fire()
@@ -166,15 +151,26 @@ def _open_batch(workspace: Workspace, read: ReadTransaction) -> Batch | None:
     return batch
 
 
-def _each_action(
-    workspace: Workspace,
-    batch: Batch,
-    kinds: tuple[type, ...],
-    perform: Callable[[Batch, object], None],
-) -> None:
-    for index, action in batch.actions:
-        if isinstance(action, kinds):
-            _attempt(workspace, batch, index, partial(perform, batch, action))
+class _Phases:
+    """A block's actions by kind, so that a phase looks only at its own; plain orders have a phase of their own."""
+
+    def __init__(self, workspace: Workspace, batches: Sequence[Batch]) -> None:
+        self._workspace = workspace
+        self._rare = [
+            (batch, index, action)
+            for batch in batches
+            for index, action in batch.actions
+            if type(action) is not PlaceOrder
+        ]
+        self._kinds = {type(action) for _, _, action in self._rare}
+
+    def each(self, kinds: tuple[type, ...], perform: Callable[[Batch, object], None]) -> None:
+        """Do every action of these kinds, batch by batch; refusals become events."""
+        if self._kinds.isdisjoint(kinds):
+            return
+        for batch, index, action in self._rare:
+            if isinstance(action, kinds):
+                _attempt(self._workspace, batch, index, partial(perform, batch, action))
 
 
 def _attempt(workspace: Workspace, batch: Batch, index: int, perform: Callable[[], None]) -> bool:

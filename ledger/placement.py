@@ -49,30 +49,29 @@ class _Open:
     """What the account has open, while a batch adds to it."""
 
     def __init__(self, workspace: Workspace, account: OpenAccount) -> None:
-        orders = [(account.orders[key], workspace.order(key)) for key in sorted(account.orders)]
         trading = workspace.find_trading(account.key)
-        quotes = trading.quotes if trading is not None else set()
-        self.labels = {order.label for _, order in orders} - {0}
-        self.count = len(orders)
-        self.lots = sum(order.left_lots for _, order in orders)
-        self.lots += sum(abs(lots) for lots, _ in account.positions.values())
-        self.instruments = set(account.positions) | {instrument for instrument, _ in orders}
+        quotes = trading.quotes if trading is not None else ()
+        self.labels: set[int] = set()
+        self.count = len(account.orders)
+        self.lots = sum([abs(lots) for lots, _ in account.positions.values()])
+        self.instruments = {*account.positions, *account.orders.values()}
         self.new: dict[int, int] = {}
         """Orders of this batch by instrument that have not entered yet."""
         self.reducing: dict[tuple[int, int], int] = {}
-        for instrument, order in orders:
+        self.margined: dict[int, Margined] = {}
+        self.replaced: set[int] = set()
+        for order_id in sorted(account.orders):
+            instrument, order = account.orders[order_id], workspace.order(order_id)
+            lots = order.left_lots
+            self.lots += lots
+            if order.label:
+                self.labels.add(order.label)
             if order.reduce_only:
                 key = instrument, order.side
-                self.reducing[key] = self.reducing.get(key, 0) + order.left_lots
-        self.margined = {
-            order.order_id: Margined(
-                OpenOrder(instrument, _signed(order.side, order.left_lots), order.price_uusd),
-                order.order_id in quotes,
-            )
-            for instrument, order in orders
-            if not order.reduce_only
-        }
-        self.replaced: set[int] = set()
+                self.reducing[key] = self.reducing.get(key, 0) + lots
+            else:
+                margin_order = OpenOrder(instrument, _signed(order.side, lots), order.price_uusd)
+                self.margined[order_id] = Margined(margin_order, order_id in quotes)
 
     def exchange(self, order: RestingOrder, instrument: int, sign: int) -> None:
         """Count an open order out (sign -1), because a new one is to replace it, or in again (+1)."""
@@ -321,10 +320,10 @@ class OrderDesk:
         stored = self._workspace.state.account(account.key)
         if stored is None or self._workspace.state.standard.get(account.key):
             return False
-        if account.positions != {item.instrument: (item.lots, item.cost_uusd) for item in stored.positions}:
+        if not account.has_stored_positions():
             return False
         excess_uusd = self._valuation.im_excess_uusd(account.key) + account.cash_uusd - stored.cash_uusd
-        required_uusd = sum(order_requirement_uusd(self._valuation, item.order) for item in orders)
+        required_uusd = sum([order_requirement_uusd(self._valuation, item.order) for item in orders])
         return excess_uusd - required_uusd >= SURE_UUSD
 
     def _with_protection(
@@ -356,9 +355,9 @@ class OrderDesk:
         ]
 
         def holds(count: int) -> bool:
-            gone = {item.replaces for item in candidates[:count]}
-            kept = [order for order_id, order in opened.margined.items() if order_id not in gone]
-            orders = kept + new[:count]
+            gone = {item.replaces for item in candidates[:count] if item.replaces}
+            orders = [order for order_id, order in opened.margined.items() if order_id not in gone]
+            orders += new[:count]
             return (
                 self._surely_holds(account, orders) or self._excess(account, orders, account.cash_uusd) >= 0
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -89,13 +89,20 @@ def build_risk(state: State, markets: dict[Underlying, UnderlyingMarket]) -> Ris
 
 def unit_margins_of(risk: RiskArrays, instruments: Iterable[int]) -> dict[tuple[int, int], int]:
     """What one lot bought (0) or sold (1) at the mark requires initially, rounded up, by instrument, side."""
+    table = _unit_portfolios(tuple(instruments))
+    margins = compute_margins(risk, table)
+    required = (margins.mtm_uusd - margins.im_excess_uusd).tolist()
+    return dict(zip(table.accounts, required, strict=True))
+
+
+@lru_cache(maxsize=8)
+def _unit_portfolios(instruments: tuple[int, ...]) -> PortfolioTable[tuple[int, int]]:
+    """One lot of each side of every instrument. Kept, because from block to block they are the same."""
     table: PortfolioTable[tuple[int, int]] = PortfolioTable()
     for instrument in instruments:
         for side, lots in enumerate((1, -1)):
             table.replace((instrument, side), 0, [Position(instrument, lots)])
-    margins = compute_margins(risk, table)
-    required = (margins.mtm_uusd - margins.im_excess_uusd).tolist()
-    return dict(zip(table.accounts, required, strict=True))
+    return table
 
 
 def with_surcharges(state: State, risk: RiskArrays, doubtful: Iterable[int]) -> RiskArrays:

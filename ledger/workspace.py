@@ -33,11 +33,15 @@ if TYPE_CHECKING:
 
 
 class OpenAccount:
-    """An account under work: `positions` maps instrument to (lots, cost), `orders` id to instrument."""
+    """An account under work: `positions` maps instrument to (lots, cost), `orders` id to instrument.
 
-    __slots__ = ("cash_uusd", "health", "key", "nonce_floor", "nonce_used", "orders", "positions")
+    `stored`: the leaf it was opened from or last written as.
+    """
+
+    __slots__ = ("cash_uusd", "health", "key", "nonce_floor", "nonce_used", "orders", "positions", "stored")
 
     def __init__(self, account: Account) -> None:
+        self.stored = account
         self.key = account.key
         self.cash_uusd = account.cash_uusd
         self.nonce_floor = account.nonce_floor
@@ -79,9 +83,29 @@ class OpenAccount:
             self.nonce_floor,
             nonce_bits_of(self.nonce_used),
             self.health,
-            tuple(Position(item, *self.positions[item]) for item in sorted(self.positions)),
-            tuple(OpenOrder(item, self.orders[item]) for item in sorted(self.orders)),
+            self._closed_positions(),
+            self._closed_orders(),
         )
+
+    def has_stored_positions(self) -> bool:
+        """Whether the positions are what they were when the block opened the account."""
+        stored = self.stored.positions
+        return len(stored) == len(self.positions) and all(
+            self.positions.get(item.instrument) == (item.lots, item.cost_uusd) for item in stored
+        )
+
+    def _closed_positions(self) -> tuple[Position, ...]:
+        if self.has_stored_positions():
+            return self.stored.positions
+        return tuple(Position(item, *self.positions[item]) for item in sorted(self.positions))
+
+    def _closed_orders(self) -> tuple[OpenOrder, ...]:
+        """Those that were open before keep their entries, which are ascending; newer ones follow."""
+        kept = tuple(item for item in self.stored.orders if item.order_id in self.orders)
+        if len(kept) == len(self.orders):
+            return kept
+        old = {item.order_id for item in kept}
+        return kept + tuple(OpenOrder(item, self.orders[item]) for item in sorted(self.orders.keys() - old))
 
 
 class Workspace:
@@ -258,8 +282,9 @@ class Workspace:
         state = self.state
         for account in self.touched():
             leaf = account.closed()
-            if leaf != state.account(account.key):
+            if leaf != account.stored or state.account(account.key) is None:
                 state.put_account(leaf)
+                account.stored = leaf
         for key in sorted(self._trading):
             trading = self._trading[key]
             if trading is not None and (stored := trading.closed()) != get_trading(state, key):

@@ -58,7 +58,9 @@ def recover(journal_directory: Path, watermark_path: Path, files: Files = DISK) 
     watermark = Watermark.open(watermark_path, files)
     reason = observer_reason(watermark, journaled_position(records))
     floor = floor_after(journal, watermark) if watermark is not None else START
-    if floor != START and reason is None:  # An observer's journal stays as it is, or a second start would end it.
+    if (
+        floor != START and reason is None
+    ):  # An observer's journal stays as it is, or a second start would end it.
         # A record that was synced is gone, and may be a vote that was sent: sign in none of the views it could be of.
         record = RaisedFloor(floor.epoch, floor.view)
         journal.append([encode(record)])

@@ -38,6 +38,7 @@ from ledger.transactions import (
     PlaceOrder,
     QuotesReport,
     SignedReport,
+    TimeInForce,
     Transaction,
     TransferCash,
     Withdraw,
@@ -186,7 +187,7 @@ class History:
         amount = self.random.randint(1, 20_000) * USD
         if what < 0.75:
             instrument = self.random.choice(self._options() if self.random.random() < 0.6 else PERPETUALS)
-            how = self.random.choice(["rest", "rest", "now", "now", "now", "post", "reduce"])
+            how = self.random.choice(["rest", "rest", "now", "now", "kill", "kill", "post", "reduce"])
             # Few different prices, so that orders of one block meet at the same one.
             side, offset = self.random.randrange(2), self.random.choice([-5_000, 5_000, 5_000, 40_000])
             return self._order(instrument, side, -offset if side else offset, how)
@@ -205,8 +206,9 @@ class History:
         price += self.random.random() < 0.01  # Off the grid.
         lots = self.random.randint(1, self.random.choice([3, 40, 150]))
         label = 0 if how == "quote" else self.random.choice([0, 0, 0, 0, 0, 1, 2, 3])
+        in_force = {"now": TimeInForce.IOC, "kill": TimeInForce.FOK}.get(how, TimeInForce.GTC)
         return PlaceOrder(
-            instrument, side, price, lots, int(how == "now"), how in ("post", "quote"), how == "reduce", label
+            instrument, side, price, lots, in_force, how in ("post", "quote"), how == "reduce", label
         )
 
     def _deposit(self) -> None:

@@ -111,11 +111,13 @@ def quotes_on(workspace: Workspace, trading: OpenTrading, underlying: int) -> li
 
 def lot_requirement_uusd(prices: Prices, order: OpenOrder) -> int:
     """What one lot of an order requires by itself, with the loss against the mark; rounded up."""
-    is_sell = order.lots < 0
-    over_uusd = order.price_uusd - prices.mark_uusd(order.instrument_id)
-    per_contract = prices.state.instruments[order.instrument_id].lots_per_contract
-    worse_uusd = ceil_div(max(0, -over_uusd if is_sell else over_uusd), per_contract)
-    return prices.unit_margins[order.instrument_id, int(is_sell)] + worse_uusd
+    instrument, is_sell = order.instrument_id, order.lots < 0
+    over_uusd = order.price_uusd - prices.mark_uusd(instrument)
+    worse_uusd = -over_uusd if is_sell else over_uusd
+    unit_uusd = prices.unit_margins[instrument, int(is_sell)]
+    if worse_uusd <= 0:
+        return unit_uusd
+    return unit_uusd + ceil_div(worse_uusd, prices.state.instruments[instrument].lots_per_contract)
 
 
 def order_requirement_uusd(prices: Prices, order: OpenOrder) -> int:

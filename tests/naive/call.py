@@ -60,6 +60,21 @@ def above_or_at(ticks: Ticks, price: int) -> int:
     return min([low + tick, *starts])
 
 
+def call_with_kills(orders: list[Order], height: int, mark_uusd: int, ticks: Ticks) -> NaiveCall:
+    """The call without the fill-or-kill orders it cannot fill whole; the fourth try is without any of them."""
+    for tries_left in (2, 1, 0):
+        result = naive_call(orders, mark_uusd, ticks)
+        kills = [item for item in orders if item.time_in_force == 2 and item.height == height]
+        filled = {item.id: sum(item.id in lot for lot in result.lots) for item in kills}
+        partial = [item for item in kills if item.id not in result.removed and filled[item.id] < item.lots]
+        if not partial:
+            return result
+        newest = max(partial, key=lambda item: (filled[item.id] > 0, item.id))
+        dropped = [item for item in partial if not filled[item.id] or item is newest] if tries_left else kills
+        orders = [item for item in orders if item not in dropped]
+    return naive_call(orders, mark_uusd, ticks)
+
+
 def naive_call(orders: list[Order], mark_uusd: int, ticks: Ticks) -> NaiveCall:
     """What one instrument's open orders do in this block's call."""
     orders = list(orders)

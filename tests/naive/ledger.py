@@ -61,7 +61,7 @@ from primitives.codec import encode
 from primitives.hashing import digest
 from tests.naive.account import HEALTHY, LIQUIDATION, REDUCE_ONLY, AccountKey, NaiveAccount
 from tests.naive.breakers import NaiveBreakers
-from tests.naive.call import Order, Ticks, above_or_at, below_or_at, naive_call
+from tests.naive.call import Order, Ticks, above_or_at, below_or_at, call_with_kills
 from tests.naive.exposure import exposure, shortfalls_uusd
 from tests.naive.funding import accrue, paid_uusd
 from tests.naive.liquidation import liquidate
@@ -212,7 +212,7 @@ class NaiveLedger:
         own = [item for item in self.orders.values() if item.instrument == instrument.id]
         before = {item.id: item.lots for item in own}
         mark = self.rows.mark[self.rows.row_of[instrument.id]]
-        result = naive_call(own, mark, self.grid(instrument))
+        result = call_with_kills(own, self.height, mark, self.grid(instrument))
         for order_id in result.removed:
             self.cancel(self.orders[order_id], "self_trade")
         trades: dict[tuple[int, int], int] = {}
@@ -227,8 +227,8 @@ class NaiveLedger:
             order = self.orders.get(order_id)
             if order is not None and order.lots == 0:
                 del self.orders[order_id]
-            elif order is not None and order.time_in_force == 1:
-                self.cancel(order, "immediate_or_cancel")
+            elif order is not None and order.time_in_force:
+                self.cancel(order, "immediate_or_cancel" if order.time_in_force == 1 else "fill_or_kill")
         for key in sorted(accounts):
             self.trim(key, instrument.id)
 
