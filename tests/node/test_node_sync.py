@@ -172,30 +172,9 @@ def forge_transactions(answer: Range) -> Range:
     return msgspec.structs.replace(answer, blocks=(*answer.blocks[:-1], encode(forged)))
 
 
-def forge_header(answer: Range) -> Range:
-    block = decode_own(Block, answer.blocks[0])
-    header = msgspec.structs.replace(block.header, parent_state_root=bytes(32))
-    forged = encode(msgspec.structs.replace(block, header=header))
-    return msgspec.structs.replace(answer, blocks=(forged, *answer.blocks[1:]))
-
-
-def forge_justification(answer: Range) -> Range:
-    block = decode_own(Block, answer.blocks[-1])
-    empty = msgspec.structs.replace(block.justification, parent=None)
-    forged = encode(msgspec.structs.replace(block, justification=empty))
-    return msgspec.structs.replace(answer, blocks=(*answer.blocks[:-1], forged))
-
-
 def forge_signature(answer: Range) -> Range:
     assert answer.proof is not None
     proof = msgspec.structs.replace(answer.proof, signatures=(bytes(64), *answer.proof.signatures[1:]))
-    return msgspec.structs.replace(answer, proof=proof)
-
-
-def below_quorum(answer: Range) -> Range:
-    assert answer.proof is not None
-    proof = answer.proof
-    proof = msgspec.structs.replace(proof, signers=proof.signers[:2], signatures=proof.signatures[:2])
     return msgspec.structs.replace(answer, proof=proof)
 
 
@@ -203,18 +182,10 @@ def without_proof(answer: Range) -> Range:
     return msgspec.structs.replace(answer, proof=None)
 
 
-def out_of_order(answer: Range) -> Range:
-    return msgspec.structs.replace(answer, blocks=answer.blocks[::-1])
-
-
 LIES = [
     (forge_transactions, "wrong_root"),
-    (forge_header, "not_linked"),
-    (forge_justification, "wrong_root"),
     (forge_signature, "sync_bad_signature"),
-    (below_quorum, "below_quorum"),
     (without_proof, "sync_unproved"),
-    (out_of_order, "unproved"),
 ]
 
 
