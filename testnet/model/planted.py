@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from consensus import certificates
-from consensus.effects import OwnVote
-from consensus.messages import TimeoutCertificate, Vote, VoteKind
-from consensus.safety import OwnVotes
+from consensus.messages import TimeoutCertificate, VoteKind
+from consensus.safety import OwnVotes, Signed
 from consensus.validator_set import ValidatorSet
 from primitives.identifiers import NO_BLOCK, BlockHash
 
@@ -44,7 +43,7 @@ def _fast_weight(self: ValidatorSet, byzantine_weight: int) -> int:
     return byzantine_weight + self.total - self.quorum + self.quorum // 2
 
 
-def _nullify_without_report(self: OwnVotes, view: int) -> tuple[Vote, OwnVote]:
+def _nullify_without_report(self: OwnVotes, view: int) -> Signed | None:
     return self._signed(VoteKind.NULLIFY, view, NO_BLOCK)
 
 
