@@ -19,6 +19,7 @@ from node.rpc.answers import (
     AccountAnswer,
     BlockAnswer,
     BookAnswer,
+    BreakersAnswer,
     EventsPage,
     InstrumentsAnswer,
     MarksAnswer,
@@ -97,6 +98,11 @@ def book(name: str | int) -> Question[BookAnswer]:
 def surface(underlying: str) -> Question[SurfaceAnswer]:
     """Index and volatilities of BTC or ETH."""
     return Question(f"/v1/surface/{quote(underlying, safe='')}", SurfaceAnswer)
+
+
+def breakers() -> Question[BreakersAnswer]:
+    """The trading phase of each underlying, and how far marks are from the venues."""
+    return Question("/v1/breakers", BreakersAnswer)
 
 
 def account(address: bytes, subaccount: int = 0) -> Question[AccountAnswer]:

@@ -29,6 +29,9 @@ F = TypeVar("F", bound=msgspec.Struct)
 Raw = bytes
 """Of any length."""
 HealthName = Literal["healthy", "reduce_only", "liquidation"]
+PhaseName = Literal["open", "auction", "post_only", "halted"]
+CauseName = Literal["halt", "restart", "drift", "price", "latency"]
+ColourName = Literal["green", "amber", "red"]
 Cursor = Annotated[str, msgspec.Meta(max_length=16, pattern="^([A-Za-f][A-Za-z0-9_-]{15})?$")]
 """A place in the chain's history; opaque, the same at every node, and good for ever."""
 
@@ -295,6 +298,43 @@ class SurfaceAnswer(Form, frozen=True, kw_only=True):
     index_uusd: U63
     index_ns: U63
     slices: tuple[SliceForm, ...]
+
+
+class PhaseForm(Form, frozen=True, kw_only=True):
+    """What trading of one underlying allows, and why; `until_ns` is 0 when that depends on more than time.
+
+    `moved_ppm`: how far the index usually moves between two blocks; `widening_ppm`: the factor on price bands.
+    """
+
+    underlying: str
+    phase: PhaseName
+    causes: tuple[CauseName, ...]
+    until_ns: U63
+    moved_ppm: U32
+    widening_ppm: U32
+
+
+class DriftForm(Form, frozen=True, kw_only=True):
+    """One instrument's mark against the venues at its last judged epoch: epsilon, and the half-spread h."""
+
+    name: str
+    instrument: U32
+    colour: ColourName
+    external_uusd: U63
+    epsilon_uusd: U63
+    half_spread_uusd: U63
+    red_epochs: U32
+    green_epochs: U32
+    is_paused: bool
+
+
+class BreakersAnswer(Form, frozen=True, kw_only=True):
+    """The phase of every underlying and the drift of everything that was judged."""
+
+    judged_epochs: U63
+    judged_ns: U63
+    phases: tuple[PhaseForm, ...]
+    drifts: tuple[DriftForm, ...]
 
 
 class PositionForm(Form, frozen=True, kw_only=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from ledger.breakers.phases import until_of
 from ledger.breakers.state import (
@@ -21,50 +20,9 @@ from ledger.breakers.state import (
     phase_key,
 )
 from ledger.instruments import Underlying
-from node.rpc.answers import Form, form_of
+from node.rpc.answers import BreakersAnswer, DriftForm, PhaseForm, form_of
 from node.storage.block_store import BlockStore
-from primitives.codec import U32, U63, decode_own
-
-PhaseName = Literal["open", "auction", "post_only", "halted"]
-CauseName = Literal["halt", "restart", "drift", "price", "latency"]
-ColourName = Literal["green", "amber", "red"]
-
-
-class PhaseForm(Form, frozen=True, kw_only=True):
-    """What trading of one underlying allows, and why; `until_ns` is 0 when that depends on more than time.
-
-    `moved_ppm`: how far the index usually moves between two blocks; `widening_ppm`: the factor on price bands.
-    """
-
-    underlying: str
-    phase: PhaseName
-    causes: tuple[CauseName, ...]
-    until_ns: U63
-    moved_ppm: U32
-    widening_ppm: U32
-
-
-class DriftForm(Form, frozen=True, kw_only=True):
-    """One instrument's mark against the venues at its last judged epoch: epsilon, and the half-spread h."""
-
-    name: str
-    instrument: U32
-    colour: ColourName
-    external_uusd: U63
-    epsilon_uusd: U63
-    half_spread_uusd: U63
-    red_epochs: U32
-    green_epochs: U32
-    is_paused: bool
-
-
-class BreakersAnswer(Form, frozen=True, kw_only=True):
-    """The phase of every underlying and the drift of everything that was judged."""
-
-    judged_epochs: U63
-    judged_ns: U63
-    phases: tuple[PhaseForm, ...]
-    drifts: tuple[DriftForm, ...]
+from primitives.codec import decode_own
 
 
 def breakers_answer(

@@ -25,6 +25,7 @@ from node.rpc.answers import (
     AccountAnswer,
     BlockAnswer,
     BookAnswer,
+    BreakersAnswer,
     GreeksForm,
     InstrumentForm,
     InstrumentsAnswer,
@@ -42,7 +43,7 @@ from node.rpc.answers import (
     position_form,
     slice_form,
 )
-from node.rpc.breaker_queries import BreakersAnswer, breakers_answer
+from node.rpc.breaker_queries import breakers_answer
 from node.rpc.parameters import read_number
 from node.rpc.reasons import GatewayReason
 from node.rpc.stake_queries import StakeQueries

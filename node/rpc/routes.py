@@ -10,6 +10,7 @@ from node.rpc.answers import (
     BlockAnswer,
     BlocksPage,
     BookAnswer,
+    BreakersAnswer,
     EpochsAnswer,
     EventsPage,
     HealthAnswer,
@@ -31,7 +32,6 @@ from node.rpc.answers import (
     ValidatorsAnswer,
 )
 from node.rpc.api_route import ApiRoute, Asked
-from node.rpc.breaker_queries import BreakersAnswer
 from node.rpc.chain_queries import ChainQueries
 from node.rpc.history import History
 from node.rpc.live import Live
