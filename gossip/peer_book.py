@@ -29,6 +29,7 @@ _PENALTIES = {
     GossipReason.OVER_BUDGET: 2,
     GossipReason.INVALID_MESSAGE: 10,
     GossipReason.BAD_REQUEST: 10,
+    GossipReason.FALSE_ANSWER: SCORE_DISCONNECT,
     GossipReason.DUPLICATE: 0,
     GossipReason.WRONG_CHAIN: 0,
     GossipReason.WRONG_PROTOCOL: 0,

@@ -35,6 +35,8 @@ class GossipReason(StrEnum):
     """More messages or bytes per second than a peer may send."""
     INVALID_MESSAGE = "invalid_message"
     """The node above judged a message of this peer invalid."""
+    FALSE_ANSWER = "false_answer"
+    """What the peer answered to one who catches up does not verify: it lies, or its disk does."""
     BAD_REQUEST = "bad_request"
     """A follower's request that is too large, too slow or too frequent."""
 

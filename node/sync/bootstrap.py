@@ -349,7 +349,7 @@ class Bootstrap:
         if peer in self._peers:
             self._peers.remove(peer)
         log.warning("sync_liar", peer=peer, reason=violation.reason.value, detail=violation.detail)
-        self._network.penalise(peer, GossipReason.INVALID_MESSAGE)
+        self._network.penalise(peer, GossipReason.FALSE_ANSWER)
 
     def _notify(self) -> None:
         self._changed.set()

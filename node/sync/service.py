@@ -195,7 +195,7 @@ class SyncService:
         if tip.closing is not None:
             await self._verify(check_closing(tip.closing, epoch))
             return _Target(tip.closing.headers[0].height, peer, tip.closing.certificate, tip.closing)
-        if tip.header is None or tip.header.epoch < epoch.number:
+        if tip.header is None or tip.header.epoch != epoch.number:
             return None
         if tip.proof is None:
             raise ProtocolViolation(SyncReason.UNPROVED, f"height {tip.header.height} without a proof")
@@ -313,7 +313,7 @@ class SyncService:
         self.progress.liars[peer] = reason
         self._metrics.count("sync_liar", reason)
         log.warning("sync_liar", peer=peer, reason=reason, detail=violation.detail)
-        self._network.penalise(peer, GossipReason.INVALID_MESSAGE)
+        self._network.penalise(peer, GossipReason.FALSE_ANSWER)
 
     def _notify(self) -> None:
         self._changed.set()

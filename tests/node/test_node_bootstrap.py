@@ -163,7 +163,7 @@ async def test_a_bad_chunk_costs_its_sender_its_trust_and_the_others_give_it(
         world.corrupt(1, Chunk, lambda chunk: Chunk(another_value(chunk.raw)))
         assert await world.fetch() == NEW
         assert world.liars == {1: "snapshot_wrong_chunk"}
-        assert set(world.network.blamed) == {(1, GossipReason.INVALID_MESSAGE)}
+        assert set(world.network.blamed) == {(1, GossipReason.FALSE_ANSWER)}
         assert {line["peer"] for line in quiet if line["event"] == "sync_liar"} == {1}
 
 

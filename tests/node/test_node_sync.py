@@ -215,7 +215,7 @@ async def test_who_lies_about_blocks_is_dropped_and_named_and_the_others_suffice
         await is_at(nodes, FOLLOWER, BLOCKS)
         assert nodes[FOLLOWER].sync.progress.liars == {0: reason}
         assert dict(nodes[FOLLOWER].answers.status().counters)["sync_liars"] == 1
-        assert set(nodes.network(FOLLOWER).blamed) == {(0, GossipReason.INVALID_MESSAGE)}
+        assert set(nodes.network(FOLLOWER).blamed) == {(0, GossipReason.FALSE_ANSWER)}
         named = [line for line in quiet if line["event"] == "sync_liar"]
         assert {(line["peer"], line["reason"]) for line in named} == {(0, reason)}
         assert nodes.final_root(FOLLOWER, BLOCKS) == nodes.final_root(1, BLOCKS)
