@@ -1,0 +1,95 @@
+"""`quorate validator` against a real gateway: what each command does, and what it says when it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+import trio
+
+from node.client import validator_commands as commands
+from node.client.terminal import Gateway, Signing
+from node.keystore import save_keystore, save_seeds
+from primitives.errors import OperatorError
+from tests.node.network_of_nodes import keys_of
+from tests.node.reachable_node import a_gateway
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Any:
+    with structlog.testing.capture_logs() as lines:
+        yield lines
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Path:
+    """Alice's account, and the home of a validator that she is to operate."""
+    made = tmp_path / "desk"
+    made.mkdir()
+    save_seeds({"account": b"alice".ljust(32, b".")}, made / "alice.json", None)
+    save_keystore(keys_of(7), made / "keystore.json", None)
+    return made
+
+
+async def test_an_operator_bonds_and_is_told_what_is_possible(
+    tmp_path: Path, desk: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    def work() -> None:
+        gateway, alice = Gateway(node=url), Signing(key=desk / "alice.json")
+
+        def said(command: Callable[..., None], *arguments: Any, **options: Any) -> str:
+            command(*arguments, **options, signing=alice, gateway=gateway)
+            return str(capsys.readouterr().out)
+
+        def refused(command: Callable[..., None], *arguments: Any, **options: Any) -> str:
+            with pytest.raises(OperatorError) as error:
+                command(*arguments, **options, signing=alice, gateway=gateway)
+            return str(error.value)
+
+        assert "operates no validator" in refused(commands.leave)
+        assert "stake_too_small" in refused(commands.bond, "5", home=desk)
+        assert "commission_limit" in refused(commands.bond, "200000", home=desk, commission="99")
+        first = said(commands.bond, "200000", home=desk, commission="7.5")
+        assert "validator 1 has a stake of 200,000.00; it may join from epoch 1 on" in first
+        assert "validator 1 has a stake of 250,000.00" in said(commands.bond, "50000", home=desk)
+        row = said(commands.status, 1).splitlines()[1]
+        assert [part for part in row.split() if part in ("250,000.00", "7.5", "not", "ready")] == [
+            *("250,000.00", "7.5", "not", "ready")
+        ]
+        assert "already" in refused(commands.rotate_key, home=desk)
+        assert "not_ready" in refused(commands.leave)
+        assert "not_jailed" in refused(commands.unjail)
+        assert "not_operator" in refused(commands.leave, 0)
+        assert "see `quorate validator status`" in refused(commands.leave, 9)
+        assert "is no percentage" in refused(commands.commission, "a lot")
+        assert "final in block" in said(commands.commission, "6")
+        assert "final in block" in said(commands.unbond, "all")
+        assert "has no stake with validator 1" in refused(commands.unbond, "all")
+
+    async with a_gateway(tmp_path / "node", monkeypatch) as url:
+        await trio.to_thread.run_sync(work)
+
+
+async def test_the_operator_of_a_genesis_validator_signs_with_its_keystore(
+    tmp_path: Path, desk: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    save_keystore(keys_of(0), desk / "node0.json", None)
+
+    def work() -> None:
+        oracle = Signing(key=desk / "node0.json")
+        commands.leave(signing=oracle, gateway=Gateway(node=url))
+        assert "final in block" in capsys.readouterr().out
+
+    async with a_gateway(tmp_path / "node", monkeypatch) as url:
+        await trio.to_thread.run_sync(work)
+
+
+def test_a_home_without_the_keys_is_one_sentence(desk: Path) -> None:
+    other = desk / "other"
+    other.mkdir()
+    save_seeds({"oracle": b"\1" * 32, "network": b"\2" * 32}, other / "keystore.json", None)
+    with pytest.raises(OperatorError, match="give the signer's home with --signer"):
+        commands.bond("5", home=other)
