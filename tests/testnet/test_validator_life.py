@@ -35,6 +35,7 @@ pytestmark = pytest.mark.slow
 
 PLACE = 4
 """That of the newcomer: the first after the four of genesis."""
+EPOCH_BLOCKS = 40
 STAKE, CASH = 600_000, 700_000
 
 
@@ -81,7 +82,7 @@ class Network:
         found: dict[str, Any] = answer["validators"][PLACE]
         return found
 
-    def until(self, what: str, is_so: Callable[[], bool], seconds: float = 180) -> None:
+    def until(self, what: str, is_so: Callable[[], bool], seconds: float = 600) -> None:
         """Wait, and say when it was so."""
         deadline = time.monotonic() + seconds
         while not is_so():
@@ -165,9 +166,10 @@ def change_settings(home: Path, change: dict[str, Any], *peers: PeerAddress) -> 
 
 
 def with_trial_staking(layout: Layout) -> GenesisDocument:
-    """The testnet's genesis with the staking of `quorate init --trial`."""
+    """The testnet's genesis with the staking of `quorate init --trial`, and epochs that end even on a busy machine."""
     genesis = layout.genesis
-    ledger = msgspec.structs.replace(genesis.ledger, staking=trial_staking(genesis.validators))
+    staking = msgspec.structs.replace(trial_staking(genesis.validators), epoch_blocks=EPOCH_BLOCKS)
+    ledger = msgspec.structs.replace(genesis.ledger, staking=staking)
     genesis = msgspec.structs.replace(genesis, ledger=ledger)
     for home in layout.node_homes:
         (home / "genesis.json").unlink()
@@ -268,9 +270,7 @@ def rotate(network: Network) -> None:
     said = network.quorate("validator", "rotate-key", "--home", str(network.mine), key="operator.json")
     assert "keep both keys until then" in said
     epoch = network.ask("/v1/validators")["epoch"]
-    network.until(
-        "the epoch of the new key", lambda: network.ask("/v1/validators")["epoch"] >= epoch + 2, seconds=300
-    )
+    network.until("the epoch of the new key", lambda: network.ask("/v1/validators")["epoch"] >= epoch + 2)
     new = network.standing()["consensus_key"]
     members = network.ask("/v1/validators")["set"]["members"]
     assert [one["consensus_key"] for one in members if one["place"] == PLACE] == [new]
@@ -284,7 +284,7 @@ def leave(network: Network) -> None:
     network.quorate("validator", "unbond", "50000", key="operator.json")
     network.quorate("validator", "leave", key="operator.json")
     network.tell("leaves")
-    network.until("out of the set", lambda: network.standing()["place"] is None, seconds=300)
+    network.until("out of the set", lambda: network.standing()["place"] is None)
     network.quorate("validator", "unbond", "all", key="operator.json")
     address = network.standing()["operator"]
 
@@ -292,4 +292,4 @@ def leave(network: Network) -> None:
         account = network.ask(f"/v1/accounts/{address}/0")
         return account is not None and int(account["cash_uusd"]) >= CASH * 1_000_000
 
-    network.until("the stake is cash again", has_money, seconds=400)
+    network.until("the stake is cash again", has_money)
