@@ -45,21 +45,33 @@ LOG_BYTES_MAX = 1024 * 1024
 """Bytes of them in JSON, likewise."""
 
 
-class Outgoing:
-    """One message: its form, and its bytes in both encodings, made when first needed."""
+LOGS_BYTES_MAX = 128 * 1024 * 1024
+"""Bytes of all channels' messages; a channel that publishes beyond it keeps its newest message only."""
 
-    __slots__ = ("_msgpack", "form", "json")
+
+class Outgoing:
+    """One message as its bytes in both encodings; those in msgpack are made when first needed."""
+
+    __slots__ = ("_msgpack", "json")
 
     def __init__(self, form: dict[str, Any]) -> None:
-        self.form = form
         self.json = msgspec.json.encode(form).decode()
         self._msgpack: bytes | None = None
 
     @property
     def msgpack(self) -> bytes:
+        """The same object."""
         if self._msgpack is None:
-            self._msgpack = msgspec.msgpack.encode(self.form)
+            self._msgpack = msgspec.msgpack.encode(msgspec.json.decode(self.json))
         return self._msgpack
+
+
+class Source:
+    """What all channels share: what they tell of, and the room for what they keep."""
+
+    def __init__(self, queries: Queries) -> None:
+        self.queries = queries
+        self.log_bytes = 0
 
 
 class Follower(Protocol):
@@ -114,9 +126,10 @@ class Channel:
     has_snapshot_first = False
     """Whether a new follower gets the snapshot at once."""
 
-    def __init__(self, name: str, queries: Queries) -> None:
+    def __init__(self, name: str, source: Source) -> None:
         self.name = name
-        self.queries = queries
+        self.queries = source.queries
+        self._source = source
         self.seq = 0
         self.followers: set[Follower] = set()
         self.left_s = 0.0
@@ -151,12 +164,26 @@ class Channel:
             return None
         return [message for seq, message in self._log if seq > last_seq]
 
+    def close(self) -> None:
+        """Nobody comes back: give the room back."""
+        self._source.log_bytes -= self._log_bytes
+        self._log.clear()
+        self._log_bytes = 0
+
     def _keep(self, outgoing: Outgoing) -> None:
         self._log.append((self.seq, outgoing))
-        self._log_bytes += len(outgoing.json)
-        while len(self._log) > LOG_MESSAGES_MAX or (self._log_bytes > LOG_BYTES_MAX and len(self._log) > 1):
+        self._count(len(outgoing.json))
+        while len(self._log) > 1 and (
+            len(self._log) > LOG_MESSAGES_MAX
+            or self._log_bytes > LOG_BYTES_MAX
+            or self._source.log_bytes > LOGS_BYTES_MAX
+        ):
             _, oldest = self._log.popleft()
-            self._log_bytes -= len(oldest.json)
+            self._count(-len(oldest.json))
+
+    def _count(self, size: int) -> None:
+        self._log_bytes += size
+        self._source.log_bytes += size
 
     def _head(self, height: int | None = None) -> dict[str, Any]:
         """The fields that every message begins with."""
@@ -194,8 +221,8 @@ class FinalityChannel(Channel):
 class TradesChannel(Channel):
     """`trades` and `trades:NAME`."""
 
-    def __init__(self, name: str, queries: Queries, instrument: int | None) -> None:
-        super().__init__(name, queries)
+    def __init__(self, name: str, source: Source, instrument: int | None) -> None:
+        super().__init__(name, source)
         self._instrument = instrument
 
     def messages(self, news: News) -> Iterator[ChannelMessage]:
@@ -208,8 +235,8 @@ class TradesChannel(Channel):
 class BookChannel(Channel):
     """`book:NAME`."""
 
-    def __init__(self, name: str, queries: Queries, instrument: int) -> None:
-        super().__init__(name, queries)
+    def __init__(self, name: str, source: Source, instrument: int) -> None:
+        super().__init__(name, source)
         self._instrument = instrument
 
     def messages(self, news: News) -> Iterator[ChannelMessage]:
@@ -228,8 +255,8 @@ class DepthChannel(Channel):
 
     has_snapshot_first = True
 
-    def __init__(self, name: str, queries: Queries, instrument: int, instrument_name: str) -> None:
-        super().__init__(name, queries)
+    def __init__(self, name: str, source: Source, instrument: int, instrument_name: str) -> None:
+        super().__init__(name, source)
         self._instrument = instrument
         self._instrument_name = instrument_name
         self._known = self._levels()
@@ -264,8 +291,8 @@ class MarksChannel(Channel):
 
     has_snapshot_first = True
 
-    def __init__(self, name: str, queries: Queries, instrument: int | None) -> None:
-        super().__init__(name, queries)
+    def __init__(self, name: str, source: Source, instrument: int | None) -> None:
+        super().__init__(name, source)
         self._instrument = instrument
         self._is_greeks = name.startswith("greeks")
         self._known: dict[int, GreeksForm] = {}
@@ -307,8 +334,8 @@ class MarksChannel(Channel):
 class AccountChannel(Channel):
     """`account:ADDRESS/SUBACCOUNT`."""
 
-    def __init__(self, name: str, queries: Queries, key: AccountKey) -> None:
-        super().__init__(name, queries)
+    def __init__(self, name: str, source: Source, key: AccountKey) -> None:
+        super().__init__(name, source)
         self._key = key
 
     def messages(self, news: News) -> Iterator[dict[str, Any]]:
@@ -331,10 +358,10 @@ class MarginChannel(Channel):
 
     has_snapshot_first = True
 
-    def __init__(self, name: str, queries: Queries, key: AccountKey) -> None:
-        super().__init__(name, queries)
+    def __init__(self, name: str, source: Source, key: AccountKey) -> None:
+        super().__init__(name, source)
         self._key = key
-        self._known = queries.margin(key)
+        self._known = self.queries.margin(key)
 
     def messages(self, news: News) -> Iterator[ChannelMessage]:
         if isinstance(news, FinalNews):

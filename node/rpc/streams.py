@@ -33,6 +33,7 @@ from node.rpc.channels import (
     MarksChannel,
     News,
     Outgoing,
+    Source,
     TradesChannel,
 )
 from node.rpc.client_form import client_form
@@ -73,6 +74,8 @@ OPEN_CHANNELS_MAX = 8_192
 """Channels that anybody follows or has followed lately; one more is refused as BUSY."""
 LINGER_SECONDS = 120.0
 """A channel that nobody follows is kept so long for those who come back."""
+QUOTA_PAUSE_SECONDS = 0.25
+"""Whose quota is used up is not read for so long: what it sends waits in the socket."""
 CLOSE_SECONDS_MAX = 1.0
 """A slow consumer gets this long to hear why it is disconnected."""
 
@@ -125,6 +128,7 @@ class Streams:
         self._orders = orders
         self._stream = secrets.token_hex(8)
         """Names this life of the gateway: its sequence numbers begin anew."""
+        self._source = Source(queries)
         self._channels: dict[str, Channel] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.clients: set[StreamClient] = set()
@@ -193,6 +197,7 @@ class Streams:
         client.is_binary = isinstance(data, bytes)
         request_id: int | None = None
         try:
+            client.caller.charge(1)
             request = _decode_request(data)
             if isinstance(request, Submit):
                 request_id = request.id
@@ -205,6 +210,8 @@ class Streams:
                 self._follow(client, request)
         except ProtocolViolation as violation:
             _tell_refusal(client, request_id, None, violation)
+            if violation.reason == GatewayReason.QUOTA_EXCEEDED:
+                await asyncio.sleep(QUOTA_PAUSE_SECONDS)
 
     def _leave(self, client: StreamClient, names: set[str]) -> None:
         for name in names & client.channels:
@@ -255,25 +262,25 @@ class Streams:
         return found
 
     def _opened(self, name: str) -> Channel:
-        queries = self._queries
+        source = self._source
         kind, _, subject = name.partition(":")
         match kind, bool(subject):
             case "blocks", False:
-                return BlocksChannel(name, queries)
+                return BlocksChannel(name, source)
             case "finality", False:
-                return FinalityChannel(name, queries)
+                return FinalityChannel(name, source)
             case "trades", _:
-                return TradesChannel(name, queries, self._number(subject) if subject else None)
+                return TradesChannel(name, source, self._number(subject) if subject else None)
             case "marks" | "greeks", _:
-                return MarksChannel(name, queries, self._number(subject) if subject else None)
+                return MarksChannel(name, source, self._number(subject) if subject else None)
             case "book", True:
-                return BookChannel(name, queries, self._number(subject))
+                return BookChannel(name, source, self._number(subject))
             case "depth", True:
-                return DepthChannel(name, queries, self._number(subject), subject)
+                return DepthChannel(name, source, self._number(subject), subject)
             case "account", True:
-                return AccountChannel(name, queries, _account_of(subject))
+                return AccountChannel(name, source, _account_of(subject))
             case "margin", True:
-                return MarginChannel(name, queries, _account_of(subject))
+                return MarginChannel(name, source, _account_of(subject))
         raise ProtocolViolation(GatewayReason.BAD_REQUEST, "there is no such channel: see the documentation")
 
     def _number(self, name: str) -> int:
@@ -288,7 +295,6 @@ class Streams:
     async def _begin_submit(self, client: StreamClient, request: Submit) -> None:
         """Hand the order over beside the reading, so that a client may send the next one meanwhile."""
         client.caller.check(Right.TRADE)
-        client.caller.charge(1)
         if len(client.waiting) >= WAITING_MAX:
             raise ProtocolViolation(
                 GatewayReason.TOO_MANY_WAITING, f"{WAITING_MAX} of your transactions are not final yet"
@@ -363,7 +369,7 @@ class Streams:
         limit_s = time.monotonic() - LINGER_SECONDS
         gone = [item.name for item in self._channels.values() if not item.followers and item.left_s < limit_s]
         for name in gone:
-            del self._channels[name]
+            self._channels.pop(name).close()
 
 
 def _decode_request(data: str | bytes) -> Request:

@@ -310,7 +310,13 @@ async def test_connections_without_a_request_end_and_one_address_cannot_take_all
                 await stream.aclose()
             while (await it.http.get("/health")).status_code != 200:  # noqa: ASYNC110
                 await trio.sleep(0.05)
-        slow = await opened(b"GET /hea")
-        with trio.fail_after(HEAD_SECONDS_MAX + 5):
-            assert await slow.receive_some() == b"", "closed when its time is over"
         assert it.gateway.restarts == 0
+
+
+@pytest.mark.slow
+async def test_a_head_that_does_not_come_ends_its_connection(tmp_path: Path) -> None:
+    async with running(tmp_path / "h") as it:
+        slow = await trio.open_tcp_stream("127.0.0.1", it.gateway.port)
+        await slow.send_all(b"GET /hea")
+        with trio.fail_after(HEAD_SECONDS_MAX + 5):
+            assert await slow.receive_some() == b""

@@ -15,7 +15,7 @@ from websockets.sync.client import ClientConnection, connect
 from ledger.events import HealthChanged, OrderCancelled, Trade
 from ledger.matching.book import Book
 from ledger.state_keys import book_key
-from node.rpc.channels import LOG_MESSAGES_MAX
+from node.rpc.channels import LOG_BYTES_MAX, LOG_MESSAGES_MAX, LOGS_BYTES_MAX, Channel, Source
 from node.rpc.protocol import BlockTiming, TransactionStatus
 from node.rpc.views import GreeksRow, GreeksView, MarginRow, MarginsView, MarkRow, MarksView
 from primitives.amounts import USD
@@ -244,3 +244,20 @@ async def test_channels_that_do_not_exist_are_refused(tmp_path: Path) -> None:
                 assert (channel, answer["type"], answer["reason"]) == (channel, "refused", reason)
 
         await with_client(it, work)
+
+
+def test_all_channels_together_keep_only_so_much() -> None:
+    class Counting(Channel):
+        def messages(self, news: Any) -> list[dict[str, Any]]:
+            return [{"text": news}]
+
+    source = Source(None)  # type: ignore[arg-type]  # these channels ask nothing
+    channels = [Counting(str(number), source) for number in range(LOGS_BYTES_MAX // LOG_BYTES_MAX + 2)]
+    for _ in range(3):
+        for channel in channels:
+            channel.on_news("x" * (LOG_BYTES_MAX // 2))  # type: ignore[arg-type]
+    assert source.log_bytes < LOGS_BYTES_MAX + LOG_BYTES_MAX
+    assert channels[0].missed(2) is not None and channels[0].missed(0) is None
+    for channel in channels:
+        channel.close()
+    assert source.log_bytes == 0

@@ -111,5 +111,5 @@ async def test_real_answers_have_the_form_that_the_document_gives_them(tmp_path:
 
 @pytest.mark.slow
 async def test_schemathesis_finds_nothing_in_many_requests(tmp_path: Path) -> None:
-    found = await fuzzed(tmp_path, "--max-examples", "300")
+    found = await fuzzed(tmp_path, "--max-examples", "100")
     assert not found, found
