@@ -21,18 +21,19 @@ from ledger.transactions import (
     UUSD_PER_CENT,
     CancelAll,
     IndexReport,
+    NamedInstrument,
     OracleReport,
     PlaceOrder,
     QuotesReport,
     Side,
     SignedReport,
-    SignedTransaction,
     TimeInForce,
     Transaction,
     report_sign_bytes,
     transaction_id,
-    transaction_sign_bytes,
 )
+from ledger.typed_data import instruments_of
+from node.client.signers import KeySigner, Signer, WalletSigner
 from node.genesis_defaults import default_ledger_genesis
 from node.mempool import Mempool
 from primitives.amounts import NS, USD
@@ -40,13 +41,17 @@ from primitives.codec import encode
 from primitives.errors import InvariantViolation, ProtocolViolation
 from primitives.hashing import digest
 from primitives.identifiers import BlockHash
-from primitives.signing import SigningKey, address_of
-from primitives.wallet import is_valid_by_any
+from primitives.signing import SigningKey
+from primitives.wallet import WalletKey, is_valid_by_any
 from testnet.checkers import Violation
 from testnet.sim.streams import stream
 
 START_NS = 1_770_000_000 * NS
 INDEX_USD = 100_000
+INSTRUMENTS = [
+    Instrument(0, Underlying.BTC, Kind.PERPETUAL, 0, 0, 100),
+    Instrument(1, Underlying.ETH, Kind.PERPETUAL, 0, 0, 10),
+]
 TRADERS = 6
 ORDER_EVERY_NS = NS // 2
 BLOCK_TRANSACTIONS_MAX = 50
@@ -72,7 +77,7 @@ class Market:
         self._orders = stream(seed, "orders")
         self._prices = stream(seed, "prices")
         self._index_uusd = [INDEX_USD * USD]
-        self._traders = [self._key(seed, f"trader {number}") for number in range(TRADERS)]
+        self._traders = [self._trader(seed, number) for number in range(TRADERS)]
         self._reporters = [self._key(seed, f"reporter {number}") for number in range(validators)]
         self._nonces = [0] * TRADERS
         self._reports: dict[tuple[int, int], SignedReport] = {}
@@ -82,15 +87,19 @@ class Market:
             custodian_key=self._key(seed, "custodian").public_key,
             reporters=[OracleReporter(key.public_key, 1) for key in self._reporters],
             index_uusd={Underlying.BTC: INDEX_USD * USD, Underlying.ETH: 4_000 * USD},
-            instruments=[
-                Instrument(0, Underlying.BTC, Kind.PERPETUAL, 0, 0, 100),
-                Instrument(1, Underlying.ETH, Kind.PERPETUAL, 0, 0, 10),
-            ],
+            instruments=INSTRUMENTS,
             accounts=[
-                GenesisAccount(address_of(key.public_key), 0, 1_000_000 * USD)
-                for key in sorted(self._traders, key=lambda key: address_of(key.public_key))
+                GenesisAccount(address, 0, 1_000_000 * USD)
+                for address in sorted(trader.address for trader in self._traders)
             ],
         )
+
+    @classmethod
+    def _trader(cls, seed: int, number: int) -> Signer:
+        """The first one signs in a wallet."""
+        if number == 0:
+            return WalletSigner(WalletKey(digest(b"sim-wallet", str(seed).encode())))
+        return KeySigner(cls._key(seed, f"trader {number}"))
 
     @staticmethod
     def _key(seed: int, name: str) -> SigningKey:
@@ -105,7 +114,7 @@ class Market:
         return State.from_leaves(self._chain_id, self.genesis, sorted(leaves.items()))
 
     def next_order(self) -> tuple[bytes, bytes]:
-        """(sender's key, encoded transaction): an order near the index, or now and then a cancel."""
+        """(sender's address, encoded transaction): an order near the index, or now and then a cancel."""
         rng = self._orders
         trader = rng.randrange(TRADERS)
         instrument = rng.randrange(2)
@@ -122,12 +131,12 @@ class Market:
             label=0,
         )
         action = CancelAll(None) if rng.random() < 0.1 else order
-        payload = encode(Transaction(self._chain_id, 0, self._nonces[trader], (action,)))
+        content = Transaction(self._chain_id, 0, self._nonces[trader], (action,))
         self._nonces[trader] += 1
-        key = self._traders[trader]
-        return key.public_key, encode(
-            SignedTransaction(payload, key.public_key, key.sign(transaction_sign_bytes(payload)))
-        )
+        shown = [INSTRUMENTS[number] for number in instruments_of(content)]
+        names = [NamedInstrument(item.id, item.name, item.lots_per_contract) for item in shown]
+        signer = self._traders[trader]
+        return signer.address, signer.sign(content, names)
 
     def reports(self) -> list[SignedReport]:
         """The newest report of every reporter, each half a second by its own clock."""
