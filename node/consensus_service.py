@@ -296,6 +296,8 @@ class ConsensusService:
             case ServeBlocks():
                 self._nursery.start_soon(self._serve, effect)
             case DeliverFinal(blocks, proof):
+                # One who follows hears of final blocks alone: its core's own view stands still.
+                self.view = max(self._core.view, blocks[-1].header.view)
                 delivery = FinalDelivery(blocks, proof, effect.is_fast, time.monotonic_ns())
                 self._final_send.send_nowait(delivery)
             case (

@@ -60,6 +60,8 @@ from primitives.identifiers import ValidatorIndex
 OFFER_SECONDS_MAX = 20.0
 """How long a new node looks for peers with a snapshot; after that it fetches the blocks from genesis on."""
 ASK_AGAIN_SECONDS = 0.5
+EMPTY_ROUNDS_MAX = 6
+"""How often peers that answer may have no snapshot before we believe that there is none."""
 REQUESTS_PER_PEER = 2
 IDLE_SECONDS = 0.05
 REPORT_SECONDS = 2.0
@@ -106,6 +108,8 @@ class Bootstrap:
         self._peers = list(peers)
         self._verifier = SignatureVerifier()
         self._changed = trio.Event()
+        self._has_heard = False
+        """Whether anybody answered in this round of asking."""
         self._last_proof: EpochProof | None = None
         """Why the newest epoch has begun."""
         self.liars: dict[ValidatorIndex, str] = {}
@@ -119,8 +123,10 @@ class Bootstrap:
         Raises:
             OperatorError: the chain is older than what genesis may still be trusted for, or has two histories.
         """
+        empty_rounds = 0
         with trio.move_on_after(OFFER_SECONDS_MAX) as searching:
-            while self._peers:
+            while self._peers and empty_rounds < EMPTY_ROUNDS_MAX:
+                self._has_heard = False
                 for offer in await self._offers():
                     searching.deadline = float("inf")
                     stored = await self._take(offer)
@@ -129,6 +135,7 @@ class Bootstrap:
                         log.info("snapshot_installed", height=stored.height, chunks=stored.count)
                         return stored.height
                     searching.deadline = trio.current_time() + OFFER_SECONDS_MAX
+                empty_rounds += self._has_heard
                 await trio.sleep(ASK_AGAIN_SECONDS)
         log.warning("snapshot_not_found", action="the blocks are fetched from genesis on")
         return 0
@@ -162,6 +169,7 @@ class Bootstrap:
             answer = await self._ask(peer, SnapshotRequest(), SnapshotOffers)
             if answer is None:
                 return
+            self._has_heard = True
             try:
                 for raw in answer.heads:
                     head = await trio.to_thread.run_sync(_checked_head, raw, self._first.chain_id)

@@ -41,6 +41,12 @@ def test_the_ladder_counts_then_disconnects_once_then_bans() -> None:
     )
 
 
+def test_a_false_answer_cuts_the_connection_and_a_second_one_bans() -> None:
+    book = a_book()
+    reactions = [book.blame(ALICE, GossipReason.FALSE_ANSWER, START_NS) for _ in range(2)]
+    assert reactions == [Reaction.DISCONNECT, Reaction.BAN]
+
+
 def test_the_thresholds_are_what_the_ladder_says() -> None:
     book = a_book()
     invalid(book, 10)
