@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,6 +12,8 @@ import pytest
 
 from ledger.events import ActionRejected, Trade, TransactionApplied, TransactionRejected
 from ledger.transactions import (
+    AcceptQuote,
+    BidAuction,
     CancelAll,
     Leg,
     MassQuote,
@@ -18,11 +22,13 @@ from ledger.transactions import (
     PlaceTrigger,
     PlaceUntil,
     Quote,
+    QuotePackage,
     ReplaceOrder,
     RequestQuotes,
     SessionScope,
     SignedTransaction,
     Transaction,
+    TransferCash,
     WalletTransaction,
     session_proof_bytes,
     transaction_id,
@@ -44,7 +50,9 @@ from node.client.feed import AccountEvent, Feed
 from node.client.market import Market, uusd
 from node.client.signers import ExternalWallet, KeySigner, WalletSigner
 from node.client.submissions import Account, Conversation, Receipt, Stage, Submission, add_consequences
+from node.client.terminal import Signing
 from node.client.typed import OtherEvent, read_event, read_form
+from node.keystore import save_seeds
 from node.rpc.answers import (
     BookAnswer,
     EventRow,
@@ -57,8 +65,8 @@ from node.rpc.client_form import client_form
 from node.rpc.stream_forms import Gap, TradeMessage
 from primitives.amounts import USD
 from primitives.codec import decode_own
-from primitives.signing import is_valid
-from primitives.wallet import is_valid_by_any
+from primitives.signing import SigningKey, address_of, is_valid
+from primitives.wallet import WalletKey, is_valid_by_any
 from tests.histories import History
 from tests.ledger.exchange import CHAIN, INSTRUMENTS, a_key, a_wallet
 
@@ -117,6 +125,10 @@ MARKET = Market(listed(item) for item in INSTRUMENTS)
             MARKET.request_quotes({"ETH-PERPETUAL": "-0.5", "BTC-PERPETUAL": 1}, 7),
             RequestQuotes((Leg(0, 100), Leg(6, -5)), 7),
         ),
+        (words.quote_package(3, "-10.5", None, 7), QuotePackage(3, -10_500_000, None, 7)),
+        (words.accept_quote(3, OWNER, "sell", 12, 1), AcceptQuote(3, OWNER, 1, 1, 12 * USD)),
+        (words.bid_auction(OWNER, 0, 500_000, -7), BidAuction(OWNER, 0, 500_000, -7 * USD)),
+        (words.transfer(2, "0.5"), TransferCash(2, USD // 2)),
     ],
 )
 def test_words_become_exactly_these_actions(made: object, expected: object) -> None:
@@ -257,6 +269,19 @@ def test_a_wallet_elsewhere_is_shown_the_words_and_its_signature_checked_before_
     other = ExternalWallet(a_wallet("walter").address, ask)
     with pytest.raises(ClientError, match="not by its own address"):
         Account(other, CHAIN, OWNER, 0, 0).sign([order], MARKET)
+
+
+@pytest.mark.parametrize(("name", "signer"), [("wallet", WalletSigner), ("account", KeySigner)])
+def test_a_key_file_says_whose_account_it_signs_for(tmp_path: Path, name: str, signer: type) -> None:
+    path, secret = tmp_path / "key.json", bytes(range(32))
+    save_seeds({name: secret}, path, "a long password", log_n=14)
+    (tmp_path / "password").write_text("a long password")
+    found = Signing(key=path, password_file=tmp_path / "password").signer()
+    assert type(found) is signer
+    expected = WalletKey(secret).address if name == "wallet" else address_of(SigningKey(secret).public_key)
+    assert found.address == expected
+    public = json.loads(path.read_text())["public"]
+    assert public == {name: expected.hex() if name == "wallet" else SigningKey(secret).public_key.hex()}
 
 
 # --- what becomes of a transaction ---
