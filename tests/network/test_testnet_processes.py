@@ -61,6 +61,16 @@ def test_four_processes_trade_one_is_killed_and_every_promise_is_kept(short_home
 
 
 @pytest.mark.slow
+def test_a_kill_loop_costs_no_vote_no_final_order_and_nobody_more_than_ten_seconds(short_home: Path) -> None:
+    code, report, said = run_testnet(short_home, "--seconds", "60", "--kill-every", "6", seconds_max=180)
+    assert (report["verdict"], report["broken"], code) == ("kept", [], 0), said
+    assert len(report["recoveries"]) >= 6
+    assert max(recovery["voted_seconds"] for recovery in report["recoveries"]) <= 10
+    assert report["signatures"]["double"] == 0 and report["signatures"]["compared"] > 500
+    assert report["orders"]["lost"] == 0
+
+
+@pytest.mark.slow
 def test_a_minute_settles_an_expiry_and_liquidates_the_gambler(short_home: Path) -> None:
     code, report, said = run_testnet(short_home, "--seconds", "60", seconds_max=180)
     assert (code, report["verdict"]) == (0, "kept"), said
