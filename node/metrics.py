@@ -27,6 +27,9 @@ _VALIDATOR_GAUGES = {
     "jailed": "1 while the validator is in jail, for good when tombstoned",
     "missed_blocks": "Parent certificates of the sliding window without its vote",
     "leader_delay_ppm": "Smoothed delay of its proposals in ppm of the view timer",
+    "late_proposals": "Proposals of the sliding window that came in the last part of the view timer",
+    "outside_reports": "Oracle reports of the sliding window off the agreed median",
+    "stake_uusd": "Stake at work, micro-USD",
 }
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.1, 0.15, 0.25, 0.5, 1, 2, 5)
 
@@ -150,7 +153,10 @@ class NodeMetrics:
             gauge.clear()
         for view in views:
             if view.place is not None:
-                values = (view.weight, view.validator.is_jailed, view.missed_blocks, view.leader_delay_ppm)
+                values = (
+                    *(view.weight, view.validator.is_jailed, view.missed_blocks, view.leader_delay_ppm),
+                    *(view.late_proposals, view.outside_reports, view.validator.stake_uusd),
+                )
                 for gauge, value in zip(self._validators.values(), values, strict=True):
                     gauge.labels(str(view.place)).set(value)
 

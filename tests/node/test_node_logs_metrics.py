@@ -83,4 +83,7 @@ def test_members_of_the_running_set_are_shown_by_place() -> None:
     assert 'quorate_validator_missed_blocks{validator="2"} 1.0' in text
     assert 'quorate_validator_leader_delay_ppm{validator="3"} 1.0' in text
     assert 'quorate_validator_jailed{validator="0"} 0.0' in text
+    assert 'quorate_validator_late_proposals{validator="3"} 0.0' in text
+    assert 'quorate_validator_outside_reports{validator="0"} 0.0' in text
+    assert 'quorate_validator_stake_uusd{validator="0"} 1e+12' in text
     assert 'validator="1"' not in text
