@@ -39,6 +39,10 @@ TOPIC_BUDGET = BudgetLimits(Allowance(100, 400), Allowance(8 * 2**20, 16 * 2**20
 """Per peer that passes topic messages on. Over it: ignored, counted and blamed."""
 REQUEST_BUDGET = BudgetLimits(Allowance(20, 40), Allowance(512 * 2**10, 2 * 2**20))
 """Per peer that asks. Over it: answered later."""
+FOLLOWER_TRANSACTIONS = Allowance(250, 1_000)
+"""Transactions that one follower passes on for its clients. Over it: not taken, and passed on again by the follower."""
+FOLLOWERS_TRANSACTIONS = Allowance(1_000, 2_000)
+"""The same for all followers together: each may cost this node a signature check before it is refused."""
 ANSWER_BUDGET = BudgetLimits(Allowance(100, 200), Allowance(16 * 2**20, 32 * 2**20))
 """For everybody who asks together: what serving may cost this node. Over it: answered later."""
 

@@ -18,6 +18,7 @@ from gossip.request_response import REQUEST_BYTES_MAX
 from node.consensus_service import ConsensusService
 from node.messages import FinalBlockMessage, TransactionBundle
 from node.metrics import NodeMetrics
+from node.sync.messages import Taken, decode_reply
 from node.sync.reasons import SyncReason
 from node.sync.service import SyncService
 from node.verifier import SignatureVerifier
@@ -115,8 +116,8 @@ class OrderForwarder:
 
     async def _give(self, validator: ValidatorIndex, body: bytes) -> bool:
         try:
-            await self._network.request(validator, body)
+            taken = decode_reply(Taken, await self._network.request(validator, body))
         except (NoAnswer, ProtocolViolation) as error:
             log.debug("forward_failed", validator=validator, error=str(error))
             return False
-        return True
+        return taken.count > 0

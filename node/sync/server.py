@@ -6,12 +6,14 @@ threads, and gossip/request_response.py bounds what leaves in a second.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import trio
 
 from consensus.messages import SUFFIX_HEADERS_MAX, Block, EpochProof, Header, QuorumCertificate
+from gossip.limits import FOLLOWER_TRANSACTIONS, FOLLOWERS_TRANSACTIONS, TokenBucket
 from gossip.network import BULK_MESSAGE_BYTES_MAX, PeerName
 from node.messages import TransactionBundle
 from node.storage.block_store import BlockStore
@@ -40,6 +42,8 @@ from primitives.errors import InvariantViolation, OperatorError
 
 TIP_BLOCKS_MAX = 64
 """How far below the newest block a proved one is looked for."""
+ALLOWANCES_MAX = 256
+"""Followers whose allowance of transactions is remembered; the one that has been silent longest is forgotten."""
 ANSWER_ROOM_BYTES = 64
 """What an answer is longer than the heads in it."""
 HEADERS_MAX = 128
@@ -63,18 +67,32 @@ class SyncServer:
         self._epochs = epochs
         self._epoch_blocks = epoch_blocks
         self._on_bundle = on_bundle
+        self._allowances: dict[PeerName, TokenBucket] = {}
+        self._all_followers = TokenBucket(FOLLOWERS_TRANSACTIONS, time.monotonic_ns())
         self._snapshots = snapshots
         self._open: dict[bytes, StoredSnapshot] = {}
         """The snapshots last offered, by name: their heads are read once."""
 
     async def answer(self, peer: PeerName, raw: bytes) -> bytes:
         """Encoded question in, encoded answer out. Raises ProtocolViolation when it is no question."""
-        del peer
         question = decode_question(raw)
         if isinstance(question, TransactionBundle):
-            await self._on_bundle(question)
-            return encode(Taken(len(question.transactions)))
+            return encode(Taken(await self._take(peer, question)))
         return encode(await trio.to_thread.run_sync(self._answer, question))
+
+    async def _take(self, peer: PeerName, bundle: TransactionBundle) -> int:
+        """How many transactions were taken: all, or none when the follower or all of them are over their allowance."""
+        now_ns, count = time.monotonic_ns(), len(bundle.transactions)
+        own = self._allowances.pop(peer, None) or TokenBucket(FOLLOWER_TRANSACTIONS, now_ns)
+        self._allowances[peer] = own
+        while len(self._allowances) > ALLOWANCES_MAX:
+            del self._allowances[next(iter(self._allowances))]
+        if not (own.can_take(count, now_ns) and self._all_followers.can_take(count, now_ns)):
+            return 0
+        own.take(count)
+        self._all_followers.take(count)
+        await self._on_bundle(bundle)
+        return count
 
     def _answer(self, question: Question) -> Reply:
         match question:

@@ -11,6 +11,7 @@ import trio
 from consensus.epoch import Epoch
 from consensus.final_range import check_closing, check_final_header, check_range
 from consensus.messages import Block
+from gossip.network import FollowerId
 from node.messages import TransactionBundle
 from node.storage.snapshots import SnapshotFiles
 from node.sync.messages import (
@@ -137,6 +138,18 @@ async def test_orders_of_a_followers_clients_are_passed_on(served: Served) -> No
     bundle = TransactionBundle((b"one", b"two"))
     assert await served.ask(bundle, Taken) == Taken(2)
     assert served.bundles == [bundle]
+
+
+async def test_a_follower_that_passes_on_too_much_is_refused_and_others_are_not(served: Served) -> None:
+    flood = TransactionBundle(tuple(b"%d" % number for number in range(500)))
+    before = len(served.bundles)
+    taken = [
+        decode_reply(Taken, await served.server.answer(FollowerId("12D3flood"), encode(flood))).count
+        for _ in range(3)
+    ]
+    assert taken == [500, 500, 0]
+    assert await served.ask(TransactionBundle((b"one",)), Taken) == Taken(1)
+    assert len(served.bundles) == before + 3
 
 
 async def test_without_snapshots_none_is_offered(served: Served) -> None:
