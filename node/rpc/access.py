@@ -1,4 +1,4 @@
-"""Who asks, what they may do, and how much of it. Reads the token file once; otherwise pure ASGI.
+"""Who asks, what they may do, and how much of it. ASGI; reads the clock.
 
 Every HTTP request and WebSocket handshake passes the Guard: it finds the caller by its bearer token or address,
 charges one unit, and leaves the Caller in the scope, whom routes charge for the rest.
@@ -8,23 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import time
-import tomllib
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
-from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Any
-
-import msgspec
+from typing import Any
 
 from node.config import GatewayConfig
 from node.rpc.connections import is_this_machine
 from node.rpc.quotas import NO_LIMIT, Allowance, Quotas
 from node.rpc.reasons import GatewayReason
 from node.rpc.replies import refusal
-from primitives.errors import OperatorError, ProtocolViolation
+from node.rpc.tokens import Right, TokenEntry
+from primitives.errors import ProtocolViolation
 
-TOKEN_CHARACTERS_MIN = 16
 REQUESTS_MAX = 512
 """HTTP requests being served; a further one is answered BUSY."""
 OPEN_PATHS = ("/health", "/ready")
@@ -33,41 +28,6 @@ OPEN_PATHS = ("/health", "/ready")
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-
-class Right(StrEnum):
-    """What a token may do; each includes those before it."""
-
-    READ = "read"
-    TRADE = "trade"
-    ADMIN = "admin"
-
-
-class TokenEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One table of the token file; the table's name names the token in logs."""
-
-    token: Annotated[str, msgspec.Meta(min_length=TOKEN_CHARACTERS_MIN, max_length=256)]
-    right: Right = Right.TRADE
-    units_per_second: Annotated[int, msgspec.Meta(ge=0, le=2**31)] | None = None
-    """Its quota; None: the configuration's."""
-
-
-def read_tokens(path: Path) -> dict[str, TokenEntry]:
-    """Named tokens of a file: TOML tables, or one bare token that may do everything. Raises OperatorError."""
-    try:
-        text = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        raise OperatorError(f"cannot read the gateway's token file {path}") from None
-    try:
-        tables = {"token": {"token": text, "right": "admin"}} if "=" not in text else tomllib.loads(text)
-        tokens = msgspec.convert(tables, dict[str, TokenEntry])
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise OperatorError(
-            f"the token file {path} is not right: {error}; a token has at least {TOKEN_CHARACTERS_MIN} characters"
-        ) from None
-    if len({entry.token for entry in tokens.values()}) != len(tokens):
-        raise OperatorError(f"the token file {path} has one token under two names")
-    return tokens
 
 
 class Caller:

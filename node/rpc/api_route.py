@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from node.rpc.access import Caller, Right
+from node.rpc.access import Caller
 from node.rpc.parameters import Parameters
 from node.rpc.reasons import GatewayReason
+from node.rpc.tokens import Right
 
 
 class Asked(NamedTuple):

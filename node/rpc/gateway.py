@@ -26,7 +26,7 @@ from node.config import NodeConfig
 from node.genesis import load_genesis
 from node.light.prover import Prover
 from node.logs import configure_logs
-from node.rpc.access import Access, Guard, read_tokens
+from node.rpc.access import Access, Guard
 from node.rpc.api_route import ApiRoute
 from node.rpc.chain_queries import ChainQueries
 from node.rpc.connections import protocol_of
@@ -41,6 +41,7 @@ from node.rpc.reference import reference_routes
 from node.rpc.routes import Sources, routes_of
 from node.rpc.simulations import Simulations
 from node.rpc.streams import FRAME_BYTES_MAX, Streams
+from node.rpc.tokens import read_tokens
 from node.shown_chains import HomeChain
 from node.storage.block_store import BlockStore
 from node.storage.epoch_files import EpochFiles
@@ -147,10 +148,6 @@ async def _serve(config: NodeConfig, descriptor: int) -> None:
         ssl_certfile=certificate,
         ssl_keyfile=key,
     )
-    try:
-        settings.load()
-    except OSError as error:
-        raise OperatorError(f"the gateway's certificate or key cannot be used: {error}") from None
     server = uvicorn.Server(settings)
     await asyncio.get_running_loop().connect_read_pipe(lambda: _ExitAtEnd(server), sys.stdin)
     await server.serve([socket.socket(fileno=descriptor)])

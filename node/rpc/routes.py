@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from node.rpc.access import Right
 from node.rpc.answers import (
     AccountAnswer,
     BlockAnswer,
@@ -57,6 +56,7 @@ from node.rpc.proof_queries import ProofQueries
 from node.rpc.queries import Queries
 from node.rpc.reasons import GatewayReason
 from node.rpc.simulations import SimulateBody, Simulations
+from node.rpc.tokens import Right
 
 PROOFS_MAX = 2
 """Proofs being made at once, of each kind; further requests wait, and count as being served."""

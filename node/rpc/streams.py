@@ -20,7 +20,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ledger.events import Event, TransactionRejected
 from ledger.matching.orders import AccountKey
-from node.rpc.access import Caller, Right
+from node.rpc.access import Caller
 from node.rpc.channels import (
     AccountChannel,
     BlocksChannel,
@@ -56,6 +56,7 @@ from node.rpc.stream_forms import (
     Subscribed,
     Unfollow,
 )
+from node.rpc.tokens import Right
 from primitives.errors import ProtocolViolation
 
 CLIENTS_MAX = 2_048

@@ -9,6 +9,7 @@ gone and it exits.
 from __future__ import annotations
 
 import socket
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ import structlog
 import trio
 
 from node.config import NodeConfig
+from node.rpc.tokens import read_tokens
 from primitives.errors import OperatorError
 
 BACKOFF_SECONDS_MIN = 0.2
@@ -36,7 +38,8 @@ class GatewayProcess:
     """One gateway: made with the node, `run` as long as the node."""
 
     def __init__(self, config: NodeConfig) -> None:
-        """Raises OperatorError if the address cannot be bound."""
+        """Raises OperatorError if the address cannot be bound, or a file that the gateway needs is not good."""
+        check_files(config)
         self._config = config
         self._socket = bind_gateway(config.gateway.host, config.gateway.port)
         self.port: int = self._socket.getsockname()[1]
@@ -79,6 +82,18 @@ class GatewayProcess:
         finally:
             with trio.CancelScope(shield=True):
                 await _stop(process, stdin)
+
+
+def check_files(config: NodeConfig) -> None:
+    """The token file, the certificate and its key, so that the operator hears of them at once. Raises OperatorError."""
+    if config.token_path is not None:
+        read_tokens(config.token_path)
+    if config.tls_paths is not None:
+        certificate, key = config.tls_paths
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+        except OSError as error:
+            raise OperatorError(f"the gateway cannot use {certificate} with {key}: {error}") from None
 
 
 def bind_gateway(host: str, port: int) -> socket.socket:

@@ -23,11 +23,13 @@ from websockets.sync.client import connect
 
 from ledger.transactions import SignedTransaction, Transaction
 from node.config import GatewayConfig, load_config
-from node.rpc.access import Access, Right, read_tokens
+from node.rpc.access import Access
 from node.rpc.connections import CONNECTIONS_PER_ADDRESS_MAX, HEAD_SECONDS_MAX
 from node.rpc.quotas import BURST_SECONDS, IDENTITIES_MAX, Allowance, Quotas
 from node.rpc.reasons import GatewayReason
 from node.rpc.streams import CLIENTS_PER_CALLER_MAX
+from node.rpc.supervisor import GatewayProcess
+from node.rpc.tokens import Right, read_tokens
 from primitives.codec import encode
 from primitives.errors import OperatorError, ProtocolViolation
 from tests.node.running_gateway import OWNER, RAW, Node, Running, a_home, running
@@ -235,6 +237,21 @@ def a_certificate(directory: Path) -> None:
             serialization.NoEncryption(),
         )
     )
+
+
+def test_the_operator_hears_of_a_bad_file_before_anything_starts(tmp_path: Path) -> None:
+    a_certificate(tmp_path)
+    (tmp_path / "other.key").write_text("no key")
+    good, bad = str(tmp_path / "tls.crt"), str(tmp_path / "other.key")
+    for number, (settings, complaint) in enumerate(
+        (
+            ({"token_file": str(tmp_path / "none")}, "cannot read the gateway's token file"),
+            ({"tls_certificate": good, "tls_key": bad}, "cannot use"),
+            ({"tls_certificate": str(tmp_path / "none"), "tls_key": bad}, "cannot use"),
+        )
+    ):
+        with pytest.raises(OperatorError, match=complaint):
+            GatewayProcess(a_home(tmp_path / str(number), **settings))
 
 
 async def test_the_gateway_speaks_tls_with_the_certificate_of_its_configuration(tmp_path: Path) -> None:

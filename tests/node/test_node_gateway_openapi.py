@@ -60,6 +60,7 @@ async def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
     assert not found, found
 
 
+@pytest.mark.slow
 async def test_schemathesis_finds_nothing_in_simulations(tmp_path: Path) -> None:
     few = ("--seed", "1", "--max-examples", "25", "--include-path", "/v1/simulate")
     found = await fuzzed(tmp_path, *few, "--phases", "fuzzing")
