@@ -39,7 +39,7 @@ async def quote(client: TrioClient, mark_uusd: int) -> None:
     switch = dead_man_switch(now_ns + 3_600 * NS)
     receipt = await client.submit(market.mass_quote({NAME: sides}), switch, stage=Stage.FINAL)
     refused = ", ".join(item.reason for item in receipt.rejections)
-    print(f"quoted {sides[0]} and {sides[2]}" + (f", refused: {refused}" if refused else ""))
+    print(f"quoted {sides[0]} and {sides[2]}" + (f", refused: {refused}" if refused else ""), flush=True)
 
 
 async def main() -> None:

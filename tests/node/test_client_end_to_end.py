@@ -283,30 +283,27 @@ async def test_the_example_programs_of_the_documentation_run(tmp_path: Path, mon
     save_seeds({"custodian": b"custodian".ljust(32, b".")}, tmp_path / "custodian.json", None)
     save_seeds({"account": b"alice".ljust(32, b".")}, tmp_path / "alice.json", None)
 
-    def run(name: str, *arguments: object) -> str:
+    def started(name: str, *arguments: object) -> subprocess.Popen[str]:
         command = [sys.executable, ROOT / "docs" / "examples" / name, url, *arguments]
         environment = {"PATH": "", "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(
-            [str(word) for word in command], capture_output=True, text=True, check=False, env=environment
+        return subprocess.Popen(
+            [str(word) for word in command], stdout=subprocess.PIPE, text=True, env=environment
         )
-        assert (done.returncode, done.stderr) == (0, ""), done.stderr
-        return done.stdout
+
+    def work() -> None:
+        alice = tmp_path / "alice.json"
+        with started("make_market.py", alice, 1) as brief:
+            assert brief.communicate()[0].endswith("no quotes left\n")
+        with started("make_market.py", alice, 600) as market:
+            assert market.stdout is not None
+            assert market.stdout.readline().startswith("quoted ")
+            with started("place_order.py", tmp_path / "custodian.json") as buyer:
+                bought = buyer.communicate()[0]
+            market.terminate()
+        assert "bought 0.05 BTC-PERPETUAL at $100," in bought
 
     async with a_gateway(tmp_path / "node", monkeypatch) as url:
-        quoted: list[str] = []
-        async with trio.open_nursery() as nursery:
-
-            async def make_market() -> None:
-                quoted.append(await in_thread(lambda: run("make_market.py", tmp_path / "alice.json", 5)))
-
-            nursery.start_soon(make_market)
-            async with open_client(url) as anyone, anyone.follow(f"book:{PERPETUAL}") as books:
-                async for book in books:
-                    if isinstance(book, BookMessage) and book.asks:
-                        break
-            bought = await in_thread(lambda: run("place_order.py", tmp_path / "custodian.json"))
-        assert "bought 0.05 BTC-PERPETUAL at $100," in bought
-        assert "sold 0.05 BTC-PERPETUAL" in quoted[0] and quoted[0].endswith("no quotes left\n")
+        await in_thread(work)
 
 
 def documented_commands() -> Iterator[str]:
