@@ -12,6 +12,7 @@ import msgspec
 
 from node.rpc.answers import Refusal
 from node.rpc.api_route import ApiRoute
+from node.rpc.protocol import RAW_BYTES_MAX
 from node.rpc.reasons import GatewayReason
 from node.rpc.replies import HTTP_STATUS
 from node.rpc.schemas import Schema, Schemas, described
@@ -89,7 +90,9 @@ def _parameters(route: ApiRoute, schemas: Schemas) -> list[Schema]:
 
 
 def _body(kind: Any, schemas: Schemas) -> Schema:
-    return {"type": "string", "format": "binary"} if kind is bytes else schemas.of(kind)
+    if kind is bytes:
+        return {"type": "string", "format": "binary", "minLength": 1, "maxLength": RAW_BYTES_MAX}
+    return schemas.of(kind)
 
 
 def _responses(route: ApiRoute, schemas: Schemas) -> Schema:

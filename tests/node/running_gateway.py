@@ -203,13 +203,13 @@ async def running(
     store = BlockStore.open(config.store_path)
     commit_first_block(store, config)
     line, process = NodeSocket(config.socket_path, node or Node()), GatewayProcess(config)
-    async with trio.open_nursery() as nursery, httpx.AsyncClient(verify=trust or True) as http:
+    async with trio.open_nursery() as nursery, httpx.AsyncClient(verify=trust or True, timeout=30) as http:
         http.base_url = httpx.URL(
             f"http://127.0.0.1:{process.port}" if trust is None else f"https://localhost:{process.port}"
         )
         await nursery.start(line.run)
         nursery.start_soon(process.run)
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while (await http.get("/health")).status_code != 200:  # noqa: ASYNC110
                 await trio.sleep(0.02)
             while line.subscribers == 0:  # noqa: ASYNC110
