@@ -26,7 +26,6 @@ from ledger.genesis import (
 from ledger.instruments import LOTS_PER_CONTRACT, Instrument, Kind, Underlying
 from ledger.margin.parameters import default_margin_parameters
 from ledger.margin.standard import DEFAULT_STANDARD_PARAMETERS
-from ledger.oracle import UPDATE_BYTES_MAX
 from ledger.settlement.parameters import (
     AuctionParameters,
     ExposureParameters,
@@ -39,7 +38,7 @@ from ledger.staking.parameters import GenesisStake, StakingParameters
 from ledger.trading.parameters import TradingParameters
 from ledger.transactions import QUOTES_REPORTED_MAX
 from node.genesis import GENESIS_VERSION, ConsensusParameters, GenesisDocument, ValidatorEntry
-from primitives.amounts import NS, USD, clamp
+from primitives.amounts import NS, USD
 from primitives.signing import address_of
 
 DAY_NS = 86_400 * NS
@@ -90,7 +89,7 @@ def default_ledger_genesis(
         trading=default_trading(),
         protection=default_protection(),
         protocol=ProtocolParameters(VERSION_FIRST),
-        breakers=default_breakers(len(reporters), speed),
+        breakers=default_breakers(speed),
     )
 
 
@@ -233,15 +232,15 @@ def default_protection(
     )
 
 
-def default_breakers(reporters: int = 4, speed: int = 1) -> BreakerParameters:
+def default_breakers(speed: int = 1) -> BreakerParameters:
     """market.md section 7's numbers.
 
     Gaps grow with `speed` as networks are to blame for them, and with its root how far an index moves while a block
-    becomes final. With many reporters each quotes less, so that all reports fit one update.
+    becomes final.
     """
     return BreakerParameters(
         drift=DriftParameters(
-            quotes_max=clamp((UPDATE_BYTES_MAX // max(1, reporters) - 900) // 14, 8, QUOTES_REPORTED_MAX),
+            quotes_max=QUOTES_REPORTED_MAX,
             spread_epochs=12,
             ticks_min=2,
             green_spreads=2,

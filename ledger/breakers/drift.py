@@ -26,7 +26,7 @@ from ledger.breakers.state import (
 )
 from ledger.instruments import Kind
 from ledger.matching.orders import tick_at
-from ledger.oracle import has_quorum, reporters_of, weighted_median
+from ledger.oracle import UPDATE_BYTES_MAX, reporters_of, weight_total, weighted_median
 from ledger.transactions import UUSD_PER_CENT
 from primitives.amounts import PPM
 
@@ -35,6 +35,12 @@ if TYPE_CHECKING:
     from ledger.instruments import Instrument
     from ledger.state import State
     from ledger.transactions import OracleReport
+
+
+OTHER_BYTES = 900
+"""What a signed report takes at most beside its quotes, with slices for eight expiries."""
+QUOTE_BYTES = 14
+"""What one quote takes at most: an id, and two numbers of cents."""
 
 
 class External(NamedTuple):
@@ -57,14 +63,21 @@ def quoted_instruments(state: State, epoch: int) -> list[int]:
     marked = [state.instruments.get(item) for item, _ in state.marks.marks] if state.marks else []
     perpetuals = [item.id for item in marked if item is not None and item.kind == Kind.PERPETUAL]
     options = [item.id for item in marked if item is not None and item.kind != Kind.PERPETUAL]
-    room = max(1, get_breakers(state).drift.quotes_max - len(perpetuals))
+    most = min(get_breakers(state).drift.quotes_max, quotes_that_fit(len(reporters_of(state))))
+    room = max(1, most - len(perpetuals))
     turns = max(1, -(-len(options) // room))
     turn = epoch % turns
     return sorted(perpetuals + options[turn * room : (turn + 1) * room])
 
 
+def quotes_that_fit(reporters: int) -> int:
+    """How many quotes each of so many reports may carry, beside its slices, for all of them to fit one update."""
+    return (UPDATE_BYTES_MAX // max(1, reporters) - OTHER_BYTES) // QUOTE_BYTES
+
+
 def agreed_quotes(state: State, reports: Sequence[OracleReport]) -> dict[int, External]:
     """Lower weighted medians of every instrument that two thirds of the power quote, by instrument."""
+    total = weight_total(state)
     votes: dict[int, list[tuple[int, int, int]]] = {}
     reporters = reporters_of(state)
     for report in reports:
@@ -79,7 +92,7 @@ def agreed_quotes(state: State, reports: Sequence[OracleReport]) -> dict[int, Ex
             weighted_median((weight, half) for weight, _, half in cast) * UUSD_PER_CENT,
         )
         for instrument, cast in sorted(votes.items())
-        if has_quorum(state, sum(weight for weight, _, _ in cast))
+        if 3 * sum(weight for weight, _, _ in cast) >= 2 * total
     }
 
 

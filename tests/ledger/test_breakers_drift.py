@@ -15,13 +15,16 @@ from ledger.breakers.drift import (
     counted,
     is_paused_after,
     quoted_instruments,
+    quotes_that_fit,
     underlying_colour,
 )
 from ledger.breakers.events import DriftJudged, InstrumentPaused
 from ledger.breakers.state import Colour, Drift, get_drift_table, get_restart
+from ledger.genesis import OracleReporter
 from ledger.oracle import UPDATE_BYTES_MAX, build_oracle_update, check_report
 from ledger.reasons import LedgerReason
-from ledger.transactions import OracleReport, QuotesReport
+from ledger.state import State
+from ledger.transactions import QUOTES_REPORTED_MAX, OracleReport, QuotesReport
 from node.genesis_defaults import default_breakers
 from primitives.amounts import USD
 from primitives.codec import encode
@@ -30,6 +33,7 @@ from tests.ledger.exchange import (
     BTC_PERP,
     CALL_100,
     CALL_110,
+    CHAIN,
     DAY_NS,
     INSTRUMENTS,
     NEAR_CALL,
@@ -45,6 +49,10 @@ from tests.ledger.exchange import (
 
 INDEX = 100_000 * USD
 RULES = default_breakers().drift
+SEVEN = State.from_genesis(
+    replace(a_genesis({}), reporters=tuple(OracleReporter(bytes([n]) * 32, 1) for n in range(7))), CHAIN
+)
+"""Seven reporters of equal weight."""
 GREEN, AMBER, RED = Colour.GREEN, Colour.AMBER, Colour.RED
 
 
@@ -163,17 +171,11 @@ def test_one_liar_of_four_moves_neither_external_mark_nor_colour_out_of_the_hone
     lies=st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 10**9)), min_size=2, max_size=2),
 )
 def test_agreed_quotes_lie_within_what_the_honest_see(honest: list[Any], lies: list[Any]) -> None:
-    class Reporters:
-        """As much of a state as medians ask for: seven reporters of equal weight."""
-
-        class genesis:
-            reporters = tuple(type("R", (), {"weight": 1})() for _ in range(7))
-
     reports = [
         OracleReport(bytes(32), n, 1, (), (), (), QuotesReport((7,), (mark,), (half,)))
         for n, (mark, half) in enumerate([*honest, *lies])
     ]
-    agreed = agreed_quotes(Reporters, reports)[7]  # type: ignore[arg-type]
+    agreed = agreed_quotes(SEVEN, reports)[7]
     assert min(honest)[0] * 10_000 <= agreed.mark_uusd <= max(honest)[0] * 10_000
     halves = [half for _, half in honest]
     assert min(halves) * 10_000 <= agreed.half_spread_uusd <= max(halves) * 10_000
@@ -251,7 +253,7 @@ def test_an_option_that_stays_red_is_post_only_alone_and_green_again_trades_agai
 
 @pytest.mark.parametrize("reporters", [4, 16, 21, 40, 64])
 def test_reports_with_quotes_and_eight_slices_of_all_reporters_fit_one_update(reporters: int) -> None:
-    count = default_breakers(reporters).drift.quotes_max
+    count = min(QUOTES_REPORTED_MAX, quotes_that_fit(reporters))
     dear = QuotesReport(tuple(range(4_000, 4_000 + count)), (10**9,) * count, (10**6,) * count)
     expiries = [START_NS + day * DAY_NS for day in range(1, 9)]
     report = a_report(0, START_NS + 1, expiries=expiries, quotes=dear)
