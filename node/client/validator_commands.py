@@ -170,7 +170,6 @@ def rotate_key(
     _, consensus = _keys_of(home, signer)
     with helpful(), signing.client(gateway) as client:
         mine = _own(client, signing, number)
-        answer = client.ask(questions.validators())
     if mine.consensus_key not in consensus:
         raise OperatorError(f"validator {mine.number} votes with a key that {signer or home} does not hold")
     if mine.consensus_key == consensus[-1]:
@@ -180,7 +179,9 @@ def rotate_key(
         )
     perform(signing, gateway, lambda _: RotateConsensusKey(mine.number, consensus[-1]))
     if not gateway.as_json:
-        print(f"{consensus[-1].hex()} votes from epoch {answer.epoch + 2} on; keep both keys until then")
+        with helpful(), gateway.client() as client:
+            epoch = client.ask(questions.validators()).epoch
+        print(f"{consensus[-1].hex()} votes from epoch {epoch + 2} on; keep both keys until then")
 
 
 @app.command
