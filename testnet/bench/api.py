@@ -71,6 +71,8 @@ class ApiPlan:
     """Further subscribers who never read."""
     blocks_per_second: int = 4
     seconds: float = 15.0
+    burst_seconds: float = 3.0
+    """Of orders, then of questions, once the blocks are over."""
 
 
 class _Node:
@@ -146,7 +148,12 @@ async def _measure(plan: ApiPlan, home: Path) -> dict[str, float]:
     config = _home(home)
     chain = _Chain(BlockStore.open(config.store_path))
     async with _gateway(config, chain) as (socket, gateway):
-        clients = ClientsPlan(port=gateway.port, subscribers=plan.subscribers, slow=plan.slow)
+        clients = ClientsPlan(
+            port=gateway.port,
+            subscribers=plan.subscribers,
+            slow=plan.slow,
+            burst_seconds=plan.burst_seconds,
+        )
         async with _clients(clients) as process:
             await _line(process)  # Everybody is connected and subscribed.
             await trio.sleep(SETTLE_SECONDS)

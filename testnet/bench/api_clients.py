@@ -27,8 +27,6 @@ UPGRADE = (
 )
 TEXT, PING, PONG = 1, 9, 10
 """Opcodes of frames."""
-BURST_SECONDS = 2.0
-"""Of orders, then of questions."""
 ORDERS_IN_FLIGHT = 200
 QUESTIONS_IN_FLIGHT = 8
 
@@ -42,6 +40,8 @@ class ClientsPlan(msgspec.Struct, frozen=True):
     port: int
     subscribers: int
     slow: int
+    burst_seconds: float
+    """Of orders, then of questions."""
 
 
 class ClientsReport(msgspec.Struct, frozen=True):
@@ -198,7 +198,7 @@ class Crowd:
         """Acknowledgements per second of one maker that keeps so many orders in flight, in msgpack."""
         encoder, decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder()
         sent = acknowledged = 0
-        end_s = time.monotonic() + BURST_SECONDS
+        end_s = time.monotonic() + self._plan.burst_seconds
         while time.monotonic() < end_s:
             while sent - acknowledged < ORDERS_IN_FLIGHT:
                 raw = sent.to_bytes(200, "big")
@@ -207,12 +207,12 @@ class Crowd:
             data = await connection.recv(decode=False)
             message: Any = decoder.decode(data) if data[:1] != b"{" else {}
             acknowledged += message.get("type") in ("accepted", "refused")
-        return acknowledged / BURST_SECONDS
+        return acknowledged / self._plan.burst_seconds
 
     async def _ask(self) -> float:
         """Books per second over a few connections that are kept."""
         answered = 0
-        end_s = time.monotonic() + BURST_SECONDS
+        end_s = time.monotonic() + self._plan.burst_seconds
 
         async def ask() -> None:
             nonlocal answered
@@ -226,7 +226,7 @@ class Crowd:
             writer.close()
 
         await asyncio.gather(*(ask() for _ in range(QUESTIONS_IN_FLIGHT)))
-        return answered / BURST_SECONDS
+        return answered / self._plan.burst_seconds
 
     def _report(self, orders: float, questions: float) -> ClientsReport:
         delays = sorted(self._delays_ns) or [0]
