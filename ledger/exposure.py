@@ -140,7 +140,7 @@ def _expiries(valuation: Valuation) -> tuple[ExpiryExposure, ...]:
     index_usd = np.array([valuation.index_uusd(item) // PPM for item in risk.underlyings], dtype=np.int64)
     gamma_1pct_ppm = risk.gamma_e12 * index_usd[risk.underlying] // 10**8
     columns = []
-    for greek in (risk.delta_ppm, gamma_1pct_ppm, risk.vega_uusd, risk.theta_uusd):
+    for greek in (risk.delta_ppm, gamma_1pct_ppm, risk.vega_uusd, risk.theta_uusd, risk.rho_uusd):
         totals = np.zeros(len(groups), dtype=np.int64)
         np.add.at(totals, risk.group, held * greek // risk.lots_per_contract)
         columns.append(totals.tolist())

@@ -45,7 +45,8 @@ class Funding(Wire):
 class ExpiryExposure(Wire):
     """Greeks of one expiry's open interest (a perpetual's: expiry 0).
 
-    Delta and gamma per 1 % move in 1e-6 contracts, vega in micro-USD per volatility point, theta per day.
+    Delta and gamma per 1 % move in 1e-6 contracts, vega in micro-USD per volatility point, theta per day,
+    rho per percentage point of the rate in the discount.
     """
 
     underlying: U8
@@ -54,6 +55,7 @@ class ExpiryExposure(Wire):
     gamma_1pct_ppm: I64
     vega_uusd: I64
     theta_uusd: I64
+    rho_uusd: I64
 
 
 class NetExposure(Wire):

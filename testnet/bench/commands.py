@@ -17,6 +17,7 @@ from testnet.bench.pricing import pricing_figures
 from testnet.bench.simulation import simulation_figures
 from testnet.bench.storage import StoragePlan, storage_figures
 from testnet.bench.sync import SyncPlan, sync_figures
+from testnet.realdata.__main__ import run as replay_real_data
 
 DEFAULT_SYNC = SyncPlan()
 DEFAULT_STORAGE = StoragePlan()
@@ -58,6 +59,20 @@ def margin(*, json_file: Annotated[Path | None, Parameter(name="--json")] = None
         Also write the figures there, as one flat object.
     """
     show(margin_figures(), json_file)
+
+
+@app.command
+def realdata(*, data: Path = Path("../shared/data"), report: Path | None = None) -> int:
+    """Real option chains and crashes through fitter, marks and ledger; the same as `python -m testnet.realdata`.
+
+    Parameters
+    ----------
+    data
+        Directory of chain snapshots and spot bars.
+    report
+        Write the whole JSON report there.
+    """
+    return replay_real_data(data=data, report=report)
 
 
 @app.command

@@ -165,6 +165,7 @@ def test_open_interest_greeks_are_those_of_what_is_held_long() -> None:
     assert month.theta_uusd == 2 * int(risk.theta_uusd[call]) + int(risk.theta_uusd[put] * 50 // 100)
     assert month.delta_ppm == 2 * int(risk.delta_ppm[call]) + int(risk.delta_ppm[put] * 50 // 100)
     assert month.gamma_1pct_ppm > 0
+    assert month.rho_uusd < 0
 
 
 def test_accounts_in_liquidation_are_the_protocols_own_exposure() -> None:

@@ -61,8 +61,9 @@ def _open_interest(ledger: NaiveLedger) -> tuple[ExpiryExposure, ...]:
             rows.gamma_e12[row] * index_usd // 10**8,
             rows.vega_uusd[row],
             rows.theta_uusd[row],
+            rows.rho_uusd[row],
         )
-        sums = totals.setdefault(rows.group[row], (item.underlying, item.expiry_ns, [0, 0, 0, 0]))[2]
+        sums = totals.setdefault(rows.group[row], (item.underlying, item.expiry_ns, [0, 0, 0, 0, 0]))[2]
         for place, greek in enumerate(greeks):
             sums[place] += long_lots * greek // item.lots_per_contract
     return tuple(ExpiryExposure(*totals[group][:2], *totals[group][2]) for group in sorted(totals))

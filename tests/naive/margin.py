@@ -61,6 +61,7 @@ class Rows:
         self.delta_ppm = risk.delta_ppm.tolist()
         self.gamma_e12 = risk.gamma_e12.tolist()
         self.theta_uusd = risk.theta_uusd.tolist()
+        self.rho_uusd = risk.rho_uusd.tolist()
         self.vega_uusd = risk.vega_uusd.tolist()
         self.mm_unit = risk.mm_unit_e8.tolist()
         self.im_unit = risk.im_unit_e8.tolist()
