@@ -43,6 +43,10 @@ REQUESTS_PER_PEER_MAX = 4
 """Of one peer; the same."""
 REQUEST_SECONDS_MAX = 10
 """Deadline for a request to arrive, and for its answer to leave; also how long the other side waits for it."""
+WRITE_SECONDS_MAX = 5
+"""For a question to leave."""
+END_SECONDS_MAX = 2
+"""For the end of a stream to be told."""
 SLICE_BYTES = 64 * 1024
 """Of an answer, written in one piece."""
 BUDGETS_MAX = 256
@@ -118,19 +122,37 @@ async def _write_slices(stream: ClosableStream, data: bytes) -> None:
     await stream.close()
 
 
+async def _write_whole(stream: ClosableStream, data: bytes) -> None:
+    """Not cancelled half-way, unless that takes too long: then the connection is cut. Raises StreamBroken."""
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + WRITE_SECONDS_MAX) as scope:
+        await stream.widen()
+        await stream.write(data)
+    if scope.cancelled_caught:
+        stream.abort()
+        raise StreamBroken("the peer takes nothing")
+
+
+async def end_stream(stream: ClosableStream, politely: bool = False) -> None:
+    """End one stream and leave its connection alone; cut that as well if it does not even take the end."""
+    with (
+        trio.CancelScope(shield=True, deadline=trio.current_time() + END_SECONDS_MAX) as scope,
+        suppress(StreamBroken),
+    ):
+        await (stream.close() if politely else stream.reset())
+    if scope.cancelled_caught:
+        stream.abort()
+
+
 async def ask(stream: ClosableStream, decoder: FrameDecoder, request: bytes) -> bytes:
     """Write one request and read its answer. Raises StreamBroken, ProtocolViolation or trio.TooSlowError."""
     is_done = False
     try:
-        with trio.CancelScope(shield=True):
-            await stream.widen()
-            await stream.write(encode_frame(Kind.MESSAGES, [request]))
+        await _write_whole(stream, encode_frame(Kind.MESSAGES, [request]))
         with trio.fail_after(REQUEST_SECONDS_MAX):
             reply = await _read_one(stream, decoder, FrameLimits(FRAME_LIMITS[Lane.BULK].frame_bytes_max, 1))
         is_done = True
     finally:
-        with trio.CancelScope(shield=True), suppress(StreamBroken):
-            await (stream.close() if is_done else stream.reset())
+        await end_stream(stream, politely=is_done)
     if len(reply) > BULK_MESSAGE_BYTES_MAX:
         raise ProtocolViolation(GossipReason.TOO_LARGE, f"an answer of {len(reply)} bytes")
     return reply

@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -50,6 +49,7 @@ from gossip.request_response import (
     Answerer,
     OnRequest,
     ask,
+    end_stream,
     hello_decoder,
     read_frame,
 )
@@ -73,12 +73,6 @@ CLEAN_UP_SECONDS_MAX = 3
 """How long libp2p gets to forget a connection that was cut, before it is dialled anew."""
 
 log = structlog.get_logger(__name__)
-
-
-async def _end(stream: ByteStream) -> None:
-    """End one stream and leave its connection alone."""
-    with trio.CancelScope(shield=True), suppress(StreamBroken):
-        await stream.reset()
 
 
 class Libp2pNetwork:
@@ -140,7 +134,7 @@ class Libp2pNetwork:
             decoder = await self._greet(stream, to, FOLLOW_STREAM)
         except (StreamBroken, trio.TooSlowError) as error:
             if stream is not None:
-                await _end(stream)
+                await end_stream(stream)
             raise NoAnswer(str(error)) from None
         try:
             return await ask(stream, decoder, body)
@@ -298,10 +292,10 @@ class Libp2pNetwork:
             await self._answerer.answer(name, stream, decoder)
         except ProtocolViolation as error:
             self._refuse(name, error)
-            await _end(stream)
+            await end_stream(stream)
         except (StreamBroken, trio.TooSlowError):
             self.counters.add(GossipReason.BAD_REQUEST)
-            await _end(stream)
+            await end_stream(stream)
 
     async def _greet(self, stream: ByteStream, index: ValidatorIndex | None, kind: int) -> FrameDecoder:
         """Exchange hellos. Raises ProtocolViolation, StreamBroken or trio.TooSlowError."""
