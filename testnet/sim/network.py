@@ -42,8 +42,8 @@ class Letter:
         self.message = message
         self.name = name
         self.where = view_and_kind(message)
-        self.verdicts: dict[int, bool] = {}
-        """By the epoch of the receiver: a verdict is a function of the bytes and the epoch."""
+        self.verdicts: dict[bytes, bool] = {}
+        """By the block that the receiver's epoch stands on: a verdict is a function of the bytes and the epoch."""
 
 
 class SimulatedNetwork:

@@ -372,9 +372,9 @@ class Simulation:
 
     def admits(self, letter: Letter, receiver: SimulatedValidator, epoch: Epoch) -> bool:
         """The node's own admission, and every signature; a function of the bytes, so found once for all receivers."""
-        verdict = letter.verdicts.get(epoch.number)
+        verdict = letter.verdicts.get(epoch.genesis)
         if verdict is None:
-            verdict = letter.verdicts[epoch.number] = self._is_admitted(letter, receiver, epoch)
+            verdict = letter.verdicts[epoch.genesis] = self._is_admitted(letter, receiver, epoch)
         return verdict
 
     def _is_admitted(self, letter: Letter, receiver: SimulatedValidator, epoch: Epoch) -> bool:
@@ -389,7 +389,8 @@ class Simulation:
                     return False
         except ProtocolViolation as refusal:
             self.happened(f"refused: {refusal.reason.value}")
-            if is_honest and receiver.is_honest:  # A traitor may have asked for it.
+            is_whole = self.chain.forked_at is None  # After a fork, epochs of one number are different ones.
+            if is_honest and receiver.is_honest and is_whole:  # A traitor may have asked for it.
                 raise Violation("honest messages pass", f"{letter.sender} sent {refusal}") from None
             return False
         return True
