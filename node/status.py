@@ -81,8 +81,8 @@ class NodeAnswers:
             fits = sorted(oracle.rmse_vol_points)
             counters["surface_rmse_millipoints_p50"] = round(fits[len(fits) // 2] * 1_000)
             counters["surface_rmse_millipoints_max"] = round(fits[-1] * 1_000)
-        counters |= self._sync.counters()
         counters |= {f"disk_{part}_bytes": count for part, count in self._disk_use().items()}
+        counters |= self._sync.counters()
         counters["signatures_verified"] = self._verifier.verified
         counters["signatures_cached"] = self._verifier.cached
         return StatusReply(

@@ -423,8 +423,8 @@ class Wiring:
         """Tell clients how far their transactions have come."""
         ids = self.ledger.transactions_of(effect.block_hash)
         if ids:
-            self.socket.publish(TransactionStatus(TransactionStage.NOTARIZED.value, effect.height, ids))
             trace("notarized", ids, height=effect.height)
+            self.socket.publish(TransactionStatus(TransactionStage.NOTARIZED.value, effect.height, ids))
 
     def _on_watch_ended(self) -> None:
         """We sign again, and from the next start on report prices again.

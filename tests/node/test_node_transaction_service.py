@@ -39,7 +39,7 @@ class Door:
 
     def __init__(self, path: Path) -> None:
         self.ledger = Ledger(path / "blocks")
-        self.network = MemoryNetwork(Hub(4), ValidatorIndex(0))
+        self.network = MemoryNetwork(Hub(4), ValidatorIndex(0), None)
         self.metrics = NodeMetrics()
         self.service = TransactionService(
             self.ledger.service, self.network, self.ledger.verifier, self.metrics
