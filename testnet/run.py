@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
@@ -25,6 +27,9 @@ from testnet.signatures import double_signed
 from testnet.traders.config import TradersOutcome
 from testnet.truth import Truth
 from testnet.view import Picture, Smile, ValidatorRow
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
 
 FIRST_BLOCK_SECONDS_MAX = 60.0
 """Without a final block by then the run is given up with the validators' last words."""
@@ -96,6 +101,7 @@ class Run:
         """Run to the end of the plan and return the facts. Everything started is stopped, whatever happens."""
         try:
             async with trio.open_nursery() as nursery:
+                await nursery.start(_end_on_sigterm)
                 self.market.start()
                 for node in self.nodes:
                     node.start()
@@ -324,6 +330,13 @@ class Run:
         with suppress(OSError, msgspec.MsgspecError):
             return msgspec.json.decode(self.layout.traders_result.read_bytes(), type=TradersOutcome)
         return TradersOutcome()
+
+
+async def _end_on_sigterm(*, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        task_status.started()
+        async for _ in signals:
+            raise OperatorError("The testnet was ended by SIGTERM before its time; nothing is judged.")
 
 
 def _clock_text(time_ns: int) -> str:
