@@ -16,13 +16,6 @@ from primitives.errors import OperatorError
 from tests.ledger.staking_builders import OPERATORS, StakedExchange
 
 
-@pytest.fixture(autouse=True)
-def restored_logs() -> object:
-    yield
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
-
-
 def test_a_line_is_one_json_object_with_context(tmp_path: Path) -> None:
     configure_logs("info", tmp_path / "deep" / "node.log", node="node0")
     log = structlog.get_logger()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 from node.__main__ import main
 from node.logs import configure_logs
@@ -16,13 +14,6 @@ from primitives.errors import OperatorError
 
 ID = bytes(range(32))
 OTHER = b"\x99" * 32
-
-
-@pytest.fixture(autouse=True)
-def restored_logs() -> Iterator[None]:
-    yield
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
 
 
 @pytest.fixture
