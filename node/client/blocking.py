@@ -34,6 +34,13 @@ from node.client.errors import (
     no_entry,
 )
 from node.client.feed import Feed, Message
+from node.client.limits import (
+    MESSAGE_BYTES_MAX,
+    POLL_SECONDS,
+    RECONNECT_SECONDS,
+    REQUEST_SECONDS_MAX,
+    WAIT_SECONDS,
+)
 from node.client.market import Market
 from node.client.questions import Question
 from node.client.signers import Signer
@@ -46,14 +53,6 @@ from node.client.submissions import (
     Submission,
     add_consequences,
 )
-
-REQUEST_SECONDS_MAX = 10.0
-WAIT_SECONDS = 30.0
-"""How long a transaction is waited for, unless said otherwise."""
-POLL_SECONDS = 0.2
-"""Between two questions about a transaction that only the chain can tell of."""
-RECONNECT_SECONDS = 0.5
-MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 
 T = TypeVar("T")
 

@@ -23,6 +23,7 @@ from rich.table import Table
 
 from ledger.events import ActionRejected
 from ledger.transactions import Action
+from node.account_names import read_account
 from node.client.addresses import DEFAULT_URL
 from node.client.blocking import Client
 from node.client.errors import ClientError, NotAllowed, NotFound, Unreachable
@@ -145,17 +146,8 @@ def _ask_wallet(data: dict[str, Any]) -> bytes:
 
 
 def read_address(text: str) -> tuple[bytes, int]:
-    """ADDRESS or ADDRESS/SUBACCOUNT, with or without 0x. Raises OperatorError."""
-    address, _, number = text.lower().removeprefix("0x").partition("/")
-    try:
-        owner, subaccount = bytes.fromhex(address), int(number or 0)
-    except ValueError:
-        owner, subaccount = b"", 0
-    if len(owner) != 20 or not 0 <= subaccount <= 255:
-        raise OperatorError(
-            f"{text} is no account: an address has 40 hexadecimal digits, then perhaps /SUBACCOUNT"
-        )
-    return owner, subaccount
+    """An account, with or without 0x before it. Raises OperatorError."""
+    return read_account(text.lower().removeprefix("0x"))
 
 
 def account_of(who: str | None, signing: Signing) -> tuple[bytes, int]:

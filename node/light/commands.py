@@ -11,6 +11,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from ledger.listing import Listing
+from node.account_names import read_account
 from node.config import load_config
 from node.genesis import GenesisDocument, load_genesis
 from node.light.describe import describe
@@ -43,7 +44,7 @@ def account(address: Address, *, home: Home, out: Out, checkpoint: Since = None)
 
     Example: quorate proof account 0123...cdef/0 --home net/node0 --out account.proof
     """
-    _write_proof("account", _account(address), home, out, checkpoint)
+    _write_proof("account", account_subject(*read_account(address)), home, out, checkpoint)
 
 
 @app.command
@@ -52,7 +53,7 @@ def margin(address: Address, *, home: Home, out: Out, checkpoint: Since = None) 
 
     Example: quorate proof margin 0123...cdef --home net/node0 --out margin.proof
     """
-    _write_proof("margin", _account(address), home, out, checkpoint)
+    _write_proof("margin", account_subject(*read_account(address)), home, out, checkpoint)
 
 
 @app.command
@@ -205,14 +206,3 @@ def _instrument(home: Path, name: str) -> int:
         if item.name == name.upper():
             return item.id
     raise OperatorError(f"there is no instrument {name}")
-
-
-def _account(text: str) -> bytes:
-    address, _, number = text.partition("/")
-    try:
-        owner, subaccount = bytes.fromhex(address), int(number or 0)
-    except ValueError:
-        owner, subaccount = b"", 0
-    if len(owner) != 20 or not 0 <= subaccount <= 255:
-        raise OperatorError(f"{text!r} is no account: ADDRESS or ADDRESS/SUBACCOUNT, 40 hexadecimal digits")
-    return account_subject(owner, subaccount)

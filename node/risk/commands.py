@@ -15,6 +15,7 @@ from ledger.breakers.queries import BreakersView, get_breakers_view
 from ledger.instruments import Kind, Underlying
 from ledger.queries import get_instruments, get_market, get_open_interest
 from ledger.state import State
+from node.account_names import read_account
 from node.risk.account import AccountRisk, account_risk, parse_leg
 from node.risk.source import open_state
 from node.risk.surface import draw_html, draw_text, smiles_of
@@ -42,7 +43,7 @@ def account(
     Example: quorate risk account 0123...cdef --home net/node0 --leg BTC-PERPETUAL:-0.5
     """
     state = open_state(home)
-    risk = account_risk(state, _key(address), [parse_leg(state, text) for text in leg])
+    risk = account_risk(state, read_account(address), [parse_leg(state, text) for text in leg])
     console = _console()
     if as_json:
         console.print_json(json.dumps(_account_json(risk)))
@@ -197,19 +198,6 @@ def _open_interest_rows(state: State) -> list[dict[str, Any]]:
 def _console() -> Console:
     """As wide as the terminal; where there is none, wide enough for every table."""
     return Console(width=None if sys.stdout.isatty() else 120)
-
-
-def _key(text: str) -> tuple[bytes, int]:
-    address, _, number = text.partition("/")
-    try:
-        owner, subaccount = bytes.fromhex(address), int(number or 0)
-    except ValueError:
-        owner, subaccount = b"", 0
-    if len(owner) != 20 or not 0 <= subaccount <= 255:
-        raise OperatorError(
-            f"{text!r} is no account: give ADDRESS or ADDRESS/SUBACCOUNT, 40 hexadecimal digits"
-        )
-    return owner, subaccount
 
 
 def _positions_table(risk: AccountRisk) -> Table:

@@ -61,18 +61,7 @@ def margin(*, json_file: Annotated[Path | None, Parameter(name="--json")] = None
     show(margin_figures(), json_file)
 
 
-@app.command
-def realdata(*, data: Path = Path("../shared/data"), report: Path | None = None) -> int:
-    """Real option chains and crashes through fitter, marks and ledger; the same as `python -m testnet.realdata`.
-
-    Parameters
-    ----------
-    data
-        Directory of chain snapshots and spot bars.
-    report
-        Write the whole JSON report there.
-    """
-    return replay_real_data(data=data, report=report)
+app.command(replay_real_data, name="realdata")
 
 
 @app.command
