@@ -37,6 +37,10 @@ LEGS_MAX = 16
 """Legs of one package; policy may allow fewer."""
 PACKAGE_UUSD_MAX = 2**53
 """Nine billion dollars: no package costs more."""
+ADDRESSES_MAX = 4
+"""Addresses of one validator; more are malformed."""
+ADDRESS_CHARS_MAX = 128
+"""Of one address."""
 WALLET_ITEMS_MAX = 32
 """Actions, quotes and legs in a transaction that a wallet shows: a person reads no more, and each costs every validator
 10 to 20 microseconds to put into words. More: use a session key."""
@@ -399,6 +403,21 @@ class Unjail(Wire, tag=58):
     validator: U32
 
 
+class Announce(Wire, tag=59):
+    """Where a validator is reached from now on: its libp2p key, with that key's consent, and its addresses."""
+
+    validator: U32
+    peer_key: Bytes32
+    """Ed25519; the peer id follows from it."""
+    addresses: Annotated[
+        tuple[Annotated[str, msgspec.Meta(max_length=ADDRESS_CHARS_MAX)], ...],
+        msgspec.Meta(max_length=ADDRESSES_MAX),
+    ]
+    """As staking.addresses.parse_address takes them, each once; none: it dials, and is not dialled."""
+    proof: Bytes64
+    """Signature of `peer_key` over `peer_proof_bytes`."""
+
+
 StakingAction = (
     RegisterValidator
     | Delegate
@@ -409,6 +428,7 @@ StakingAction = (
     | LeaveValidatorSet
     | RotateConsensusKey
     | Unjail
+    | Announce
 )
 OrderAction = PlaceOrder | PlaceUntil | PlaceMarket | PlaceTrigger | ReplaceOrder | MassQuote
 SettingAction = (
@@ -549,6 +569,11 @@ class OracleUpdate(Wire):
 def transaction_sign_bytes(payload: bytes) -> bytes:
     """What a client's signature covers."""
     return b"QUORATE-TX-1" + payload
+
+
+def peer_proof_bytes(chain_id: bytes, operator: bytes, validator: int) -> bytes:
+    """What a libp2p key signs when a validator announces it: nobody can announce another's."""
+    return b"QUORATE-PEER-1" + chain_id + operator + validator.to_bytes(4, "big")
 
 
 def session_proof_bytes(chain_id: bytes, owner: bytes, subaccount: int) -> bytes:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, get_args
 from msgspec.structs import replace
 
 from ledger.events import CashMoved
+from ledger.staking.addresses import parse_address
 from ledger.staking.events import (
+    Announced,
     Bonded,
     CommissionSet,
     KeyRotated,
@@ -27,8 +29,10 @@ from ledger.staking.reasons import StakingReason
 from ledger.staking.state import (
     KEY_STAKING_TOTALS,
     NO_TARGET,
+    Announcement,
     KeyOwner,
     Validator,
+    announcement_key,
     consensus_key_key,
     get_delegation,
     get_totals,
@@ -37,6 +41,7 @@ from ledger.staking.state import (
     validator_key,
 )
 from ledger.transactions import (
+    Announce,
     AttestReadiness,
     Delegate,
     LeaveValidatorSet,
@@ -47,9 +52,10 @@ from ledger.transactions import (
     StakingAction,
     Unbond,
     Unjail,
+    peer_proof_bytes,
 )
 from primitives.errors import ProtocolViolation
-from primitives.signing import check_public_key
+from primitives.signing import check_public_key, is_valid
 
 if TYPE_CHECKING:
     from ledger.workspace import OpenAccount, Workspace
@@ -93,6 +99,8 @@ class StakingDesk:
                 self._rotate(account, action)
             case Unjail():
                 self._unjail(account, action)
+            case Announce():
+                self._announce(account, action)
 
     # --- stake ---
 
@@ -230,6 +238,22 @@ class StakingDesk:
             raise _too_small(self._parameters.min_stake_uusd)
         self._put(replace(validator, is_jailed=False, jailed_until_ns=0))
         self._workspace.events.append(Unjailed(action.validator))
+
+    def _announce(self, account: OpenAccount, action: Announce) -> None:
+        """Raises BAD_VALIDATOR_KEY, BAD_PEER_ADDRESS, BAD_PEER_PROOF and those of _operated."""
+        self._operated(account, action.validator)
+        _check_key(action.peer_key)
+        if len(set(action.addresses)) != len(action.addresses):
+            raise ProtocolViolation(StakingReason.BAD_PEER_ADDRESS, "an address is there twice")
+        for address in action.addresses:
+            parse_address(address)
+        proved = peer_proof_bytes(self._state.chain_id, account.key[0], action.validator)
+        if not is_valid(action.peer_key, proved, action.proof):
+            raise ProtocolViolation(
+                StakingReason.BAD_PEER_PROOF, "the network key has not signed for this validator"
+            )
+        self._state.put(announcement_key(action.validator), Announcement(action.peer_key, action.addresses))
+        self._workspace.events.append(Announced(action.validator, action.peer_key, action.addresses))
 
     # --- checks ---
 

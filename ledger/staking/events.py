@@ -122,6 +122,14 @@ class ValidatorSetChanged(Wire, tag=63):
     members: tuple[tuple[U16, U32, Bytes32, U32], ...]
 
 
+class Announced(Wire, tag=64):
+    """The validator is reached under this libp2p key and at these addresses from now on."""
+
+    validator: U32
+    peer_key: Bytes32
+    addresses: tuple[str, ...]
+
+
 StakingEvent = (
     ValidatorRegistered
     | Bonded
@@ -137,4 +145,5 @@ StakingEvent = (
     | Rewarded
     | EpochRewarded
     | ValidatorSetChanged
+    | Announced
 )

@@ -33,6 +33,10 @@ class StakingReason(StrEnum):
     SAME_VALIDATOR = "same_validator"
     """A redelegation to where the stake already is."""
     TOO_MANY_VALIDATORS = "too_many_validators"
+    BAD_PEER_ADDRESS = "bad_peer_address"
+    """An announced address is none, or is there twice."""
+    BAD_PEER_PROOF = "bad_peer_proof"
+    """The announced network key has not signed for this validator."""
 
     # A block that may not be voted for.
     UNKNOWN_OFFENDER = "unknown_offender"

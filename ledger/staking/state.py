@@ -144,6 +144,14 @@ class KeyOwner(Wire):
     validator: U32
 
 
+class Announcement(Wire):
+    """Where a validator says that it is reached; replaced by the next one."""
+
+    peer_key: Bytes32
+    """Of its libp2p identity, which has signed for this validator."""
+    addresses: tuple[str, ...]
+
+
 class DelaysCounted(Wire):
     """The highest height whose proposals' delays are counted: each is counted once."""
 
@@ -163,6 +171,7 @@ LEAF_KINDS: dict[int, type[Wire]] = {
     ord("e"): EpochSet,
     ord("h"): DelaysCounted,
     ord("k"): KeyOwner,
+    ord("n"): Announcement,
     ord("o"): Punishment,
     ord("p"): StakingParameters,
     ord("r"): Reporters,
@@ -198,6 +207,11 @@ def epoch_key(epoch: int) -> bytes:
 def consensus_key_key(key: bytes) -> bytes:
     """b"kk", consensus key."""
     return b"kk" + key
+
+
+def announcement_key(number: int) -> bytes:
+    """b"kn", validator."""
+    return b"kn" + number.to_bytes(4, "big")
 
 
 def delegation_key(number: int, account: AccountKey) -> bytes:
@@ -260,6 +274,12 @@ def get_activity(state: State, number: int) -> Activity:
     """What a validator did lately."""
     found: Activity | None = state.leaves.get(activity_key(number))
     return NO_ACTIVITY if found is None else found
+
+
+def get_announcement(state: State, number: int) -> Announcement | None:
+    """Where a validator is reached, or None before it has announced it."""
+    found: Announcement | None = state.leaves.get(announcement_key(number))
+    return found
 
 
 def get_punishment(state: State, number: int) -> Punishment | None:

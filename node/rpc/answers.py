@@ -410,6 +410,8 @@ class ValidatorForm(Validator, frozen=True):
     led_proposals: U32
     outside_reports: U32
     leader_delay_ppm: U32
+    addresses: tuple[str, ...]
+    """Where it has announced to be reached, under `peer_id`."""
 
 
 class ValidatorsAnswer(Form, frozen=True, kw_only=True):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
+from gossip.peer_id import peer_id_of
 from ledger.matching.orders import AccountKey
 from ledger.staking.parameters import StakingParameters
 from ledger.staking.pools import value_of
@@ -10,12 +13,14 @@ from ledger.staking.state import (
     NO_ACTIVITY,
     NO_TARGET,
     Activity,
+    Announcement,
     Delegation,
     EpochSet,
     StakingTotals,
     Unbonding,
     Validator,
     activity_key,
+    announcement_key,
     counted,
     delegation_key,
     epoch_key,
@@ -41,10 +46,11 @@ class StakeQueries:
         answers = []
         for number in range(self._registered()):
             member, activity = members.get(number), self._activity(number)
+            validator, addresses = self._announced(number)
             answers.append(
                 form_of(
                     ValidatorForm,
-                    self._validator(number),
+                    validator,
                     place=None if member is None else member.place,
                     weight=0 if member is None else member.weight,
                     missed_blocks=counted(activity.missed, height, self._staking),
@@ -52,6 +58,7 @@ class StakeQueries:
                     led_proposals=counted(activity.led, height, self._staking),
                     outside_reports=counted(activity.outside, height, self._staking),
                     leader_delay_ppm=activity.leader_delay_ppm,
+                    addresses=addresses,
                 )
             )
         return ValidatorsAnswer(epoch=epoch, validators=tuple(answers), set=sets[0], next_set=sets[1])
@@ -77,6 +84,14 @@ class StakeQueries:
         raw = self._store.leaf(validator_key(number))
         assert raw is not None  # every number below next_validator has its leaf
         return decode_own(Validator, raw)
+
+    def _announced(self, number: int) -> tuple[Validator, tuple[str, ...]]:
+        """A validator with the peer id that it has announced since its registration, and its addresses."""
+        validator, raw = self._validator(number), self._store.leaf(announcement_key(number))
+        if raw is None:
+            return validator, ()
+        announced = decode_own(Announcement, raw)
+        return replace(validator, peer_id=peer_id_of(announced.peer_key)), announced.addresses
 
     def _activity(self, number: int) -> Activity:
         raw = self._store.leaf(activity_key(number))
