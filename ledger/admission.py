@@ -212,12 +212,24 @@ def check_order_shape(state: State, order: PlaceOrder, time_ns: int) -> Instrume
     Raises:
         ProtocolViolation: UNKNOWN_INSTRUMENT, INSTRUMENT_EXPIRED, OFF_TICK, POST_ONLY_NOT_GTC.
     """
-    instrument = state.instruments.get(order.instrument)
+    instrument = find_tradable(state, order.instrument, time_ns)
+    check_order_form(instrument, ticks_of(state, instrument), order)
+    return instrument
+
+
+def find_tradable(state: State, instrument_id: int, time_ns: int) -> Instrument:
+    """An instrument that has not expired. Raises ProtocolViolation: UNKNOWN_INSTRUMENT, INSTRUMENT_EXPIRED."""
+    instrument = state.instruments.get(instrument_id)
     if instrument is None:
-        raise ProtocolViolation(LedgerReason.UNKNOWN_INSTRUMENT, f"no instrument {order.instrument}")
+        raise ProtocolViolation(LedgerReason.UNKNOWN_INSTRUMENT, f"no instrument {instrument_id}")
     if instrument.kind != Kind.PERPETUAL and instrument.expiry_ns <= time_ns:
         raise ProtocolViolation(LedgerReason.INSTRUMENT_EXPIRED, f"{instrument.name} has expired")
-    if not is_on_tick(ticks_of(state, instrument), order.price_uusd):
+    return instrument
+
+
+def check_order_form(instrument: Instrument, ticks: Ticks, order: PlaceOrder) -> None:
+    """Raises ProtocolViolation: OFF_TICK, POST_ONLY_NOT_GTC."""
+    if not is_on_tick(ticks, order.price_uusd):
         raise ProtocolViolation(
             LedgerReason.OFF_TICK, f"{order.price_uusd} is not on the price grid of {instrument.name}"
         )
@@ -225,4 +237,3 @@ def check_order_shape(state: State, order: PlaceOrder, time_ns: int) -> Instrume
         raise ProtocolViolation(
             LedgerReason.POST_ONLY_NOT_GTC, "a post-only order must be good till cancelled"
         )
-    return instrument

@@ -110,9 +110,11 @@ def trim_reduce_only(workspace: Workspace, key: AccountKey, instrument_id: int) 
     account = workspace.existing(key)
     mine: list[RestingOrder] = [
         order
-        for order_id in sorted(account.orders)
-        if account.orders[order_id] == instrument_id and (order := workspace.order(order_id)).reduce_only
+        for order_id, instrument in account.orders.items()
+        if instrument == instrument_id and (order := workspace.order(order_id)).reduce_only
     ]
+    if not mine:
+        return
     for side in (Side.BUY, Side.SELL):
         left = reducible_lots(account.lots(instrument_id), side)
         excess = []

@@ -15,7 +15,7 @@ from ledger.accounts import use_nonce
 from ledger.admission import ReadTransaction, check_custodian, check_session_time, resolve_sender
 from ledger.events import ActionRejected, CashMoved, TransactionApplied, TransactionRejected
 from ledger.genesis import ACCOUNTS_MAX, DEPOSITED_UUSD_MAX
-from ledger.governance import vote
+from ledger.governance import VoteDesk
 from ledger.placement import OrderDesk
 from ledger.reasons import LedgerReason
 from ledger.settlement.auction import AuctionDesk, check_no_auction
@@ -96,7 +96,8 @@ def execute_transactions(
     phase.each((Withdraw, TransferCash), cashier.move_out)
     auctions = AuctionDesk(workspace, valuation)
     phase.each((BidAuction,), lambda item, action: auctions.bid(item.account, action))
-    phase.each((VoteParameter,), lambda item, action: vote(workspace, item.account, action))
+    votes = VoteDesk(workspace)
+    phase.each((VoteParameter,), lambda item, action: votes.vote(item.account, action))
     staking = StakingDesk(workspace, desk.check_withdrawal)
     phase.each(STAKING_ACTIONS, lambda item, action: staking.perform(item.account, action))
     phase.each(SETTINGS, lambda item, action: change_setting(workspace, desk, item.account, action))
@@ -119,13 +120,13 @@ def settle_packages(workspace: Workspace, valuation: Valuation, batches: Iterabl
     """After the calls: what requests for quote and block trades do, kind by kind."""
     desk = PackageDesk(workspace, valuation, OrderDesk(workspace, valuation))
     desk.expire()
+    rare = _rare(batches)
     for kinds in PACKAGES:
-        for batch in batches:
-            for index, action in batch.actions:
-                if isinstance(action, kinds):
-                    limit_uusd = None if batch.session is None else batch.session.notional_uusd_max
-                    sender = Sender(batch.read.id, index, batch.account, limit_uusd)
-                    _attempt(workspace, batch, index, partial(desk.perform, sender, action))
+        for batch, index, action in rare:
+            if isinstance(action, kinds):
+                limit_uusd = None if batch.session is None else batch.session.notional_uusd_max
+                sender = Sender(batch.read.id, index, batch.account, limit_uusd)
+                _attempt(workspace, batch, index, partial(desk.perform, sender, action))
 
 
 def _open_batch(workspace: Workspace, read: ReadTransaction) -> Batch | None:
@@ -156,12 +157,7 @@ class _Phases:
 
     def __init__(self, workspace: Workspace, batches: Sequence[Batch]) -> None:
         self._workspace = workspace
-        self._rare = [
-            (batch, index, action)
-            for batch in batches
-            for index, action in batch.actions
-            if type(action) is not PlaceOrder
-        ]
+        self._rare = _rare(batches)
         self._kinds = {type(action) for _, _, action in self._rare}
 
     def each(self, kinds: tuple[type, ...], perform: Callable[[Batch, object], None]) -> None:
@@ -171,6 +167,16 @@ class _Phases:
         for batch, index, action in self._rare:
             if isinstance(action, kinds):
                 _attempt(self._workspace, batch, index, partial(perform, batch, action))
+
+
+def _rare(batches: Iterable[Batch]) -> list[tuple[Batch, int, Action]]:
+    """Every action but plain orders, with its batch and its place in it."""
+    return [
+        (batch, index, action)
+        for batch in batches
+        for index, action in batch.actions
+        if type(action) is not PlaceOrder
+    ]
 
 
 def _attempt(workspace: Workspace, batch: Batch, index: int, perform: Callable[[], None]) -> bool:

@@ -7,20 +7,20 @@ the rest refused, so that a batch that is too large costs a few margin computati
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import NamedTuple
 
-from ledger.admission import check_order_shape
+from ledger.admission import check_order_form, check_order_shape, find_tradable, ticks_of
 from ledger.calls import reducible_lots
 from ledger.events import ActionRejected, OrderAccepted
 from ledger.instruments import Instrument
 from ledger.margin.health import Health
 from ledger.margin.portfolio import ACCOUNT_LOTS_MAX
 from ledger.margin.requirements import OpenOrder
-from ledger.matching.orders import RestingOrder
+from ledger.matching.orders import RestingOrder, Ticks
 from ledger.reasons import CancelReason, LedgerReason
 from ledger.trading.cancels import unknown_order
-from ledger.trading.protection import check_not_frozen, order_requirement_uusd, reserve_uusd
+from ledger.trading.protection import check_not_frozen, lot_requirement_uusd, reserve_uusd
 from ledger.trading.reasons import TradingReason
 from ledger.trading.state import Protection
 from ledger.trading.wanted import Wanted, wanted_of
@@ -45,12 +45,23 @@ class Margined(NamedTuple):
     is_quote: bool
 
 
+class _Terms(NamedTuple):
+    """What an instrument asks of the orders of one block."""
+
+    instrument: Instrument
+    ticks: Ticks
+    is_uncertain: bool
+    """Whether confidence in its price is so low that not every order is taken."""
+    mark_uusd: int
+    band_uusd: int
+
+
 class _Open:
     """What the account has open, while a batch adds to it."""
 
     def __init__(self, workspace: Workspace, account: OpenAccount) -> None:
         trading = workspace.find_trading(account.key)
-        quotes = trading.quotes if trading is not None else ()
+        self._quotes: Container[int] = trading.quotes if trading is not None else ()
         self.labels: set[int] = set()
         self.count = len(account.orders)
         self.lots = sum([abs(lots) for lots, _ in account.positions.values()])
@@ -58,20 +69,30 @@ class _Open:
         self.new: dict[int, int] = {}
         """Orders of this batch by instrument that have not entered yet."""
         self.reducing: dict[tuple[int, int], int] = {}
-        self.margined: dict[int, Margined] = {}
+        self.resting: dict[int, tuple[int, RestingOrder]] = {}
+        """Instrument and order by id, of all that margin must cover: not those that only reduce."""
         self.replaced: set[int] = set()
-        for order_id in sorted(account.orders):
-            instrument, order = account.orders[order_id], workspace.order(order_id)
-            lots = order.left_lots
-            self.lots += lots
+        for order_id, instrument in account.orders.items():
+            order = workspace.order(order_id)
+            self.lots += order.left_lots
             if order.label:
                 self.labels.add(order.label)
             if order.reduce_only:
                 key = instrument, order.side
-                self.reducing[key] = self.reducing.get(key, 0) + lots
+                self.reducing[key] = self.reducing.get(key, 0) + order.left_lots
             else:
-                margin_order = OpenOrder(instrument, _signed(order.side, lots), order.price_uusd)
-                self.margined[order_id] = Margined(margin_order, order_id in quotes)
+                self.resting[order_id] = instrument, order
+
+    def margined(self, gone: Container[int] = ()) -> list[Margined]:
+        """What margin sees of the orders of `resting`, by id, without those that are `gone`."""
+        return [
+            Margined(
+                OpenOrder(instrument, _signed(order.side, order.left_lots), order.price_uusd),
+                order_id in self._quotes,
+            )
+            for order_id, (instrument, order) in self.resting.items()
+            if order_id not in gone
+        ]
 
     def exchange(self, order: RestingOrder, instrument: int, sign: int) -> None:
         """Count an open order out (sign -1), because a new one is to replace it, or in again (+1)."""
@@ -100,6 +121,12 @@ def _signed(side: int, lots: int) -> int:
     return lots if side == Side.BUY else -lots
 
 
+def _margined(wanted: Wanted) -> Margined:
+    order = wanted.action
+    lots = _signed(order.side, order.size_lots)
+    return Margined(OpenOrder(order.instrument, lots, order.price_uusd), wanted.is_quote)
+
+
 class OrderDesk:
     """Takes the orders of one block, batch by batch."""
 
@@ -107,6 +134,7 @@ class OrderDesk:
         self._workspace = workspace
         self._valuation = valuation
         self._parameters = workspace.state.parameters
+        self._terms: dict[int, _Terms] = {}
 
     def place(
         self,
@@ -169,7 +197,7 @@ class OrderDesk:
 
     def check_model(self, account: OpenAccount, model: int) -> None:
         """Raises ProtocolViolation(INSUFFICIENT_MARGIN) if the account could not open under that model."""
-        orders = [item.order for item in _Open(self._workspace, account).margined.values()]
+        orders = [item.order for item in _Open(self._workspace, account).margined()]
         if self._valuation.excess_with_orders_uusd(account, orders, account.cash_uusd, model) < 0:
             raise ProtocolViolation(
                 LedgerReason.INSUFFICIENT_MARGIN, "the initial requirement would not hold under that model"
@@ -237,9 +265,10 @@ class OrderDesk:
 
     def _check(self, account: OpenAccount, opened: _Open, action: PlaceOrder) -> None:
         """Everything but margin. Raises ProtocolViolation with the reason."""
-        instrument = self.check_shape(action)
-        self._check_standing(account, instrument, action)
-        self._check_price(instrument, action)
+        terms = self._terms.get(action.instrument) or self._find_terms(action.instrument)
+        check_order_form(terms.instrument, terms.ticks, action)
+        self._check_standing(account, terms, action)
+        self._check_price(terms, action)
         self._check_limits(opened, action)
         if action.reduce_only:
             reducing = opened.reducing.get((action.instrument, action.side), 0) + action.size_lots
@@ -249,7 +278,19 @@ class OrderDesk:
                     "larger than what there is to reduce on this side",
                 )
 
-    def _check_standing(self, account: OpenAccount, instrument: Instrument, action: PlaceOrder) -> None:
+    def _find_terms(self, instrument_id: int) -> _Terms:
+        workspace, valuation = self._workspace, self._valuation
+        instrument = find_tradable(workspace.state, instrument_id, workspace.time_ns)
+        found = self._terms[instrument_id] = _Terms(
+            instrument,
+            ticks_of(workspace.state, instrument),
+            valuation.confidence_ppm(instrument) <= POST_ONLY_CONFIDENCE_PPM,
+            valuation.mark_uusd(instrument_id),
+            valuation.band_uusd(instrument),
+        )
+        return found
+
+    def _check_standing(self, account: OpenAccount, terms: _Terms, action: PlaceOrder) -> None:
         if account.health == Health.LIQUIDATION:
             raise _in_liquidation()
         if account.health == Health.REDUCE_ONLY and not action.reduce_only:
@@ -257,18 +298,16 @@ class OrderDesk:
                 LedgerReason.ACCOUNT_MUST_REDUCE,
                 "below the initial requirement only reduce-only orders are taken",
             )
-        is_uncertain = self._valuation.confidence_ppm(instrument) <= POST_ONLY_CONFIDENCE_PPM
-        self._workspace.phases.check_order(instrument, action, is_uncertain=is_uncertain)
+        self._workspace.phases.check_order(terms.instrument, action, is_uncertain=terms.is_uncertain)
 
-    def _check_price(self, instrument: Instrument, action: PlaceOrder) -> None:
-        mark_uusd, band_uusd = self._valuation.mark_uusd(instrument.id), self._valuation.band_uusd(instrument)
-        over_uusd = _signed(action.side, action.price_uusd - mark_uusd)
-        if over_uusd > band_uusd:
+    def _check_price(self, terms: _Terms, action: PlaceOrder) -> None:
+        over_uusd = _signed(action.side, action.price_uusd - terms.mark_uusd)
+        if over_uusd > terms.band_uusd:
             raise ProtocolViolation(
                 LedgerReason.PRICE_OUTSIDE_BAND,
-                f"{action.price_uusd} is more than {band_uusd} past the mark {mark_uusd}",
+                f"{action.price_uusd} is more than {terms.band_uusd} past the mark {terms.mark_uusd}",
             )
-        if action.post_only and self._workspace.book(instrument.id).would_cross(
+        if action.post_only and self._workspace.book(action.instrument).would_cross(
             action.side, action.price_uusd
         ):
             raise ProtocolViolation(
@@ -286,7 +325,7 @@ class OrderDesk:
             )
         if opened.lots + action.size_lots > ACCOUNT_LOTS_MAX:
             raise _too_many_lots()
-        if len(opened.instruments | {action.instrument}) > parameters.positions_max:
+        if len(opened.instruments) + (action.instrument not in opened.instruments) > parameters.positions_max:
             raise _too_many_positions(parameters.positions_max)
         resting = len(workspace.book(action.instrument)) + len(workspace.incoming.get(action.instrument, ()))
         if resting + opened.new.get(action.instrument, 0) >= parameters.orders_per_book_max:
@@ -296,8 +335,7 @@ class OrderDesk:
 
     def excess_uusd(self, account: OpenAccount, *, cash_uusd: int) -> int:
         """IM excess with all open orders filled the worse way, and so much cash."""
-        orders = list(_Open(self._workspace, account).margined.values())
-        return self._excess(account, orders, cash_uusd)
+        return self._excess(account, _Open(self._workspace, account).margined(), cash_uusd)
 
     def _excess(self, account: OpenAccount, orders: list[Margined], cash_uusd: int) -> int:
         every = [item.order for item in orders]
@@ -311,8 +349,8 @@ class OrderDesk:
         bounded = self._valuation.excess_with_orders_uusd(account, rest, cash_uusd) - reserved_uusd
         return max(full, bounded)
 
-    def _surely_holds(self, account: OpenAccount, orders: Sequence[Margined]) -> bool:
-        """Whether even the sum of each order's own requirement is covered: then so is their joint one.
+    def _surely_holds(self, account: OpenAccount, required_uusd: int) -> bool:
+        """Whether even the sum of each open order's own requirement is covered: then so is their joint one.
 
         The initial excess is superadditive (netting only helps), so this spares most orders the portfolio
         computation and never changes its answer; the slack outweighs every rounding.
@@ -323,7 +361,6 @@ class OrderDesk:
         if not account.has_stored_positions():
             return False
         excess_uusd = self._valuation.im_excess_uusd(account.key) + account.cash_uusd - stored.cash_uusd
-        required_uusd = sum([order_requirement_uusd(self._valuation, item.order) for item in orders])
         return excess_uusd - required_uusd >= SURE_UUSD
 
     def _with_protection(
@@ -342,28 +379,30 @@ class OrderDesk:
 
     def _carried(self, account: OpenAccount, opened: _Open, candidates: Sequence[Wanted]) -> int:
         """Length of the longest prefix (by bisection) with which the initial requirement holds."""
-        new = [
-            Margined(
-                OpenOrder(
-                    item.action.instrument,
-                    _signed(item.action.side, item.action.size_lots),
-                    item.action.price_uusd,
-                ),
-                item.is_quote,
+        needed = {
+            order_id: order.left_lots
+            * lot_requirement_uusd(self._valuation, instrument, order.side == Side.BUY, order.price_uusd)
+            for order_id, (instrument, order) in opened.resting.items()
+        }
+        more = [
+            item.action.size_lots
+            * lot_requirement_uusd(
+                self._valuation, item.action.instrument, item.action.side == Side.BUY, item.action.price_uusd
             )
             for item in candidates
         ]
+        resting_uusd = sum(needed.values())
 
         def holds(count: int) -> bool:
             gone = {item.replaces for item in candidates[:count] if item.replaces}
-            orders = [order for order_id, order in opened.margined.items() if order_id not in gone]
-            orders += new[:count]
-            return (
-                self._surely_holds(account, orders) or self._excess(account, orders, account.cash_uusd) >= 0
-            )
+            required_uusd = resting_uusd + sum(more[:count]) - sum([needed.get(item, 0) for item in gone])
+            if self._surely_holds(account, required_uusd):
+                return True
+            orders = opened.margined(gone) + [_margined(item) for item in candidates[:count]]
+            return self._excess(account, orders, account.cash_uusd) >= 0
 
-        good, bad = 0, len(new) + 1
-        probe = len(new)
+        good, bad = 0, len(candidates) + 1
+        probe = len(candidates)
         while good + 1 < bad:
             good, bad = (probe, bad) if holds(probe) else (good, probe)
             probe = (good + bad) // 2

@@ -77,7 +77,10 @@ def settlement_progress(
 def build_risk(state: State, markets: dict[Underlying, UnderlyingMarket]) -> RiskArrays:
     """Risk arrays of everything live at the state's own time."""
     instruments = live_instruments(state)
-    parameters = {Underlying(item.underlying): item.margin for item in state.genesis.underlyings}
+    parameters = {
+        Underlying(item.underlying): state.underlying(item.underlying).margin
+        for item in state.genesis.underlyings
+    }
     risk = build_risk_arrays(
         state.clock.time_ns, instruments, markets, parameters, settlement_progress(state, instruments)
     )
@@ -176,9 +179,13 @@ class Prices:
         return self._vega[self._row[instrument]]
 
     @cached_property
-    def unit_margins(self) -> dict[tuple[int, int], int]:
-        """What one lot bought (0) or sold (1) at the mark requires initially, rounded up, by instrument, side."""
-        return unit_margins_of(self.risk, self._row)
+    def lot_terms(self) -> dict[int, tuple[int, int, int, int]]:
+        """By instrument: mark, what a lot bought and one sold require initially (rounded up), lots per contract."""
+        units, listed = unit_margins_of(self.risk, self._row), self.state.instruments
+        return {
+            item: (self._mark[row], units[item, 0], units[item, 1], listed[item].lots_per_contract)
+            for item, row in self._row.items()
+        }
 
     def index_uusd(self, underlying: int) -> int:
         """The index."""

@@ -130,8 +130,8 @@ class Table(Generic[K, V]):
 
     def put(self, key: K, value: V | None) -> None:
         """Set (None deletes)."""
-        if self._layers:
-            self._layers[-1].setdefault(key, self.values.get(key))
+        if self._layers and key not in (layer := self._layers[-1]):
+            layer[key] = self.values.get(key)
         self._set(key, value)
 
     def _set(self, key: K, value: V | None) -> None:
@@ -301,7 +301,10 @@ class State:
 
     def _flush(self) -> None:
         if self._dirty:
-            self._tree = self._tree.update([(key, self.leaf_bytes(key)) for key in sorted(self._dirty)])
+            values = self.leaves.values
+            self._tree = self._tree.update(
+                [(key, None if (value := values.get(key)) is None else encode(value)) for key in self._dirty]
+            )
             self._dirty.clear()
 
     def leaf_bytes(self, key: bytes) -> bytes | None:
@@ -335,8 +338,9 @@ class State:
 
     def put_account(self, account: Account) -> None:
         """Write one account."""
-        self.put(account_key(account.key), account)
-        self.dirty_accounts.add(account.key)
+        key = account.key
+        self.put(account_key(key), account)
+        self.dirty_accounts.add(key)
 
     def put_trading(self, key: AccountKey, leaf: AccountTrading | None) -> None:
         """Write one account's trading leaf (None deletes)."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -28,6 +29,9 @@ PROOF_STEPS_MAX = PATH_BITS
 """A path has no more branches; honest keys need about log2(leaves) + 3. Longer ones are refused."""
 PROOF_BYTES_MAX = 10_000
 """The longest encoded Proof: 256 steps of at most 37 bytes."""
+
+PATHS_KEPT = 16_384
+"""Keys whose paths are remembered, the newest asked: the same accounts write in block after block."""
 
 _EMPTY = bytes(DIGEST_BYTES)
 """Stands for the top of a tree without leaves."""
@@ -166,6 +170,7 @@ def verify_proof(root: bytes, key: bytes, value: bytes | None, proof: Proof) -> 
         raise ProtocolViolation(ProofReason.ROOT_MISMATCH, "the proof does not lead to the root")
 
 
+@lru_cache(maxsize=PATHS_KEPT)
 def path_of(key: bytes) -> int:
     """Where a key stands in the tree: the 256 bits of its digest."""
     return int.from_bytes(digest(b"quorate-st-key", key), "big")
@@ -195,6 +200,8 @@ def _changed(node: _Node | None, changes: _Changes, low: int, high: int) -> _Nod
     """`node` after changes[low:high], at least one; shares what they do not touch."""
     paths, value_digests = changes
     if node is None or isinstance(node, _Leaf):
+        if high - low == 1 and (node is None or node.path == paths[low]):
+            return _leaf(node, paths[low], value_digests[low])
         leaves = {paths[i]: value_digests[i] for i in range(low, high)}
         if node is not None:
             leaves.setdefault(node.path, node.value_digest)
@@ -203,7 +210,8 @@ def _changed(node: _Node | None, changes: _Changes, low: int, high: int) -> _Nod
             return node
         return _built(kept, 0, len(kept)) if kept else None
     some_path = node.some_path
-    bit = min(first_difference(paths[low], some_path), first_difference(paths[high - 1], some_path), node.bit)
+    differing = (paths[low] ^ some_path) | (paths[high - 1] ^ some_path)
+    bit = min(PATH_BITS - differing.bit_length(), node.bit)
     # Sorted paths that agree with the node before `bit` part there: zeros below the threshold, ones from it.
     shift = PATH_BITS - 1 - bit
     middle = bisect_left(paths, (some_path >> shift | 1) << shift, low, high)
@@ -217,8 +225,20 @@ def _changed(node: _Node | None, changes: _Changes, low: int, high: int) -> _Nod
         left = node
     new_left = _changed(left, changes, low, middle) if low < middle else left
     new_right = _changed(right, changes, middle, high) if middle < high else right
-    unchanged = new_left is node.left and new_right is node.right
-    return node if unchanged else _joined(bit, new_left, new_right)
+    if new_left is node.left and new_right is node.right:
+        return node
+    if new_left is None or new_right is None:  # No branch has one arm.
+        return new_right if new_left is None else new_left
+    return _branch(bit, new_left, new_right)
+
+
+def _leaf(before: _Leaf | None, path: int, value_digest: bytes | None) -> _Leaf | None:
+    """The leaf that stands on a path after a change of its value; `before` if it is no change."""
+    if value_digest is None:
+        return None
+    if before is not None and before.value_digest == value_digest:
+        return before
+    return _Leaf(path, value_digest, _leaf_digest(path, value_digest))
 
 
 def _built(leaves: list[tuple[int, bytes]], low: int, high: int) -> _Node:
@@ -230,13 +250,6 @@ def _built(leaves: list[tuple[int, bytes]], low: int, high: int) -> _Node:
     shift = PATH_BITS - 1 - bit
     middle = bisect_left(leaves, ((path >> shift | 1) << shift, b""), low, high)
     return _branch(bit, _built(leaves, low, middle), _built(leaves, middle, high))
-
-
-def _joined(bit: int, left: _Node | None, right: _Node | None) -> _Node | None:
-    """A branch when both halves have leaves, else the half that has: no branch has one arm."""
-    if left is None or right is None:
-        return right if left is None else left
-    return _branch(bit, left, right)
 
 
 def _branch(bit: int, left: _Node, right: _Node) -> _Branch:

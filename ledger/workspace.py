@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -26,7 +27,7 @@ from ledger.state import State, Supply, Totals
 from ledger.state_keys import KEY_SUPPLY, KEY_TOTALS
 from ledger.trading.events import OrderReduced
 from ledger.trading.state import OpenTrading, get_trading
-from primitives.errors import ensure
+from primitives.errors import InvariantViolation, ensure
 
 if TYPE_CHECKING:
     from ledger.breakers.phases import Phases
@@ -38,10 +39,12 @@ class OpenAccount:
     `stored`: the leaf it was opened from or last written as.
     """
 
-    __slots__ = ("cash_uusd", "health", "key", "nonce_floor", "nonce_used", "orders", "positions", "stored")
+    __slots__ = (
+        "_stored_positions", "cash_uusd", "health", "key", "nonce_floor", "nonce_used", "orders", "positions",
+        "stored",
+    )  # fmt: skip
 
     def __init__(self, account: Account) -> None:
-        self.stored = account
         self.key = account.key
         self.cash_uusd = account.cash_uusd
         self.nonce_floor = account.nonce_floor
@@ -49,6 +52,12 @@ class OpenAccount:
         self.health = account.health
         self.positions = {item.instrument: (item.lots, item.cost_uusd) for item in account.positions}
         self.orders = {item.order_id: item.instrument for item in account.orders}
+        self.keep(account)
+
+    def keep(self, leaf: Account) -> None:
+        """These values are stored as this leaf."""
+        self.stored = leaf
+        self._stored_positions = self.positions.copy()
 
     def lots(self, instrument: int) -> int:
         """Signed lots held of one instrument."""
@@ -89,10 +98,7 @@ class OpenAccount:
 
     def has_stored_positions(self) -> bool:
         """Whether the positions are what they were when the block opened the account."""
-        stored = self.stored.positions
-        return len(stored) == len(self.positions) and all(
-            self.positions.get(item.instrument) == (item.lots, item.cost_uusd) for item in stored
-        )
+        return self.positions == self._stored_positions
 
     def _closed_positions(self) -> tuple[Position, ...]:
         if self.has_stored_positions():
@@ -101,11 +107,12 @@ class OpenAccount:
 
     def _closed_orders(self) -> tuple[OpenOrder, ...]:
         """Those that were open before keep their entries, which are ascending; newer ones follow."""
-        kept = tuple(item for item in self.stored.orders if item.order_id in self.orders)
-        if len(kept) == len(self.orders):
-            return kept
-        old = {item.order_id for item in kept}
-        return kept + tuple(OpenOrder(item, self.orders[item]) for item in sorted(self.orders.keys() - old))
+        orders, stored = self.orders, self.stored.orders
+        kept = [item for item in stored if item.order_id in orders]
+        if len(kept) == len(stored) == len(orders):
+            return stored
+        # Ids are given in sequence, so what is newer stands behind in the dict.
+        return (*kept, *[OpenOrder(*item) for item in islice(orders.items(), len(kept), None)])
 
 
 class Workspace:
@@ -143,9 +150,9 @@ class Workspace:
 
     def existing(self, key: AccountKey) -> OpenAccount:
         """The working copy of an account that must exist."""
-        found = self.account(key)
-        ensure(found is not None, "an order's account exists")
-        assert found is not None
+        found = self._accounts.get(key) or self.account(key)
+        if found is None:
+            raise InvariantViolation("an order's account exists")
         return found
 
     def find_trading(self, key: AccountKey) -> OpenTrading | None:
@@ -245,9 +252,9 @@ class Workspace:
 
     def order(self, order_id: int) -> RestingOrder:
         """An open order by id."""
-        found = self.state.orders.get(order_id)
-        ensure(found is not None, "an account's order rests in its book")
-        assert found is not None
+        found = self.state.orders.values.get(order_id)
+        if found is None:
+            raise InvariantViolation("an account's order rests in its book")
         return found
 
     def forget(self, instrument: int, order: RestingOrder, reason: CancelReason) -> None:
@@ -284,10 +291,10 @@ class Workspace:
             leaf = account.closed()
             if leaf != account.stored or state.account(account.key) is None:
                 state.put_account(leaf)
-                account.stored = leaf
-        for key in sorted(self._trading):
-            trading = self._trading[key]
-            if trading is not None and (stored := trading.closed()) != get_trading(state, key):
+                account.keep(leaf)
+        opened = {key: trading for key, trading in self._trading.items() if trading is not None}
+        for key in sorted(opened):
+            if (stored := opened[key].closed()) != get_trading(state, key):
                 state.put_trading(key, stored)
         for instrument in sorted(self.books):
             if self.books[instrument] != state.book(instrument):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ledger.transactions import Price, Side, Size
 from primitives.codec import U8, U63, Bytes20, Wire
+from primitives.errors import InvariantViolation
 
 AccountKey = tuple[bytes, int]
 """(owner, subaccount)."""
@@ -65,14 +66,21 @@ def is_on_tick(ticks: Ticks, price_uusd: int) -> bool:
 
 def floor_to_tick(ticks: Ticks, price_uusd: int) -> int:
     """Highest grid price at or below `price_uusd` (at least 0); each tick counts from its own start."""
-    start, tick = next(pair for pair in ticks if price_uusd >= pair[0])
-    return price_uusd - (price_uusd - start) % tick
+    for start, tick in ticks:
+        if price_uusd >= start:
+            return price_uusd - (price_uusd - start) % tick
+    raise InvariantViolation("the last tick holds from 0")
 
 
 def next_tick(ticks: Ticks, price_uusd: int) -> int:
     """Lowest grid price strictly above `price_uusd` (at least 0)."""
-    above = floor_to_tick(ticks, price_uusd) + tick_at(ticks, price_uusd)
-    return min([above, *(start for start, _ in ticks if start > price_uusd)])
+    limit_uusd = None
+    for start, tick in ticks:
+        if price_uusd >= start:
+            above = price_uusd - (price_uusd - start) % tick + tick
+            return above if limit_uusd is None else min(above, limit_uusd)
+        limit_uusd = start
+    raise InvariantViolation("the last tick holds from 0")
 
 
 def ceil_to_tick(ticks: Ticks, price_uusd: int) -> int:

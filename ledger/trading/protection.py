@@ -109,20 +109,13 @@ def quotes_on(workspace: Workspace, trading: OpenTrading, underlying: int) -> li
     return [item for item in sorted(trading.quotes) if listed[orders[item]].underlying == underlying]
 
 
-def lot_requirement_uusd(prices: Prices, order: OpenOrder) -> int:
+def lot_requirement_uusd(prices: Prices, instrument: int, is_buy: bool, price_uusd: int) -> int:
     """What one lot of an order requires by itself, with the loss against the mark; rounded up."""
-    instrument, is_sell = order.instrument_id, order.lots < 0
-    over_uusd = order.price_uusd - prices.mark_uusd(instrument)
-    worse_uusd = -over_uusd if is_sell else over_uusd
-    unit_uusd = prices.unit_margins[instrument, int(is_sell)]
-    if worse_uusd <= 0:
-        return unit_uusd
-    return unit_uusd + ceil_div(worse_uusd, prices.state.instruments[instrument].lots_per_contract)
-
-
-def order_requirement_uusd(prices: Prices, order: OpenOrder) -> int:
-    """What an order requires by itself; rounded up."""
-    return abs(order.lots) * lot_requirement_uusd(prices, order)
+    mark_uusd, buy_uusd, sell_uusd, lots_per_contract = prices.lot_terms[instrument]
+    unit_uusd, worse_uusd = (
+        (buy_uusd, price_uusd - mark_uusd) if is_buy else (sell_uusd, mark_uusd - price_uusd)
+    )
+    return unit_uusd if worse_uusd <= 0 else unit_uusd + ceil_div(worse_uusd, lots_per_contract)
 
 
 def reserve_uusd(prices: Prices, protection: Protection, quotes: Iterable[OpenOrder]) -> int:
@@ -130,9 +123,10 @@ def reserve_uusd(prices: Prices, protection: Protection, quotes: Iterable[OpenOr
     sides: dict[tuple[int, int], int] = {}
     unit_uusd = 0
     for quote in quotes:
-        side = Side.BUY if quote.lots > 0 else Side.SELL
-        sides[quote.instrument_id, side] = sides.get((quote.instrument_id, side), 0) + abs(quote.lots)
-        unit_uusd = max(unit_uusd, lot_requirement_uusd(prices, quote))
+        instrument, is_buy = quote.instrument_id, quote.lots > 0
+        side = Side.BUY if is_buy else Side.SELL
+        sides[instrument, side] = sides.get((instrument, side), 0) + abs(quote.lots)
+        unit_uusd = max(unit_uusd, lot_requirement_uusd(prices, instrument, is_buy, quote.price_uusd))
     if not sides:
         return 0
     lots = min(sum(sides.values()), protection.lots_max - 1 + max(sides.values()))

@@ -214,10 +214,10 @@ def test_a_doubtful_mark_requires_a_quarter_more_of_what_one_lot_requires() -> N
     before = exchange.block().valuation
     exchange.quotes = quotes((BTC_PERP, 100_400, 5))
     after = exchange.block().valuation
-    unit = before.unit_margins[BTC_PERP, 0]
+    _, bought, sold, _ = before.lot_terms[BTC_PERP]
     assert drift(exchange, BTC_PERP).colour == AMBER
     key = exchange.key("alice")
-    more = -(-max(unit, before.unit_margins[BTC_PERP, 1]) // 4)
+    more = -(-max(bought, sold) // 4)
     assert after.margin(key).oracle_contingency_uusd == 100 * more
     assert after.margin(key).mm_excess_uusd == exchange.block(0.1).valuation.margin(key).mm_excess_uusd
 
