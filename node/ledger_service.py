@@ -42,6 +42,10 @@ PAYLOAD_BYTES_MAX = 1_000_000
 PAYLOAD_TRANSACTIONS_MAX = 2_000
 """Client transactions that our own blocks carry."""
 
+EXECUTION_GRACE_SECONDS = 0.03
+"""How long execution ahead of finality waits for the votes: on a fast network the block is final before, and its votes had the
+cores and the interpreter for themselves; on a slow one the block executes while its votes travel."""
+
 log = structlog.get_logger()
 
 
@@ -199,11 +203,16 @@ class LedgerService:
         self._blocks[block_hash] = block
 
     async def execute(self, block_hash: BlockHash) -> None:
-        """Execute a validated block ahead of its finality, so that its root is there when a child needs it."""
+        """Execute a validated block if it is not final soon, so that its root is there when a child needs it.
+
+        Final blocks are executed by `finalize`, and those that a child is built upon or checked against by `_move_to`.
+        """
         block = self._blocks.get(block_hash)
         if block is None:
             return
         header = block.header
+        with trio.move_on_after(EXECUTION_GRACE_SECONDS):
+            await self.wait_final(header.height)
         async with self._standing_on(BlockHash(header.parent_hash), header.height):
             if header.height > self.final_height:
                 self._blocks[block_hash] = block

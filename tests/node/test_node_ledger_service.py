@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -266,6 +267,21 @@ async def test_questions_about_a_block_that_lost_are_dropped_and_the_ledger_goes
     await service.execute(hash_of(child_of_loser.header))
     assert ledger.state.root() == service.final_root
     assert len(await ledger.finalizes(await ledger.build())) == 1
+
+
+async def test_execution_ahead_gives_way_to_the_votes_until_the_block_is_final(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.ledger_service.EXECUTION_GRACE_SECONDS", math.inf)
+    ledger = a_ledger(tmp_path)
+    block = await ledger.build()
+    assert await ledger.validates(block)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ledger.service.execute, hash_of(block.header))
+        await trio.testing.wait_all_tasks_blocked()
+        assert ledger.service.executed_height == 0
+        await ledger.service.finalize([block], NOBODYS_PROOF)
+    assert (ledger.service.executed_height, ledger.service.final_height) == (1, 1)
 
 
 async def test_questions_wait_for_blocks_that_consensus_has_decided_and_forgotten(tmp_path: Path) -> None:
