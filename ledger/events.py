@@ -168,7 +168,7 @@ class VoteCounted(Wire, tag=77):
 
     validator: U32
     name: str
-    value: U63
+    value: I64
     weight: U63
     total: U63
 
@@ -177,7 +177,7 @@ class ParameterDecided(Wire, tag=78):
     """Two thirds want it; it holds from this block time on."""
 
     name: str
-    value: U63
+    value: I64
     effective_ns: U63
 
 
@@ -185,15 +185,15 @@ class ParameterChanged(Wire, tag=79):
     """A number of policy has a new value."""
 
     name: str
-    before: U63
-    after: U63
+    before: I64
+    after: I64
 
 
 class ParameterDropped(Wire, tag=80):
     """A decided value that other changes since have made impossible."""
 
     name: str
-    value: U63
+    value: I64
     detail: str
 
 

@@ -17,7 +17,7 @@ from ledger.margin.parameters import MarginParameters
 from ledger.margin.scenarios import LOT_VALUE_E8_MAX, VALUE_SCALE
 from ledger.reasons import LedgerReason
 from ledger.settlement.parameters import ProtectionParameters, ProtocolParameters, protection_rules
-from ledger.staking.parameters import StakingParameters, staking_rules
+from ledger.staking.parameters import StakingParameters, genesis_stake_rules, staking_rules
 from ledger.trading.parameters import TradingParameters, trading_rules
 from primitives.amounts import NS, PPM, SECONDS_PER_YEAR
 from primitives.codec import U8, U32, U63, Bytes20, Bytes32, Wire
@@ -102,6 +102,12 @@ class LedgerGenesis(Wire):
     breakers: BreakerParameters
 
 
+def ledger_rules(parameters: LedgerParameters) -> Iterator[tuple[bool, str]]:
+    """(whether it holds, the rule) for what votes may change of them."""
+    yield 0 < parameters.oracle_epoch_ns <= parameters.oracle_stale_ns, "reports of one oracle epoch are fresh"
+    yield 0 < parameters.liquidation_close_ppm <= PPM, "liquidation closes a part in each block"
+
+
 def check_genesis(genesis: LedgerGenesis) -> None:
     """The relations that exact arithmetic and the state's keys rest on.
 
@@ -130,6 +136,7 @@ def _rules(genesis: LedgerGenesis) -> Iterator[tuple[bool, str]]:
         "cash and fund, with the stake, can be counted exactly",
     )
     yield from staking_rules(genesis.staking)
+    yield from genesis_stake_rules(genesis.staking)
     yield from trading_rules(genesis.trading)
     yield from protection_rules(genesis.protection)
     yield from breaker_rules(genesis.breakers)
@@ -144,9 +151,8 @@ def _rules(genesis: LedgerGenesis) -> Iterator[tuple[bool, str]]:
         bucket_ns > 0 and window_ns > 0 and window_ns % bucket_ns == 0,
         "buckets divide the settlement window",
     )
-    yield parameters.oracle_epoch_ns > 0, "an oracle epoch lasts"
+    yield from ledger_rules(parameters)
     yield 1 <= parameters.nonce_window <= 1_000, "a nonce window is 1 to 1000 wide"
-    yield 0 < parameters.liquidation_close_ppm <= PPM, "liquidation closes a part in each block"
     for item in genesis.instruments:
         yield item.underlying in underlyings, f"the underlying of {item.name} has parameters"
         yield (

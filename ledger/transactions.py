@@ -332,11 +332,11 @@ class BidAuction(Wire, tag=70):
 
 
 class VoteParameter(Wire, tag=71):
-    """A validator's operator wants a number of policy (ledger/governance.py) to have a value."""
+    """A validator's operator wants a number of policy (ledger/policy.py) to have a value."""
 
     validator: U32
     name: Annotated[str, msgspec.Meta(max_length=64)]
-    value: U63
+    value: I64
 
 
 class RegisterValidator(Wire, tag=50):

@@ -14,7 +14,7 @@ import msgspec
 from gossip.peer_id import peer_id_of
 from ledger.genesis import LedgerGenesis, UnderlyingParameters
 from ledger.instruments import LOTS_PER_CONTRACT, Instrument, Kind, Underlying
-from ledger.staking.parameters import staking_rules
+from ledger.staking.parameters import genesis_stake_rules, staking_rules
 from ledger.transactions import PRICE_UUSD_MAX
 from node.named_form import format_named, from_named, parse_named, to_named
 from node.storage.files import write_durably
@@ -228,7 +228,7 @@ def _check_parameters(ledger: LedgerGenesis) -> None:
 
 def _check_staking(document: GenesisDocument) -> None:
     staking = document.ledger.staking
-    for holds, rule in staking_rules(staking):
+    for holds, rule in (*staking_rules(staking), *genesis_stake_rules(staking)):
         _require(holds, "ledger.staking", f"does not hold: {rule}")
     listed = [(item.consensus_key, item.oracle_key, item.peer_id) for item in staking.validators]
     _require(

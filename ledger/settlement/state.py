@@ -83,7 +83,7 @@ class Ballot(Wire):
     """Validators (ascending) whose operators want one value of one number."""
 
     name: str
-    value: U63
+    value: I64
     voters: tuple[U32, ...]
 
 
@@ -91,7 +91,7 @@ class DecidedChange(Wire):
     """A value that two thirds wanted, and the block time from which it holds."""
 
     name: str
-    value: U63
+    value: I64
     effective_ns: U63
 
 

@@ -35,6 +35,7 @@ from ledger.staking.state import (
     announcement_key,
     consensus_key_key,
     get_delegation,
+    get_staking,
     get_totals,
     get_validator,
     is_staking,
@@ -72,7 +73,7 @@ class StakingDesk:
         """`check_withdrawal` raises when the account's margin would not hold without the amount."""
         self._workspace = workspace
         self._state = workspace.state
-        self._parameters = workspace.state.genesis.staking
+        self._parameters = get_staking(workspace.state)
         self._check_withdrawal = check_withdrawal
         self._epoch = self._parameters.epoch_of(workspace.height)
 

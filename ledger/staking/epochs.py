@@ -25,6 +25,7 @@ from ledger.staking.pools import add_stake, shares_for
 from ledger.staking.rewards import distribute_rewards, take_fees
 from ledger.staking.state import (
     KEY_REPORTERS,
+    KEY_STAKING_PARAMETERS,
     KEY_STAKING_TOTALS,
     NO_TARGET,
     Delegation,
@@ -41,6 +42,7 @@ from ledger.staking.state import (
     epoch_key,
     existing_validator,
     get_epoch_set,
+    get_staking,
     is_staking,
     scan,
     unbonding_key,
@@ -54,8 +56,6 @@ if TYPE_CHECKING:
     from ledger.transactions import OracleReport
     from ledger.workspace import Workspace
 
-KEY_STAKING_PARAMETERS = b"kp"
-
 
 # --- what the rest of the node calls ---
 
@@ -66,7 +66,7 @@ def next_validator_set(state: State) -> EpochSet:
     Call it on the parent's state; it is the same for every parent whose child is in the same epoch. A chain
     without staking has no such set: ask only where is_staking(state) holds.
     """
-    epoch = state.genesis.staking.epoch_of(state.clock.height + 1) + 1
+    epoch = get_staking(state).epoch_of(state.clock.height + 1) + 1
     found = get_epoch_set(state, epoch)
     ensure(found is not None, "the next epoch's set is decided")
     assert found is not None
@@ -129,7 +129,7 @@ def end_staking(workspace: Workspace) -> None:
     if not is_staking(state):
         return
     take_fees(workspace)
-    staking = state.genesis.staking
+    staking = get_staking(state)
     if not staking.is_last_of_epoch(workspace.height):
         return
     epoch = staking.epoch_of(workspace.height)
@@ -156,7 +156,7 @@ def _apply_commissions(state: State) -> None:
 
 def pay_matured(workspace: Workspace, epoch: int) -> None:
     """Pay out, or bond with its target, what has been unbonding long enough in epochs and in market time."""
-    state, staking = workspace.state, workspace.state.genesis.staking
+    state, staking = workspace.state, get_staking(workspace.state)
     entries: list[Unbonding] = scan(state, b"ku")
     for entry in entries:
         if (
@@ -193,8 +193,8 @@ def _decide_set(workspace: Workspace, epoch: int) -> None:
     ensure(before is not None, "sets are decided one after another")
     assert before is not None
     kept: list[EpochSet] = scan(state, b"ke")
-    chosen = give_places(kept, choose_members(state.genesis.staking, _validators(state)))
-    weights = compute_weights(state.genesis.staking, [item.stake_uusd for item in chosen.values()])
+    chosen = give_places(kept, choose_members(get_staking(state), _validators(state)))
+    weights = compute_weights(get_staking(state), [item.stake_uusd for item in chosen.values()])
     members = tuple(
         SetMember(place, item.number, item.consensus_key, weight, item.stake_uusd)
         for (place, item), weight in zip(chosen.items(), weights, strict=True)

@@ -35,6 +35,7 @@ from ledger.staking.state import (
     get_activity,
     get_epoch_set,
     get_punishment,
+    get_staking,
     get_totals,
     is_staking,
     punishment_key,
@@ -74,7 +75,7 @@ def check_observations(state: State, height: int, time_ns: int, seen: Observatio
 
 
 def _check_offence(state: State, height: int, time_ns: int, offence: Offence) -> None:
-    parameters = state.genesis.staking
+    parameters = get_staking(state)
     current = parameters.epoch_of(height)
     if offence.epoch + parameters.evidence_epochs_max < current:
         raise ProtocolViolation(StakingReason.EVIDENCE_TOO_OLD, f"epoch {offence.epoch}, now {current}")
@@ -89,7 +90,7 @@ def _check_offence(state: State, height: int, time_ns: int, offence: Offence) ->
 
 def parent_set(state: State, height: int) -> EpochSet:
     """The set that certified the parent of a block: that of the parent's epoch."""
-    found = get_epoch_set(state, state.genesis.staking.epoch_of(height - 1))
+    found = get_epoch_set(state, get_staking(state).epoch_of(height - 1))
     ensure(found is not None, "the set of the parent's epoch is kept")
     assert found is not None
     return found
@@ -145,7 +146,7 @@ def _stake_ppm(members: EpochSet, member: SetMember) -> int:
 
 def penalty_ppm(state: State, number: int, punished: dict[int, Punishment]) -> int:
     """What a validator owes in all, as a part of its stake before the first punishment; `punished` by number."""
-    parameters = state.genesis.staking
+    parameters = get_staking(state)
     own = punished[number]
     window = parameters.unbonding_epochs
     peers = [
@@ -207,7 +208,7 @@ def count_missed(workspace: Workspace, signers: Sequence[int]) -> None:
     """
     if not signers:
         return
-    state, parameters, present = workspace.state, workspace.state.genesis.staking, set(signers)
+    state, parameters, present = workspace.state, get_staking(workspace.state), set(signers)
     for member in parent_set(state, workspace.height).members:
         if member.place in present:
             continue
@@ -231,7 +232,7 @@ def count_delays(workspace: Workspace, reports: Sequence[OracleReport]) -> None:
     A proposal counts once two thirds of the voting power tell of it in one block; one that they do not tell of
     before a later height is counted is left out.
     """
-    state, parameters = workspace.state, workspace.state.genesis.staking
+    state, parameters = workspace.state, get_staking(workspace.state)
     before: DelaysCounted | None = state.leaves.get(KEY_DELAYS_COUNTED)
     done = 0 if before is None else before.height
     votes: dict[tuple[int, int], list[tuple[int, int]]] = {}
@@ -252,7 +253,7 @@ def count_delays(workspace: Workspace, reports: Sequence[OracleReport]) -> None:
 
 
 def _note_delay(workspace: Workspace, number: int, seen_ppm: int) -> None:
-    state, parameters, height = workspace.state, workspace.state.genesis.staking, workspace.height
+    state, parameters, height = workspace.state, get_staking(workspace.state), workspace.height
     before, delay_ppm = get_activity(state, number), min(seen_ppm, DELAY_PPM_MAX)
     is_late = delay_ppm >= parameters.late_from_ppm
     smoothed = (before.leader_delay_ppm * (DELAY_MEMORY - 1) + delay_ppm) // DELAY_MEMORY
@@ -270,7 +271,7 @@ def count_deviations(workspace: Workspace, reports: Sequence[OracleReport]) -> N
 
     A reporter has its validator's number.
     """
-    state, parameters = workspace.state, workspace.state.genesis.staking
+    state, parameters = workspace.state, get_staking(workspace.state)
     for report in reports:
         if any(_is_outside(workspace, item.underlying, item.index_uusd) for item in report.indices):
             before: Activity = get_activity(state, report.reporter)
@@ -279,6 +280,6 @@ def count_deviations(workspace: Workspace, reports: Sequence[OracleReport]) -> N
 
 
 def _is_outside(workspace: Workspace, underlying: int, index_uusd: int) -> bool:
-    oracle, band_ppm = workspace.state.oracle(underlying), workspace.state.genesis.staking.oracle_band_ppm
+    oracle, band_ppm = workspace.state.oracle(underlying), get_staking(workspace.state).oracle_band_ppm
     is_agreed_now = oracle.index_ns == workspace.time_ns
     return is_agreed_now and abs(index_uusd - oracle.index_uusd) * PPM > oracle.index_uusd * band_ppm

@@ -13,6 +13,7 @@ from ledger.staking.state import (
     get_activity,
     get_delegation,
     get_epoch_set,
+    get_staking,
     get_totals,
     get_validator,
     is_staking,
@@ -50,7 +51,7 @@ def get_validators(state: State) -> list[ValidatorView]:
     """Every validator ever registered, by number; empty on a chain without staking."""
     if not is_staking(state):
         return []
-    staking, height = state.genesis.staking, state.clock.height
+    staking, height = get_staking(state), state.clock.height
     current = get_epoch_set(state, staking.epoch_of(height))
     members = {item.validator: item for item in current.members} if current is not None else {}
     views = []

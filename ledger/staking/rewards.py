@@ -19,6 +19,7 @@ from ledger.staking.state import (
     counted,
     existing_validator,
     get_activity,
+    get_staking,
     get_totals,
     validator_key,
 )
@@ -33,7 +34,7 @@ def take_fees(workspace: Workspace) -> None:
     fees_uusd = workspace.supply["fees_uusd"]
     if fees_uusd <= 0:
         return
-    to_stake = fees_uusd * (PPM - workspace.state.genesis.staking.fund_fee_share_ppm) // PPM
+    to_stake = fees_uusd * (PPM - get_staking(workspace.state).fund_fee_share_ppm) // PPM
     workspace.supply["fees_uusd"] = 0
     workspace.supply["fund_uusd"] += fees_uusd - to_stake
     change_totals(workspace.state, rewards=to_stake)
@@ -77,7 +78,7 @@ def _pay_commission(workspace: Workspace, validator: Validator, commission_uusd:
 
 def why_withheld(workspace: Workspace, validator: Validator) -> str:
     """Why a validator earns nothing this epoch: jailed, late or off_median; "" when it earns."""
-    parameters, height = workspace.state.genesis.staking, workspace.height
+    parameters, height = get_staking(workspace.state), workspace.height
     if validator.is_jailed:
         return "jailed"
     activity = get_activity(workspace.state, validator.number)

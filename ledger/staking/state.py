@@ -19,6 +19,7 @@ from primitives.errors import ensure
 if TYPE_CHECKING:
     from ledger.state import State
 
+KEY_STAKING_PARAMETERS = b"kp"
 KEY_STAKING_TOTALS = b"kt"
 KEY_DELAYS_COUNTED = b"kh"
 KEY_REPORTERS = b"kr"
@@ -236,6 +237,12 @@ def unbonding_key(entry: Unbonding) -> bytes:
 def is_staking(state: State) -> bool:
     """Whether this chain has staking at all."""
     return bool(state.genesis.staking.validators)
+
+
+def get_staking(state: State) -> StakingParameters:
+    """The numbers in force. What no vote can change (epochs, windows, unbonding, evidence) is as in genesis."""
+    found: StakingParameters | None = state.leaves.get(KEY_STAKING_PARAMETERS)
+    return state.genesis.staking if found is None else found
 
 
 def get_totals(state: State) -> StakingTotals:

@@ -24,7 +24,7 @@ from ledger.genesis import LedgerGenesis
 from ledger.instruments import Instrument, Kind
 from ledger.listing import Listing
 from ledger.settlement.state import KEY_EXPOSURE, funding_key
-from ledger.state_keys import listing_key, oracle_key, window_key
+from ledger.state_keys import listing_key, oracle_key, underlying_key, window_key
 from ledger.state_tree import StateTree
 from ledger.trading.state import KEY_TRADING, trading_key
 from node.genesis import GenesisDocument, chain_id_of
@@ -216,8 +216,9 @@ def margin_keys(genesis: LedgerGenesis, subject: bytes, find: Callable[[bytes], 
     oracles = [oracle_key(item.underlying) for item in genesis.underlyings]
     trading = trading_key((subject[:20], subject[20]))
     windows, perpetuals = _window_keys(held), [item.id for item in held if item.kind == Kind.PERPETUAL]
+    models = [underlying_key(item.underlying) for item in genesis.underlyings]
     settlement = [KEY_EXPOSURE, *windows, *(funding_key(item) for item in perpetuals)]
-    return [KEY_TRADING, trading, *oracles, *listings, *settlement, *_breaker_keys(genesis, held)]
+    return [KEY_TRADING, trading, *models, *oracles, *listings, *settlement, *_breaker_keys(genesis, held)]
 
 
 def _breaker_keys(genesis: LedgerGenesis, held: Iterable[Instrument]) -> list[bytes]:

@@ -142,7 +142,7 @@ def _scenarios(state: State, lots: dict[int, int]) -> tuple[ScenarioRow, ...]:
 
 def scenario_names(state: State, underlying: Underlying) -> list[str]:
     """'-16 % vol up', ..., '+500 % vol up', 'skew linear', 'skew absolute', in the model's order."""
-    parameters = next(item.margin for item in state.genesis.underlyings if item.underlying == underlying)
+    parameters = state.underlying(underlying).margin
     words = {Shock.UP: "vol up", Shock.NONE: "vol same", Shock.DOWN: "vol down"}
     skews = {Shock.LINEAR: "skew linear", Shock.ABSOLUTE: "skew absolute"}
     return [

@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Iterator
+from typing import Any
 
-from ledger.breakers.state import get_breakers
-from ledger.events import ParameterChanged, ParameterDecided, ParameterDropped, VoteCounted
-from ledger.governance import BALLOTS_MAX, BOUNDS, parameter_value
-from ledger.settlement.parameters import DAY_NS, ProtocolParameters, protection_rules
-from ledger.settlement.state import get_governance, get_protection
-from ledger.staking.state import get_epoch_set
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from ledger.apply import BlockContext, apply_block
+from ledger.breakers.state import KEY_BREAKERS, get_breakers
+from ledger.events import (
+    ActionRejected,
+    ParameterChanged,
+    ParameterDecided,
+    ParameterDropped,
+    VoteCounted,
+)
+from ledger.genesis import LedgerGenesis
+from ledger.governance import BALLOTS_MAX, VOTES_MAX, parameter_value
+from ledger.instruments import Underlying
+from ledger.margin.parameters import default_margin_parameters
+from ledger.oracle import compute_block_time, decode_update
+from ledger.policy import Step, numbers_of
+from ledger.prices import get_prices
+from ledger.settlement.parameters import DAY_NS
+from ledger.settlement.state import KEY_PROTECTION, get_governance, get_protection
+from ledger.staking.state import KEY_STAKING_PARAMETERS, get_epoch_set, get_staking
+from ledger.state import State
+from ledger.state_keys import KEY_PARAMETERS, underlying_key
+from ledger.trading.parameters import UnderlyingFees
+from ledger.trading.state import KEY_TRADING
 from ledger.transactions import VoteParameter
-from node.genesis_defaults import default_breakers, default_ledger_parameters, default_protection
-from primitives.amounts import NS
-from tests.ledger.exchange import events_of, reasons
-from tests.ledger.staking_builders import OPERATORS, StakedExchange
+from node.genesis_defaults import default_breakers, default_ledger_genesis
+from primitives.amounts import NS, USD
+from tests.ledger.exchange import (
+    BTC_PERP,
+    CHAIN,
+    CUSTODIAN,
+    START_NS,
+    a_genesis,
+    buy,
+    events_of,
+    reasons,
+    sell,
+)
+from tests.ledger.staking_builders import OPERATORS, StakedExchange, a_staking
 
 NAME = "auction.fee_ppm"
 DELAY_S = 2 * DAY_NS // NS
@@ -23,6 +55,47 @@ DELAY_S = 2 * DAY_NS // NS
 def votes(exchange: StakedExchange, *places: int, name: str = NAME, value: int = 50_000) -> None:
     for place in places:
         exchange.does(OPERATORS[place], VoteParameter(place, name, value))
+
+
+def default_genesis() -> LedgerGenesis:
+    """What `quorate init` starts with."""
+    return default_ledger_genesis(
+        time_ns=START_NS,
+        custodian_key=CUSTODIAN.public_key,
+        reporters=a_genesis({}).reporters,
+        index_uusd={Underlying.BTC: 100_000 * USD, Underlying.ETH: 4_000 * USD},
+        instruments=(),
+    )
+
+
+def full_genesis() -> LedgerGenesis:
+    """One with something everywhere: staking, breakers, an exception of fees."""
+    fees = (UnderlyingFees(Underlying.ETH, 100, 300, 0),)
+    genesis = a_genesis({}, breakers=default_breakers())
+    return replace(genesis, staking=a_staking(), trading=replace(genesis.trading, fees=fees))
+
+
+def leaves_of(genesis: LedgerGenesis) -> Iterator[tuple[bytes, Any]]:
+    """Every leaf of parameters by its key."""
+    yield from (
+        (KEY_PARAMETERS, genesis.parameters),
+        (KEY_PROTECTION, genesis.protection),
+        (KEY_BREAKERS, genesis.breakers),
+        (KEY_TRADING, genesis.trading),
+        (KEY_STAKING_PARAMETERS, genesis.staking),
+        *((underlying_key(item.underlying), item) for item in genesis.underlyings),
+    )
+
+
+def integers_of(item: Any) -> Iterator[tuple[Step, ...]]:
+    """The path to every integer inside a struct."""
+    if isinstance(item, msgspec.Struct | tuple):
+        named = isinstance(item, msgspec.Struct)
+        for step in item.__struct_fields__ if named else range(len(item)):
+            for rest in integers_of(getattr(item, step) if named else item[step]):
+                yield (step, *rest)
+    elif isinstance(item, int):
+        yield ()
 
 
 def test_two_thirds_decide_and_after_the_delay_it_holds() -> None:
@@ -60,25 +133,147 @@ def test_a_later_vote_replaces_an_earlier_one_and_nobody_counts_twice() -> None:
     assert ballots == [(50_000, (0,)), (60_000, (1,))]
 
 
-@pytest.mark.parametrize("name", sorted(BOUNDS))
-def test_every_number_has_hard_bounds_with_its_default_inside(name: str) -> None:
+def test_every_number_of_policy_can_be_voted_for_and_a_default_chain_stands_within_its_bounds() -> None:
+    for genesis in (full_genesis(), default_genesis()):
+        state = State.from_genesis(genesis, CHAIN)
+        outside = [
+            name
+            for name, number in numbers_of(genesis).items()
+            if not number.bounds.low <= parameter_value(state, name) <= number.bounds.high
+        ]
+        assert outside == []
+
+
+def test_a_value_beyond_the_hard_bounds_of_any_number_is_refused() -> None:
     exchange = StakedExchange()
-    low, high = BOUNDS[name]
-    assert low <= parameter_value(exchange.state, name) <= high
-    section, field = name.split(".")
-    protection, protocol, breakers = default_protection(), ProtocolParameters(1), default_breakers()
-    sections = {"ledger": default_ledger_parameters(), "protocol": protocol, "breakers": breakers}
-    sections |= {"drift": breakers.drift, "latency": breakers.latency}
-    defaults = sections.get(section) or getattr(protection, section)
-    assert low <= getattr(defaults, field) <= high
-    votes(exchange, 0, name=name, value=high + 1)
+    exchange.start(full_genesis())
+    wanted = []
+    for name, number in numbers_of(exchange.genesis).items():
+        wanted += [
+            VoteParameter(0, name, number.bounds.high + 1),
+            VoteParameter(0, name, number.bounds.low - 1),
+        ]
+    assert len(wanted) > 600
+    for start in range(0, len(wanted), VOTES_MAX):
+        part = wanted[start : start + VOTES_MAX]
+        exchange.does(OPERATORS[0], *part[:64])
+        exchange.does(OPERATORS[0], *part[64:])
+        refused = events_of(exchange.block(), ActionRejected)
+        assert [item.detail.split(" is ")[0] for item in refused] == [item.name for item in part]
+
+
+def test_what_no_vote_changes_is_what_shapes_and_counts_rest_on() -> None:
+    """Every integer of the parameters is either in the table or in this list, with its reason in policy.py."""
+    genesis = full_genesis()
+    named = {(number.key, number.path) for number in numbers_of(genesis).values()}
+    fixed = {
+        path
+        for key, leaf in leaves_of(genesis)
+        for path in integers_of(leaf)
+        if (key, path) not in named and "scenarios" not in path and "validators" not in path
+    }
+    assert {".".join(str(step) for step in path if not isinstance(step, int)) for path in fixed} == {
+        *("insurance_fund_uusd", "vault_uusd", "nonce_window", "index_uusd", "underlying"),
+        *("settlement_window_ns", "settlement_bucket_ns", "ticks", "perpetual_tick_uusd", "fees.underlying"),
+        *("drift.spread_epochs", "latency.samples", "monitors.underlying", "monitors.monitors.window_ns"),
+        *("epoch_blocks", "window_blocks", "unbonding_epochs", "unbonding_ns"),
+        *("evidence_epochs_max", "evidence_ns_max"),
+    }
+
+
+def test_names_say_the_underlying_and_the_unit() -> None:
+    numbers = numbers_of(full_genesis())
+    units = {name: numbers[name].unit for name in numbers}
+    assert units["margin.btc.scenarios.34.weight_ppm"] == units["margin.eth.forward.move_ppm"] == "ppm"
+    assert units["exposure.step_ns"] == units["trading.request_lifetime_ns_max"] == "ns"
+    assert units["staking.min_stake_uusd"] == "uusd"
+    assert units["fees.eth.taker_ppm"] == units["monitors.eth.2.move_ppm"] == "ppm"
+    assert units["listing.daily"] == units["margin.btc.skew.width_multiplier"] == "count"
+
+
+def test_a_whole_grid_changes_in_one_block_for_all_accounts_and_survives_a_restart() -> None:
+    exchange = StakedExchange(alice=100_000, bob=100_000)
+    exchange.does("alice", buy(BTC_PERP, 100_000.5, 97))
+    exchange.does("bob", sell(BTC_PERP, 100_000.5, 97))
+    exchange.block()
+    moves = {
+        f"margin.btc.scenarios.{place}.move_ppm": item.move_ppm * 5 // 4
+        for place, item in enumerate(default_margin_parameters(Underlying.BTC).scenarios)
+        if place < 27 and item.move_ppm
+    }
+    for operator in range(3):
+        exchange.does(
+            OPERATORS[operator], *(VoteParameter(operator, name, value) for name, value in moves.items())
+        )
+    decided = events_of(exchange.block(), ParameterDecided)
+    assert [item.name for item in decided] == list(moves)
+    last = exchange.block(DELAY_S - 1).valuation
+    result = exchange.block(2)
+    assert len(events_of(result, ParameterChanged)) == len(moves) == 24
+    for name in ("alice", "bob"):
+        key = exchange.key(name)
+        was, now = last.margin(key), result.valuation.margin(key)
+        assert (was.worst_pnl_uusd, now.worst_pnl_uusd) == (-97 * 160 * USD, -97 * 200 * USD)
+    assert State.from_leaves(CHAIN, exchange.genesis, exchange.state.all_leaves()).root() == result.root
+    restored = State.from_leaves(CHAIN, exchange.genesis, exchange.state.all_leaves())
+    block = exchange.transactions()
+    context = BlockContext(restored.clock.height + 1, compute_block_time(restored, decode_update(block[0])))
+    restored.begin_block()
+    assert apply_block(restored, context, block).root == exchange.apply(block).root
+
+
+def test_a_changed_number_is_undone_with_its_block() -> None:
+    exchange = StakedExchange()
+    votes(exchange, 0, 1, 2, name="margin.btc.im_factor_ppm", value=1_200_000)
+    exchange.block()
+    root = exchange.state.root()
+    changed = exchange.block(DELAY_S + 1).valuation
+    assert changed.risk.im_factor_ppm.tolist() == [1_200_000, 1_000_000]
+    exchange.state.rollback_block()
+    assert exchange.state.root() == root
+    assert get_prices(exchange.state).risk.im_factor_ppm.tolist() == [1_000_000, 1_000_000]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("auction.patience_ns", 2 * NS),
+        ("ledger.oracle_epoch_ns", 6 * NS),
+        ("margin.btc.mm_factor_ppm", 1_100_000),
+        ("margin.btc.scenarios.0.move_ppm", -120_000),
+        ("margin.btc.scenarios.36.move_ppm", 10_000),
+        ("standard.short_mm_ppm", 140_000),
+        ("staking.min_delegation_uusd", 90_000 * USD),
+        ("staking.validators_min", 200),
+        ("trading.requests_max", 900),
+    ],
+)
+def test_a_value_that_breaks_a_relation_between_numbers_is_refused(name: str, value: int) -> None:
+    exchange = StakedExchange({"min_stake_uusd": 80_000 * USD})
+    votes(exchange, 0, name=name, value=value)
     assert reasons(exchange.block()) == ["parameter_out_of_bounds"]
 
 
-def test_a_value_that_breaks_a_relation_between_numbers_is_refused() -> None:
+def test_a_vote_is_judged_together_with_the_others_of_its_operator_and_what_is_decided() -> None:
     exchange = StakedExchange()
-    votes(exchange, 0, name="auction.patience_ns", value=2 * NS)
+    votes(exchange, 0, name="standard.short_im_ppm", value=250_000)
+    votes(exchange, 0, name="standard.short_im_floor_ppm", value=220_000)
+    votes(exchange, 1, name="standard.short_im_floor_ppm", value=220_000)
     assert reasons(exchange.block()) == ["parameter_out_of_bounds"]
+    votes(exchange, 1, 2, name="standard.short_im_ppm", value=250_000)
+    exchange.block()
+    votes(exchange, 3, name="standard.short_im_floor_ppm", value=220_000)
+    assert reasons(exchange.block()) == []
+
+
+def test_raised_stake_and_lowered_commission_bind_whoever_comes_not_who_is_there() -> None:
+    exchange = StakedExchange()
+    votes(exchange, 0, 1, 2, name="staking.min_stake_uusd", value=2_000_000 * USD)
+    exchange.block()
+    exchange.block(DELAY_S + 1)
+    assert get_staking(exchange.state).min_stake_uusd == 2_000_000 * USD
+    exchange.passes_epochs(3)
+    assert get_epoch_set(exchange.state, exchange.epoch + 1) is not None
 
 
 def test_a_voted_number_of_the_breakers_is_judged_by_their_rules_and_takes_effect() -> None:
@@ -91,15 +286,22 @@ def test_a_voted_number_of_the_breakers_is_judged_by_their_rules_and_takes_effec
     assert get_breakers(exchange.state).drift.green_spreads == 4
 
 
-def test_a_decided_value_that_became_impossible_is_dropped_at_its_time() -> None:
+def test_a_decided_value_that_is_impossible_at_its_time_is_dropped() -> None:
+    """Only a shorter delay lets a later decision come before the one it rests on."""
     exchange = StakedExchange()
-    votes(exchange, 0, 1, 2, name="auction.empty_book_patience_ns", value=29 * NS)
-    votes(exchange, 0, 1, 2, name="auction.patience_ns", value=6 * NS)
+    votes(exchange, 0, 1, 2, name="protection.governance_delay_ns", value=3_600 * NS)
     exchange.block()
-    result = exchange.block(DELAY_S + 1)
-    (changed,), (dropped,) = events_of(result, ParameterChanged), events_of(result, ParameterDropped)
-    assert {changed.name, dropped.name} == {"auction.patience_ns", "auction.empty_book_patience_ns"}
-    assert all(holds for holds, _ in protection_rules(get_protection(exchange.state)))
+    exchange.block(DELAY_S - 60)
+    votes(exchange, 0, 1, 2, name="standard.short_im_ppm", value=250_000)
+    exchange.block()
+    exchange.block(61)
+    votes(exchange, 0, 1, 2, name="standard.short_im_floor_ppm", value=220_000)
+    exchange.block()
+    result = exchange.block(3_601)
+    (dropped,) = events_of(result, ParameterDropped)
+    assert (dropped.name, dropped.value) == ("standard.short_im_floor_ppm", 220_000)
+    (changed,) = events_of(exchange.block(DELAY_S), ParameterChanged)
+    assert changed == ParameterChanged("standard.short_im_ppm", 150_000, 250_000)
 
 
 def test_a_voted_protocol_version_comes_with_a_decided_set_and_never_goes_down() -> None:
@@ -135,14 +337,15 @@ def test_no_vote_changes_a_number_that_is_not_listed() -> None:
     assert reasons(exchange.block()) == ["unknown_parameter"]
 
 
-def test_open_ballots_are_limited() -> None:
+def test_open_ballots_and_votes_in_a_block_are_limited() -> None:
     exchange = StakedExchange()
-    names = [name for name in sorted(BOUNDS) if name.endswith("_ppm")]
-    seen: list[str] = []
+    names = [name for name in numbers_of(exchange.genesis) if name.endswith(".weight_ppm")]
     for place in range(4):
-        for step, name in enumerate(names + names):
-            value = BOUNDS[name].high - 1 - place - 10 * (step // len(names))
-            votes(exchange, place, name=name, value=value)
-    seen += reasons(exchange.block())
+        wanted = [VoteParameter(place, name, 900_000 - place) for name in names * 2]
+        exchange.does(OPERATORS[place], *wanted[:80])
+        exchange.does(OPERATORS[place], *wanted[80:140])
+    refused = events_of(exchange.block(), ActionRejected)
     assert len(get_governance(exchange.state).ballots) <= BALLOTS_MAX
-    assert set(seen) <= {"too_many_ballots", "parameter_out_of_bounds"}
+    assert {item.reason for item in refused} == {"too_many_ballots"}
+    assert sum("in a block" in item.detail for item in refused) == 4 * (140 - VOTES_MAX)
+    assert sum("are open" in item.detail for item in refused) > 0
