@@ -24,6 +24,9 @@ class Order:
     time_in_force: int
     post_only: bool
     reduce_only: bool
+    is_quote: bool = False
+    expires_ns: int = 0
+    """When it goes; 0: never by itself."""
 
     @property
     def priority(self) -> tuple[int, int, int]:

@@ -4,9 +4,10 @@ What it takes from the fast ledger: the wire types and their encoding, the leave
 block the risk arrays as the kernel gives them. The last bits of a mark are decided by the kernel's binary64
 operations, so a second implementation of them could only repeat them; the kernel is held to
 ledger.pricing.fixed_math and to reference values by its own tests. From its integers on, everything is
-written again here: oracle medians, margins, health, liquidation, transactions, calls, fees, settlement, the
-fund, the leaves and the root. Leaves it has no rules for (staking, trading settings, parameters) must not
-change in the histories it is used on, or the roots differ.
+written again here, a file for each part: oracle medians, breakers, margins, health, liquidation, transactions,
+orders of every kind, quotes and protection, session keys, packages, calls, fees, settlement, staking, the fund,
+the leaves and the root. Leaves it has no rules for (parameters) must not change in the histories it is used on,
+or the roots differ.
 
 Refusals are compared by reason; the sentence for people is left out (`plain`).
 """
@@ -57,16 +58,21 @@ from ledger.state_keys import (
     reporter_key,
     window_key,
 )
+from ledger.trading.state import QuoteRequest, Session
 from primitives.codec import encode
 from primitives.hashing import digest
 from tests.naive.account import HEALTHY, LIQUIDATION, REDUCE_ONLY, AccountKey, NaiveAccount
 from tests.naive.breakers import NaiveBreakers
 from tests.naive.call import Order, Ticks, above_or_at, below_or_at, call_with_kills
 from tests.naive.exposure import exposure, shortfalls_uusd
+from tests.naive.fees import fee_uusd
 from tests.naive.funding import accrue, paid_uusd
 from tests.naive.liquidation import liquidate
 from tests.naive.margin import PPM, NaiveMargin, Rows, naive_margin
 from tests.naive.oracle import NaiveOracle
+from tests.naive.packages import request_leaves, settle_packages
+from tests.naive.preferences import trading_leaves
+from tests.naive.quotes import count_fill, trip
 from tests.naive.root import naive_root
 from tests.naive.settlement import NaiveAverage
 from tests.naive.transactions import execute
@@ -81,6 +87,7 @@ class NaiveLedger:
     def __init__(self, state: State) -> None:
         """From a state at height 0, whose leaves it reads once."""
         self.genesis = state.genesis
+        self.parameters, self.trading_rules = state.genesis.parameters, state.genesis.trading
         self.chain_id = state.chain_id
         self.instruments: dict[int, Instrument] = {item.id: item for item in state.genesis.instruments}
         self.ticks = {item.underlying: item for item in state.genesis.underlyings}
@@ -89,6 +96,10 @@ class NaiveLedger:
         agreed: dict[int, UnderlyingOracle] = {u: state.oracle(u) for u in self.ticks}
         self.oracle = NaiveOracle(state.genesis, agreed)
         self.orders: dict[int, Order] = {}
+        self.sessions: dict[bytes, Session] = {}
+        self.requests: dict[int, QuoteRequest] = {}
+        self.calling = -1
+        """The instrument whose call runs: new orders of later ones still wait for theirs."""
         self.averages: dict[tuple[int, int], NaiveAverage] = {}
         self.settled: dict[int, int] = {}
         self.height, self.time_ns, self.next_order_id, self.silent_blocks = 0, state.clock.time_ns, 1, 0
@@ -140,11 +151,14 @@ class NaiveLedger:
                     liquidate(self, key, margins[key])
                 else:
                     postpone(self, key)
-        execute(self, transactions[1:])
+        self.calling = -1
+        good = execute(self, transactions[1:])
         new = {item.instrument for item in self.orders.values() if item.height == self.height}
         for instrument in sorted(new | set(filter(self.breakers.resumes, self.instruments))):
+            self.calling = instrument
             if self.breakers.matches(instrument):
                 self._call(self.instruments[instrument])
+        settle_packages(self, good)
         absorb_debts(self, debt_before_uusd)
         self.exposure = exposure(self, shortfalls, self.exposure)
         marks = tuple((item, self.rows.mark[self.rows.row_of[item]]) for item in live)
@@ -177,10 +191,25 @@ class NaiveLedger:
         self.orders[order.id] = order
         self.next_order_id += 1
 
+    def take_id(self) -> int:
+        """The next number of the sequence that names orders, triggers and requests."""
+        self.next_order_id += 1
+        return self.next_order_id - 1
+
     def cancel(self, order: Order, reason: str) -> None:
         """An order is gone, with what is left of it."""
         del self.orders[order.id]
         self.events.append(OrderCancelled(order.id, *order.account, order.instrument, order.lots, reason))
+
+    def cancel_all(self, orders: list[Order], reason: str) -> None:
+        """Those that wait for this block's call go first, by id; then those in books, by instrument and id."""
+
+        def turn(order: Order) -> tuple[int, int]:
+            waits = order.height == self.height and order.instrument > self.calling
+            return (-1 if waits else order.instrument), order.id
+
+        for order in sorted(orders, key=turn):
+            self.cancel(order, reason)
 
     def grid(self, instrument: Instrument) -> Ticks:
         """The instrument's price grid."""
@@ -218,9 +247,10 @@ class NaiveLedger:
         trades: dict[tuple[int, int], int] = {}
         for pair in result.lots:
             trades[pair] = trades.get(pair, 0) + 1
+        paid_base: set[int] = set()
         for (buy, sell), lots in trades.items():
             assert result.price_uusd is not None
-            self._trade(instrument, self.orders[buy], self.orders[sell], lots, result.price_uusd)
+            self._trade(instrument, self.orders[buy], self.orders[sell], lots, result.price_uusd, paid_base)
         traded = {order_id for pair in trades for order_id in pair}
         accounts = {self.orders[order_id].account for order_id in traded}
         for order_id in sorted(before):
@@ -231,13 +261,20 @@ class NaiveLedger:
                 self.cancel(order, "immediate_or_cancel" if order.time_in_force == 1 else "fill_or_kill")
         for key in sorted(accounts):
             self.trim(key, instrument.id)
+        trip(self, instrument.underlying, accounts)
 
-    def _trade(self, instrument: Instrument, buy: Order, sell: Order, lots: int, price: int) -> None:
+    def _trade(
+        self, instrument: Instrument, buy: Order, sell: Order, lots: int, price: int, paid_base: set[int]
+    ) -> None:
         fees = []
         for order, signed in ((buy, lots), (sell, -lots)):
             self.give(self.accounts[order.account], instrument, signed, price)
             order.lots -= lots
-            fees.append(self._fee(instrument, lots, price, is_maker=order.height < self.height))
+            count_fill(self, instrument, order, signed)
+            is_maker = order.height < self.height
+            has_base = not is_maker and order.id not in paid_base
+            paid_base.add(order.id)
+            fees.append(fee_uusd(self, instrument, lots, price, is_maker=is_maker, has_base=has_base))
             self.accounts[order.account].cash_uusd -= fees[-1]
             self.supply["fees_uusd"] += fees[-1]
         self.events.append(
@@ -260,15 +297,6 @@ class NaiveLedger:
             cost = (cost - cost_out) + (value - value_in)
         if held + lots:
             account.positions[instrument.id] = (held + lots, cost)
-
-    def _fee(self, instrument: Instrument, lots: int, price: int, *, is_maker: bool) -> int:
-        parameters = self.genesis.parameters
-        rate = parameters.maker_fee_ppm if is_maker else parameters.taker_fee_ppm
-        per = instrument.lots_per_contract * PPM
-        if instrument.kind == Kind.PERPETUAL:
-            return -(-price * lots * rate // per)
-        index = self.oracle.agreed[instrument.underlying].index_uusd
-        return min(-(-index * lots * rate // per), -(-price * lots * parameters.option_fee_cap_ppm // per))
 
     def trim(self, key: AccountKey, instrument: int) -> None:
         """Reduce-only orders beyond what is left to reduce go, the newest first."""
@@ -381,6 +409,8 @@ class NaiveLedger:
         values |= {liquidation_key(key): item for key, item in self.liquidations.items()}
         values |= {funding_key(number): item for number, item in self.funding.items()}
         values |= self.breakers.leaves()
+        values |= trading_leaves(self)
+        values |= request_leaves(self)
         return self.unruled | {key: encode(value) for key, value in values.items()}
 
     def root(self) -> bytes:

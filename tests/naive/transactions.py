@@ -1,103 +1,75 @@
-"""Nonces, cancels, cash and orders of a block, action by action. Pure."""
+"""The transactions of a block, phase by phase: nonces, cancels, cash, stake, settings, triggers, orders. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from ledger.events import ActionRejected, OrderAccepted, TransactionApplied, TransactionRejected
-from ledger.instruments import Kind
-from ledger.transactions import (
-    CancelAll,
-    CancelLabel,
-    CancelOrder,
-    Deposit,
-    Envelope,
-    NamedInstrument,
-    PlaceOrder,
-    SignedTransaction,
-    Transaction,
-    TransferCash,
-    Withdraw,
-    transaction_id,
-)
-from primitives.codec import decode
-from primitives.signing import address_of
-from tests.naive.account import LIQUIDATION, REDUCE_ONLY, AccountKey, NaiveAccount
-from tests.naive.call import Order, on_grid
-from tests.naive.margin import naive_margin
+from ledger.events import TransactionApplied, TransactionRejected
+from ledger.transactions import Deposit, NamedInstrument, PlaceTrigger, TransferCash, Withdraw
+from tests.naive.account import LIQUIDATION, AccountKey, NaiveAccount
+from tests.naive.cancels import cancel_due, cancel_requested, cancel_silent
+from tests.naive.orders import excess_uusd, open_orders, place_orders
+from tests.naive.preferences import SETTINGS, change_setting
+from tests.naive.sent import Sent, actions_of, read, refuse
+from tests.naive.sessions import may_sign
+from tests.naive.triggers import fire, place_trigger
 from tests.naive.waterfall import haircut_uusd
 
 if TYPE_CHECKING:
     from tests.naive.ledger import NaiveLedger
 
-LOTS_MAX = 1_000_000
-POST_ONLY_CONFIDENCE_PPM = 200_000
 
-
-class Sent(NamedTuple):
-    """A transaction with its sender."""
-
-    id: bytes
-    signer: bytes
-    key: AccountKey
-    content: Transaction
-    names: tuple[NamedInstrument, ...]
-
-
-def execute(ledger: NaiveLedger, raw_transactions: tuple[bytes, ...]) -> None:
-    """All of a block's transactions, phase by phase."""
-    sent = [_read(raw) for raw in raw_transactions]
-    sent.sort(key=lambda item: (*item.key, item.content.nonce, item.id))
-    good = [item for item in sent if _use_nonce(ledger, item)]
-    _cancels(ledger, good)
-    for kinds, perform in (((Deposit,), _deposit), ((Withdraw, TransferCash), _move_out)):
-        for item, index, action in _actions(good, kinds):
-            _refuse(ledger, item, index, perform(ledger, item, action))
+def execute(ledger: NaiveLedger, raw_transactions: tuple[bytes, ...]) -> list[Sent]:
+    """All of a block's transactions but packages; gives those that are good."""
+    sent = sorted(map(read, raw_transactions), key=lambda item: (*item.sender, item.content.nonce, item.id))
+    good = [opened for item in sent if (opened := _open(ledger, item)) is not None]
+    cancel_due(ledger)
+    cancel_requested(ledger, good)
+    for kinds, perform in PHASES:
+        for item, index, action in actions_of(good, kinds):
+            refuse(ledger, item.id, index, perform(ledger, item, action))
+    cancel_silent(ledger)
+    fire(ledger)
     for item in good:
-        _orders(ledger, item)
+        for _, index, action in actions_of([item], (PlaceTrigger,)):
+            assert isinstance(action, PlaceTrigger)
+            refuse(ledger, item.id, index, place_trigger(ledger, item, index, action))
+        place_orders(ledger, item)
+    return good
 
 
-def _read(raw: bytes) -> Sent:
-    signed: Envelope = decode(Envelope, raw, bytes_max=1 << 20)  # type: ignore[arg-type]
-    content = decode(Transaction, signed.payload, bytes_max=1 << 20)
-    if isinstance(signed, SignedTransaction):
-        key = (address_of(signed.public_key), content.subaccount)
-        return Sent(transaction_id(raw), signed.public_key, key, content, ())
-    return Sent(transaction_id(raw), b"", (signed.owner, content.subaccount), content, signed.names)
-
-
-def _actions(sent: list[Sent], kinds: tuple[type, ...]) -> Iterator[tuple[Sent, int, object]]:
-    for item in sent:
-        for index, action in enumerate(item.content.actions):
-            if isinstance(action, kinds):
-                yield item, index, action
-
-
-def _refuse(ledger: NaiveLedger, sent: Sent, index: int, reason: str | None) -> None:
-    if reason is not None:
-        ledger.events.append(ActionRejected(sent.id, index, reason, ""))
-
-
-def _use_nonce(ledger: NaiveLedger, sent: Sent) -> bool:
-    account, nonce = ledger.accounts.get(sent.key), sent.content.nonce
-    window = ledger.genesis.parameters.nonce_window
-    reason = None
-    if sent.content.chain_id != ledger.chain_id:
-        reason = "wrong_chain"
-    elif not all(_is_named_right(ledger, named) for named in sent.names):
-        reason = "wrong_name"
-    elif account is None:
-        reason = "unknown_account"
-    elif nonce in account.nonces_used or not 0 <= nonce - account.nonce_floor < 2 * window:
+def _open(ledger: NaiveLedger, sent: Sent) -> Sent | None:
+    """The transaction with the account it acts for and what its key may sign; None when nothing of it counts."""
+    key, nonce, session = sent.sender, sent.content.nonce, None
+    if key not in ledger.accounts:
+        session = ledger.sessions.get(key[0])
+        if session is not None and session.subaccount == key[1]:
+            key = (session.owner, session.subaccount)
+    reason = _why_nothing(ledger, sent, key)
+    if reason is None and session is not None and session.expires_ns <= ledger.time_ns:
+        reason = "session_expired"
+    if reason is None and not use_nonce(ledger, key, nonce):
         reason = "bad_nonce"
-    if reason is not None or account is None:
-        ledger.events.append(TransactionRejected(sent.id, reason or "", ""))
-        return False
-    account.nonce_floor = max(account.nonce_floor, nonce - window + 1)
-    account.nonces_used = {item for item in {*account.nonces_used, nonce} if item >= account.nonce_floor}
-    ledger.events.append(TransactionApplied(sent.id, *sent.key, nonce))
-    return True
+    if reason is not None:
+        ledger.events.append(TransactionRejected(sent.id, reason, ""))
+        return None
+    ledger.events.append(TransactionApplied(sent.id, *key, nonce))
+    allowed = []
+    for index, action in sent.actions:
+        if session is None or may_sign(session, action):
+            allowed.append((index, action))
+        else:
+            refuse(ledger, sent.id, index, "session_scope")
+    return sent._replace(key=key, session=session, actions=allowed)
+
+
+def _why_nothing(ledger: NaiveLedger, sent: Sent, key: AccountKey) -> str | None:
+    if sent.content.chain_id != ledger.chain_id:
+        return "wrong_chain"
+    if not all(_is_named_right(ledger, named) for named in sent.names):
+        return "wrong_name"
+    return None if key in ledger.accounts else "unknown_account"
 
 
 def _is_named_right(ledger: NaiveLedger, named: NamedInstrument) -> bool:
@@ -107,31 +79,20 @@ def _is_named_right(ledger: NaiveLedger, named: NamedInstrument) -> bool:
     )
 
 
-def _cancels(ledger: NaiveLedger, sent: list[Sent]) -> None:
-    chosen: dict[int, Order] = {}
-    for item, index, action in _actions(sent, (CancelOrder, CancelLabel, CancelAll)):
-        named = [
-            order
-            for order in ledger.orders.values()
-            if order.account == item.key
-            and order.height < ledger.height
-            and order.id not in chosen
-            and _is_named(action, order)
-        ]
-        if not named and not isinstance(action, CancelAll):
-            _refuse(ledger, item, index, "unknown_order")
-        chosen |= {order.id: order for order in named}
-    for order in sorted(chosen.values(), key=lambda order: (order.instrument, order.id)):
-        ledger.cancel(order, "requested")
+def is_good_nonce(ledger: NaiveLedger, key: AccountKey, nonce: int) -> bool:
+    """Whether an account may still use it."""
+    account, window = ledger.accounts[key], ledger.parameters.nonce_window
+    return nonce not in account.nonces_used and 0 <= nonce - account.nonce_floor < 2 * window
 
 
-def _is_named(action: object, order: Order) -> bool:
-    if isinstance(action, CancelOrder):
-        return order.id == action.order_id
-    if isinstance(action, CancelLabel):
-        return order.label == action.label != 0
-    assert isinstance(action, CancelAll)
-    return action.instrument in (None, order.instrument)
+def use_nonce(ledger: NaiveLedger, key: AccountKey, nonce: int) -> bool:
+    """Use it up, if it is good."""
+    if not is_good_nonce(ledger, key, nonce):
+        return False
+    account, window = ledger.accounts[key], ledger.parameters.nonce_window
+    account.nonce_floor = max(account.nonce_floor, nonce - window + 1)
+    account.nonces_used = {item for item in {*account.nonces_used, nonce} if item >= account.nonce_floor}
+    return True
 
 
 # --- cash ---
@@ -150,19 +111,27 @@ def _deposit(ledger: NaiveLedger, sent: Sent, action: object) -> str | None:
     return None
 
 
-def _move_out(ledger: NaiveLedger, sent: Sent, action: object) -> str | None:
-    assert isinstance(action, Withdraw | TransferCash)
-    account, amount = ledger.accounts[sent.key], action.amount_uusd
-    if isinstance(action, TransferCash) and action.to_subaccount == sent.key[1]:
-        return "same_account"
+def why_not_withdrawn(ledger: NaiveLedger, key: AccountKey, amount: int) -> str | None:
+    """Why so much cash may not leave an account."""
+    account = ledger.accounts[key]
     if ledger.breakers.holds_money():
         return "trading_halted"
     if account.health == LIQUIDATION:
         return "account_in_liquidation"
-    orders = [_as_margin(order) for order in _open(ledger, sent.key) if not order.reduce_only]
-    margin = naive_margin(ledger.rows, account.cash_uusd - amount, account.positions, orders)
-    if account.cash_uusd < amount or margin.im_excess_uusd < 0:
-        return "insufficient_margin"
+    account.cash_uusd -= amount
+    excess = excess_uusd(ledger, account, open_orders(ledger, key))
+    account.cash_uusd += amount
+    return "insufficient_margin" if account.cash_uusd < amount or excess < 0 else None
+
+
+def _move_out(ledger: NaiveLedger, sent: Sent, action: object) -> str | None:
+    assert isinstance(action, Withdraw | TransferCash)
+    amount = action.amount_uusd
+    if isinstance(action, TransferCash) and action.to_subaccount == sent.key[1]:
+        return "same_account"
+    reason = why_not_withdrawn(ledger, sent.key, amount)
+    if reason is not None:
+        return reason
     if isinstance(action, Withdraw):
         kept = haircut_uusd(ledger, amount)
         ledger.supply["debt_uusd"] -= kept
@@ -183,162 +152,10 @@ def _is_for_sale(ledger: NaiveLedger, key: AccountKey) -> bool:
     return leaf is not None and leaf.auction_ns > 0
 
 
-# --- orders ---
-
-
-def _open(ledger: NaiveLedger, key: AccountKey) -> list[Order]:
-    return sorted((item for item in ledger.orders.values() if item.account == key), key=lambda item: item.id)
-
-
-def _as_margin(order: Order) -> tuple[int, int, int]:
-    return order.instrument, order.lots if order.is_buy else -order.lots, order.price_uusd
-
-
-def _orders(ledger: NaiveLedger, sent: Sent) -> None:
-    """Each order by itself, then as many as margin carries, found by the rule's own bisection."""
-    before = _open(ledger, sent.key)
-    taken: list[tuple[int, Order]] = []
-    for _, index, action in _actions([sent], (PlaceOrder,)):
-        assert isinstance(action, PlaceOrder)
-        reason = _judge(ledger, sent.key, action, before, [order for _, order in taken])
-        _refuse(ledger, sent, index, reason)
-        if reason is None:
-            taken.append((index, _order_of(ledger, sent.key, action)))
-    carried = _carried(ledger, sent.key, before, [item for item in taken if not item[1].reduce_only])
-    for index, order in taken:
-        if not order.reduce_only and index not in carried:
-            _refuse(ledger, sent, index, "insufficient_margin")
-            continue
-        order.id = ledger.next_order_id
-        ledger.enter(order)
-        ledger.events.append(
-            OrderAccepted(
-                sent.id,
-                index,
-                order.id,
-                *sent.key,
-                order.instrument,
-                0 if order.is_buy else 1,
-                order.price_uusd,
-                order.lots,
-                order.label,
-            )
-        )
-
-
-def _carried(
-    ledger: NaiveLedger, key: AccountKey, before: list[Order], new: list[tuple[int, Order]]
-) -> set[int]:
-    account = ledger.accounts[key]
-    resting = [_as_margin(order) for order in before if not order.reduce_only]
-
-    def holds(count: int) -> bool:
-        orders = resting + [_as_margin(order) for _, order in new[:count]]
-        return naive_margin(ledger.rows, account.cash_uusd, account.positions, orders).im_excess_uusd >= 0
-
-    if holds(len(new)):
-        return {index for index, _ in new}
-    good, bad = 0, len(new)
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        if holds(middle):
-            good = middle
-        else:
-            bad = middle
-    return {index for index, _ in new[:good]}
-
-
-def _order_of(ledger: NaiveLedger, key: AccountKey, action: PlaceOrder) -> Order:
-    return Order(
-        0,
-        key,
-        action.instrument,
-        action.side == 0,
-        action.price_uusd,
-        action.size_lots,
-        ledger.height,
-        action.label,
-        action.time_in_force,
-        action.post_only,
-        action.reduce_only,
-    )
-
-
-def _judge(
-    ledger: NaiveLedger, key: AccountKey, action: PlaceOrder, before: list[Order], taken: list[Order]
-) -> str | None:
-    """Why an order is refused, margin apart; the first of these rules that does not hold."""
-    instrument = ledger.instruments.get(action.instrument)
-    if instrument is None:
-        return "unknown_instrument"
-    if instrument.kind != Kind.PERPETUAL and instrument.expiry_ns <= ledger.time_ns:
-        return "instrument_expired"
-    rules: list[Callable[[], str | None]] = [
-        lambda: None if on_grid(ledger.grid(instrument), action.price_uusd) else "off_tick",
-        lambda: "post_only_not_gtc" if action.post_only and action.time_in_force else None,
-        lambda: _judge_standing(ledger, key, action),
-        lambda: _judge_price(ledger, action),
-        lambda: _judge_limits(ledger, key, action, before, taken),
-        lambda: _judge_reducing(ledger, key, action, before + taken),
-    ]
-    return next((reason for rule in rules if (reason := rule()) is not None), None)
-
-
-def _judge_standing(ledger: NaiveLedger, key: AccountKey, action: PlaceOrder) -> str | None:
-    health = ledger.accounts[key].health
-    if health == LIQUIDATION:
-        return "account_in_liquidation"
-    if health == REDUCE_ONLY and not action.reduce_only:
-        return "account_must_reduce"
-    instrument = ledger.instruments[action.instrument]
-    expiry_ns = 0 if instrument.kind == Kind.PERPETUAL else instrument.expiry_ns
-    confidence = ledger.oracle.confidence_ppm(
-        instrument.underlying, expiry_ns, ledger.time_ns, ledger.silent_blocks
-    )
-    is_uncertain = confidence <= POST_ONLY_CONFIDENCE_PPM
-    return ledger.breakers.refusal(instrument, action, is_uncertain=is_uncertain)
-
-
-def _judge_price(ledger: NaiveLedger, action: PlaceOrder) -> str | None:
-    instrument = ledger.instruments[action.instrument]
-    mark, price = ledger.rows.mark[ledger.rows.row_of[instrument.id]], action.price_uusd
-    is_buy = action.side == 0
-    if (price - mark if is_buy else mark - price) > ledger.band_uusd(instrument):
-        return "price_outside_band"
-    for order in ledger.orders.values():
-        if action.post_only and order.instrument == instrument.id and order.height < ledger.height:
-            reaches = price >= order.price_uusd if is_buy else price <= order.price_uusd
-            if order.is_buy != is_buy and reaches:
-                return "post_only_would_cross"
-    return None
-
-
-def _judge_limits(
-    ledger: NaiveLedger, key: AccountKey, action: PlaceOrder, before: list[Order], taken: list[Order]
-) -> str | None:
-    parameters, positions = ledger.genesis.parameters, ledger.accounts[key].positions
-    own = before + taken
-    if action.label and any(order.label == action.label for order in own):
-        return "duplicate_label"
-    if len(own) >= parameters.open_orders_max:
-        return "too_many_orders"
-    lots = sum(order.lots for order in own) + sum(abs(held) for held, _ in positions.values())
-    if lots + action.size_lots > LOTS_MAX:
-        return "too_many_lots"
-    if len({*positions, *(order.instrument for order in own), action.instrument}) > parameters.positions_max:
-        return "too_many_positions"
-    in_book = [order for order in (*ledger.orders.values(), *taken) if order.instrument == action.instrument]
-    return "book_full" if len(in_book) >= parameters.orders_per_book_max else None
-
-
-def _judge_reducing(ledger: NaiveLedger, key: AccountKey, action: PlaceOrder, own: list[Order]) -> str | None:
-    if not action.reduce_only:
-        return None
-    held = ledger.accounts[key].positions.get(action.instrument, (0, 0))[0]
-    room = max(0, -held if action.side == 0 else held)
-    others = [
-        order.lots
-        for order in own
-        if order.reduce_only and order.instrument == action.instrument and order.is_buy == (action.side == 0)
-    ]
-    return "reduce_only_would_increase" if sum(others) + action.size_lots > room else None
+Perform = Callable[["NaiveLedger", Sent, object], str | None]
+PHASES: tuple[tuple[tuple[type, ...], Perform], ...] = (
+    ((Deposit,), _deposit),
+    ((Withdraw, TransferCash), _move_out),
+    (SETTINGS, change_setting),
+)
+"""What comes between cancels and orders, kind after kind."""
