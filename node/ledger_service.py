@@ -21,6 +21,7 @@ from ledger.breakers.drift import is_due, quoted_instruments
 from ledger.breakers.state import get_restart
 from ledger.instruments import Instrument
 from ledger.oracle import build_oracle_update, compute_block_time
+from ledger.settlement.expiry import unsettled_expiries
 from ledger.state import State
 from ledger.transactions import SignedReport, transaction_id
 from node.event_parties import parties_of
@@ -119,6 +120,17 @@ class LedgerService:
     def state_for_reading(self) -> State:
         """The state as executed so far, for looking up single leaves; a leaf is immutable, so no lock is needed."""
         return self._state
+
+    def listed(self) -> list[Instrument]:
+        """What is listed and not settled, by id, as executed so far."""
+        state = self._state
+        series = set(unsettled_expiries(state))
+        instruments = list(state.instruments.items())  # One step, for the worker thread may be listing more.
+        return [
+            item
+            for _, item in sorted(instruments)
+            if not item.expiry_ns or (item.underlying, item.expiry_ns) in series
+        ]
 
     def quotes_due(self, now_ns: int) -> list[Instrument]:
         """The instruments whose venue quotes the chain wants at a market time, by id; none between two epochs."""

@@ -36,8 +36,9 @@ from node.oracle.aggregate import (
     build_view,
 )
 from node.oracle.fitter import SurfaceFitter
+from node.oracle.gaps import fill_gaps
 from node.oracle.raw_quotes import raw_quotes
-from node.oracle.venue_book import VenueBook
+from node.oracle.venue_book import Series, VenueBook, series_of
 from node.oracle.venue_client import VenueAdapter
 from primitives.codec import decode, encode
 from primitives.errors import ProtocolViolation
@@ -45,6 +46,8 @@ from primitives.reasons import CodecReason
 from primitives.signing import SigningKey
 
 REPORT_BYTES_MAX = 16_384
+GAP_SECONDS = 60.0
+"""A listed expiry that no venue of ours quoted for so long is taken for one that they do not list."""
 
 
 class ReportPool:
@@ -105,13 +108,15 @@ class OracleService:
         rules: AggregationRules,
         network: Network,
         pool: ReportPool,
+        listed: Callable[[], Sequence[Instrument]],
         asked: Callable[[int], Sequence[Instrument]],
         delays: Callable[[], tuple[SeenDelay, ...]],
         index_interval_ms: int,
         surface_interval_ms: int,
     ) -> None:
-        """`asked`: whose raw quotes the chain wants at a market time, ascending by id.
+        """`listed`: what the chain lists now, ascending by id; adapters are told when it changes.
 
+        `asked`: whose raw quotes the chain wants at a market time, ascending by id.
         `delays`: how late we saw the newest proposals.
         """
         self._key = key
@@ -123,6 +128,10 @@ class OracleService:
         self._pool = pool
         self._index_interval_s = index_interval_ms / 1000
         self._surface_every = max(1, surface_interval_ms // index_interval_ms)
+        self._listed = listed
+        self._followed: Sequence[Instrument] = ()
+        """The listing that the adapters were last told of."""
+        self._listed_since: dict[Series, float] = {}
         self._asked = asked
         self._delays = delays
         self._fitter = SurfaceFitter()
@@ -154,7 +163,20 @@ class OracleService:
             turn += 1
             await trio.sleep_until(deadline)
 
+    def _follow_listing(self) -> None:
+        """Venues are asked for what the chain lists, as series come and go."""
+        listed = self._listed()
+        if listed != self._followed:
+            self._followed = listed
+            now = trio.current_time()
+            self._listed_since = {
+                series: self._listed_since.get(series, now) for series in sorted(series_of(listed))
+            }
+            for adapter in self._adapters:
+                adapter.relist(listed)
+
     async def _report(self, *, with_surfaces: bool) -> None:
+        self._follow_listing()
         reporter = self._pool.number_of(self._key.public_key)
         if reporter is None:
             return  # Our validator is not in the set yet, or no longer.
@@ -167,7 +189,7 @@ class OracleService:
         indices = self._look(now_ns)
         if not indices:
             return
-        said = (indices, self._surfaces, self._delays(), self._quotes(asked))
+        said = (indices, self._without_gaps(now_ns), self._delays(), self._quotes(asked))
         report = OracleReport(self._chain_id, reporter, now_ns, *said)
         payload = encode(report)
         signed = SignedReport(payload, reporter, self._key.sign(report_sign_bytes(payload)))
@@ -200,6 +222,24 @@ class OracleService:
             found = aggregate_forward(futures, (), now_ns, self._rules)
             moved.append(msgspec.structs.replace(piece, forward_uusd=found[0]) if found else piece)
         return tuple(moved)
+
+    def _without_gaps(self, now_ns: int) -> tuple[SurfaceReport, ...]:
+        """What was fitted, and something between for expiries that no venue of ours ever quoted."""
+        since = trio.current_time() - GAP_SECONDS
+        unquoted = [
+            series
+            for series, listed_at in self._listed_since.items()
+            if listed_at <= since and series[1] > now_ns and self._fitter.fit_of(*series) is None
+        ]
+        return tuple(
+            SurfaceReport(
+                surface.underlying,
+                fill_gaps(
+                    surface.slices, [expiry for owner, expiry in unquoted if owner == surface.underlying]
+                ),
+            )
+            for surface in self._surfaces
+        )
 
     def _quotes(self, asked: Sequence[Instrument]) -> QuotesReport:
         """The raw view of this moment; nothing when nothing is asked for."""

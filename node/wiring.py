@@ -365,10 +365,9 @@ class Wiring:
         )
 
     def _oracle(self) -> OracleService:
-        config = self.config
-        listed, speed = self.genesis.ledger.instruments, self.clock.speed
+        config, speed = self.config, self.clock.speed
         adapters = [
-            open_adapter(name, address, listed, speed, self.clock.now_ns)
+            open_adapter(name, address, self.ledger.listed(), speed, self.clock.now_ns)
             for name, address in sorted(config.venues.items())
         ]
         return OracleService(
@@ -379,6 +378,7 @@ class Wiring:
             rules=AggregationRules(speed=speed),
             network=self.network,
             pool=self.reports,
+            listed=self.ledger.listed,
             asked=self.ledger.quotes_due,
             delays=self.consensus.delays.seen,
             index_interval_ms=config.oracle.index_interval_ms,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
-from ledger.instruments import Underlying
+from ledger.instruments import Instrument, Kind, Underlying
 from node.oracle.quotes import ChainSnapshot, ForwardQuote, IndexQuote, Quote, check_quote
 from node.oracle.reasons import QuoteReason
 from primitives.amounts import NS
@@ -20,6 +20,11 @@ AHEAD_SECONDS_MAX = 2
 """A stamp may run this far (real seconds, times speed) ahead of our clock; more is refused."""
 AGE_SECONDS_MAX = 1_200
 """A stamp older than this (real seconds, times speed) is refused at once: no rule would use it."""
+
+
+def series_of(listed: Iterable[Instrument]) -> set[Series]:
+    """The series that these instruments belong to."""
+    return {(item.underlying, item.expiry_ns) for item in listed if item.kind != Kind.PERPETUAL}
 
 
 class VenueBook:

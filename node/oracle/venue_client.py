@@ -7,15 +7,16 @@ frames; a real exchange gets its own adapter behind the same Protocol, translati
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
 import trio
 
+from ledger.instruments import Instrument
 from node.oracle.quotes import FRAME_BYTES_MAX, LENGTH_BYTES, Quote, decode_frame
 from node.oracle.reasons import QuoteReason
-from node.oracle.venue_book import VenueBook
+from node.oracle.venue_book import VenueBook, series_of
 from primitives.errors import OperatorError, ProtocolViolation
 
 BACKOFF_SECONDS_MIN = 0.1
@@ -37,6 +38,9 @@ class VenueAdapter(Protocol):
 
     async def run(self) -> None:
         """Stream until cancelled."""
+
+    def relist(self, listed: Sequence[Instrument]) -> None:
+        """Ask for these instruments from now on, and forget the others."""
 
 
 def parse_address(address: str) -> tuple[str, str, int]:
@@ -112,6 +116,10 @@ class VenueClient:
                 self.counters["disconnects"] += 1
             await trio.sleep(self._backoff_seconds)
             self._backoff_seconds = min(2 * self._backoff_seconds, BACKOFF_SECONDS_MAX)
+
+    def relist(self, listed: Sequence[Instrument]) -> None:
+        """Such a venue sends all it has; the book takes what is listed."""
+        self.book.list_series(series_of(listed))
 
     async def _read(self, stream: trio.SocketStream) -> None:
         """Take frames until the connection ends, for whatever reason."""

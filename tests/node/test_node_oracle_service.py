@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import trio
 from msgspec.structs import replace
 
-from ledger.instruments import Kind
+from ledger.instruments import Instrument
 from ledger.transactions import OracleReport, SeenDelay, SignedReport, report_sign_bytes
 from node.clock import MarketClock
 from node.messages import ReportMessage
 from node.oracle.aggregate import AggregationRules
 from node.oracle.quotes import IndexQuote
-from node.oracle.venue_book import VenueBook
+from node.oracle.venue_book import VenueBook, series_of
 from node.oracle_service import OracleService, ReportPool
 from primitives.amounts import USD
 from primitives.codec import decode_own
@@ -86,15 +87,22 @@ class Venue:
     """An adapter without a socket: its book is filled by the test."""
 
     def __init__(self, name: str) -> None:
-        listed = {(item.underlying, item.expiry_ns) for item in INSTRUMENTS if item.kind != Kind.PERPETUAL}
-        self.book = VenueBook(name, listed)
+        self.book = VenueBook(name, series_of(INSTRUMENTS))
         self.counters: Counter[str] = Counter()
 
     async def run(self) -> None:
         await trio.sleep_forever()
 
+    def relist(self, listed: Sequence[Instrument]) -> None:
+        self.book.list_series(series_of(listed))
 
-def an_oracle(venues: list[Venue], network: MemoryNetwork, pool: ReportPool) -> OracleService:
+
+def an_oracle(
+    venues: list[Venue],
+    network: MemoryNetwork,
+    pool: ReportPool,
+    listed: Callable[[], Sequence[Instrument]] = lambda: INSTRUMENTS,
+) -> OracleService:
     import time
 
     return OracleService(
@@ -105,6 +113,7 @@ def an_oracle(venues: list[Venue], network: MemoryNetwork, pool: ReportPool) -> 
         rules=AggregationRules(),
         network=network,
         pool=pool,
+        listed=listed,
         asked=lambda _: INSTRUMENTS,
         delays=lambda: (SeenDelay(7, 2, 1_000),),
         index_interval_ms=50,

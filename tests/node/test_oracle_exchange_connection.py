@@ -313,8 +313,8 @@ def _at(message: Any, way: tuple[Any, ...]) -> Any:
 
 
 def dialects() -> list[Dialect]:
-    every: list[Feed] = [feed for feeds in FEEDS.values() for feed in feeds(LISTED)]
-    made = [feed.dialect() for feed in every]
+    every: list[Feed] = [feed for feeds in FEEDS.values() for feed in feeds]
+    made = [feed.dialect(LISTED) for feed in every]
     for dialect in made:
         dialect.requests()
     return made
@@ -374,7 +374,7 @@ def test_nesting_without_end_is_malformed(opening: str) -> None:
 def test_a_ticker_costs_some_microseconds(speech: type[Speech]) -> None:
     said = speech()
     messages = [said.index(f"{70_000 + turn}.5") for turn in range(1_000)]
-    dialect = FEEDS[said.name](LISTED)[0].dialect()
+    dialect = FEEDS[said.name][0].dialect(LISTED)
     began = time.perf_counter()
     for message in messages:
         dialect.translate(message)

@@ -13,6 +13,7 @@ from node.oracle.adapters import bybit, coinbase, connection, deribit, okx
 from node.oracle.adapters.assembler import ChainAssembler
 from node.oracle.adapters.connection import WebSocketAdapter
 from node.oracle.adapters.said import OptionQuote, UnderlyingPrice
+from node.oracle.adapters.shares import shared
 from node.oracle.quotes import ChainSnapshot, ForwardQuote, IndexQuote
 from primitives.amounts import NS, USD
 from tests.node.exchange_server import (
@@ -443,9 +444,10 @@ def test_bybits_options_are_cut_between_expiries() -> None:
         for day in range(3)
         for strike in range(1_000, 1_300)
     ]
-    spot, *options = bybit.feeds(listed)
-    topics = [feed.dialect().requests() for feed in options]
-    assert (spot.path, [feed.path for feed in options]) == ("/spot", ["/option"] * 3)
+    spot, options = bybit.FEEDS
+    shares = shared([], listed, options.options_max)
+    assert (spot.path, options.path, [len(share) for share in shares]) == ("/spot", "/option", [300] * 3)
+    topics = [options.dialect(share).requests() for share in shares]
     characters = [sum(len(name) for text in chunk for name in json.loads(text)["args"]) for chunk in topics]
     assert all(0 < count < 21_000 for count in characters)
 
@@ -567,7 +569,7 @@ def test_what_expires_at_another_hour_is_another_contract() -> None:
         2,
     ]
     assert [len(json.loads(text)["args"]) for text in okx.Okx(odd).requests()] == [2]
-    assert [feed.path for feed in bybit.feeds(odd)] == ["/spot"]
+    assert shared([], odd, bybit.OPTIONS_MAX) == []
 
 
 def test_a_whole_listing_takes_few_requests() -> None:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ledger.instruments import Instrument, Kind
+from ledger.instruments import Instrument
 from node.oracle.adapters import binance, bybit, coinbase, deribit, kraken, okx
 from node.oracle.adapters.connection import WebSocketAdapter
 from node.oracle.adapters.said import Feed
 from node.oracle.addresses import parse_exchange
-from node.oracle.venue_book import VenueBook
+from node.oracle.venue_book import VenueBook, series_of
 from node.oracle.venue_client import VenueAdapter, VenueClient
 
-FEEDS: Mapping[str, Callable[[Sequence[Instrument]], list[Feed]]] = {
-    "binance": binance.feeds,
-    "bybit": bybit.feeds,
-    "coinbase": coinbase.feeds,
-    "deribit": deribit.feeds,
-    "kraken": kraken.feeds,
-    "okx": okx.feeds,
+FEEDS: Mapping[str, Sequence[Feed]] = {
+    "binance": binance.FEEDS,
+    "bybit": bybit.FEEDS,
+    "coinbase": coinbase.FEEDS,
+    "deribit": deribit.FEEDS,
+    "kraken": kraken.FEEDS,
+    "okx": okx.FEEDS,
 }
 
 
@@ -28,17 +28,16 @@ def open_adapter(
     """The adapter for a venue's address, not yet running.
 
     Args:
-        listed: instruments that Quorate lists; nothing else is asked for, and nothing else is believed.
+        listed: instruments that Quorate lists now; nothing else is asked for, and nothing else is believed.
         speed: market time per real time, for the limits that exist because of networks.
         now_ns: the market clock, which for an exchange must be the wall clock.
 
     Raises:
         OperatorError: no address of a venue.
     """
-    series = {(item.underlying, item.expiry_ns) for item in listed if item.kind != Kind.PERPETUAL}
-    book = VenueBook(name, series, speed)
+    book = VenueBook(name, series_of(listed), speed)
     exchange = parse_exchange(address)
     if exchange is None:
         return VenueClient(address, book, now_ns)
     kind, url = exchange
-    return WebSocketAdapter(url, FEEDS[kind](listed), book, now_ns)
+    return WebSocketAdapter(url, FEEDS[kind], listed, book, now_ns)

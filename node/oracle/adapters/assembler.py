@@ -6,6 +6,8 @@ venue's own newest price of the underlying: a quote that did not change has foll
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from node.oracle.adapters.said import PICO, Option, OptionQuote, UnderlyingPrice
 from node.oracle.quotes import PRICE_UUSD_MAX, ChainSnapshot, ForwardQuote
 from node.oracle.reasons import QuoteReason
@@ -42,6 +44,18 @@ class ChainAssembler:
             raise ProtocolViolation(QuoteReason.OUT_OF_ORDER, "an underlying's price older than held")
         self._underlyings[price.series] = price
         self._changed.add(price.series)
+
+    def keep(self, series: Collection[Series]) -> None:
+        """Forget all other series."""
+        for held in (self._options, self._underlyings):
+            for gone in held.keys() - series:
+                del held[gone]
+        self._dated.intersection_update(series)
+        self._changed.intersection_update(series)
+
+    def has_heard_of(self, option: Option) -> bool:
+        """Whether an option was quoted lately, however one-sidedly."""
+        return (option.strike_uusd, option.kind) in self._options.get(option.series, {})
 
     def note_future(self, series: Series) -> None:
         """A dated future is quoted: it is the forward, and the price of the options' underlying is not."""

@@ -12,8 +12,17 @@ from typing import Annotated
 
 import msgspec
 
-from ledger.instruments import Instrument, Underlying
-from node.oracle.adapters.said import Feed, Said, decimal_of, decoded, index_quote, positive, text_of
+from ledger.instruments import Underlying
+from node.oracle.adapters.said import (
+    Feed,
+    Said,
+    SpotDialect,
+    decimal_of,
+    decoded,
+    index_quote,
+    positive,
+    text_of,
+)
 from node.oracle.reasons import QuoteReason
 from primitives.errors import ProtocolViolation
 from primitives.reasons import CodecReason
@@ -43,13 +52,7 @@ class _Message(msgspec.Struct):
 _message = msgspec.json.Decoder(_Message)
 
 
-def feeds(listed: Sequence[Instrument]) -> list[Feed]:
-    """One connection; only spot."""
-    del listed
-    return [Feed("", Binance)]
-
-
-class Binance:
+class Binance(SpotDialect):
     """One connection to Binance."""
 
     def __init__(self) -> None:
@@ -93,3 +96,7 @@ class Binance:
             raise ProtocolViolation(CodecReason.MALFORMED, "a ticker without best prices")
         bid, ask = positive(decimal_of(said.b)), positive(decimal_of(said.a))
         return index_quote(underlying, time_ns, bid, ask)
+
+
+FEEDS = (Feed("", lambda _: Binance()),)
+"""One connection; only spot."""

@@ -6,10 +6,8 @@ time; numbers are strings, times milliseconds, premiums in USDT, which we take f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
-from functools import partial
-from itertools import groupby
 from typing import Annotated
 
 import msgspec
@@ -19,7 +17,9 @@ from node.oracle.adapters.said import (
     Feed,
     Option,
     Said,
+    SpotDialect,
     bybit_name,
+    changes,
     chunks,
     decimal_of,
     decoded,
@@ -74,20 +74,7 @@ _spot = msgspec.json.Decoder(_Spot)
 _option = msgspec.json.Decoder(_Option)
 
 
-def feeds(listed: Sequence[Instrument]) -> list[Feed]:
-    """One connection for spot, and one for every OPTIONS_MAX options, whole expiries together."""
-    groups: list[dict[str, Option]] = []
-    for _, pairs in groupby(listed_options(listed), key=lambda pair: pair[1].series):
-        options = {bybit_name(item): option for item, option in pairs}
-        if groups and len(groups[-1]) + len(options) <= OPTIONS_MAX:
-            groups[-1] |= options
-        else:
-            groups.append(options)
-    by_group = [Feed("/option", partial(BybitOptions, group), premiums_in_coin=False) for group in groups]
-    return [Feed("/spot", BybitSpot), *by_group]
-
-
-class BybitSpot:
+class BybitSpot(SpotDialect):
     """One connection to Bybit's spot market."""
 
     def __init__(self) -> None:
@@ -95,7 +82,7 @@ class BybitSpot:
 
     def requests(self) -> list[str]:
         """Both tickers in one request."""
-        return [_subscribe([f"tickers.{symbol}" for symbol in SYMBOLS])]
+        return _requests("subscribe", [f"tickers.{symbol}" for symbol in SYMBOLS])
 
     def ping(self) -> str:
         """Bybit recommends one every 20 seconds."""
@@ -119,15 +106,20 @@ class BybitSpot:
 
 
 class BybitOptions:
-    """One connection to Bybit's options, for one group of them."""
+    """One connection to Bybit's options, for some of them."""
 
-    def __init__(self, options: Mapping[str, Option]) -> None:
-        self._options = options
+    def __init__(self, listed: Sequence[Instrument]) -> None:
+        self._options = _options_of(listed)
 
     def requests(self) -> list[str]:
-        """Every option of the group."""
-        topics = [f"tickers.{name}" for name in self._options]
-        return [_subscribe(chunk) for chunk in chunks(topics, TOPICS_MAX)]
+        """Every option of this connection."""
+        return _requests("subscribe", [f"tickers.{name}" for name in self._options])
+
+    def relist(self, listed: Sequence[Instrument]) -> list[str]:
+        """Only the topics that are gone or new."""
+        before, self._options = self._options, _options_of(listed)
+        gone, new = ([f"tickers.{name}" for name in names] for names in changes(before, self._options))
+        return [*_requests("unsubscribe", gone), *_requests("subscribe", new)]
 
     def ping(self) -> str:
         """Bybit recommends one every 20 seconds."""
@@ -161,9 +153,20 @@ def _ticker(said: _Message) -> _Message | None:
     return said if said.topic.startswith("tickers.") else None
 
 
-def _subscribe(topics: Sequence[str]) -> str:
-    return text_of({"op": "subscribe", "args": topics})
+def _options_of(listed: Sequence[Instrument]) -> dict[str, Option]:
+    return {bybit_name(item): option for item, option in listed_options(listed)}
+
+
+def _requests(operation: str, topics: Sequence[str]) -> list[str]:
+    return [text_of({"op": operation, "args": chunk}) for chunk in chunks(topics, TOPICS_MAX)]
 
 
 def _or_none(text: str) -> Decimal:
     return decimal_of(text) if text else Decimal(0)
+
+
+FEEDS = (
+    Feed("/spot", lambda _: BybitSpot()),
+    Feed("/option", BybitOptions, premiums_in_coin=False, options_max=OPTIONS_MAX),
+)
+"""One connection for spot, and one for every OPTIONS_MAX options."""

@@ -11,11 +11,12 @@ from typing import Annotated
 
 import msgspec
 
-from ledger.instruments import Instrument, Underlying
+from ledger.instruments import Underlying
 from node.oracle.adapters.said import (
     Feed,
     Reply,
     Said,
+    SpotDialect,
     decimal_of,
     decoded,
     each,
@@ -54,13 +55,7 @@ _message = msgspec.json.Decoder(_Message)
 _events = msgspec.json.Decoder(list[_Event])
 
 
-def feeds(listed: Sequence[Instrument]) -> list[Feed]:
-    """One connection; only spot."""
-    del listed
-    return [Feed("", Coinbase)]
-
-
-class Coinbase:
+class Coinbase(SpotDialect):
     """One connection to Coinbase."""
 
     def __init__(self) -> None:
@@ -112,3 +107,7 @@ def _quote(ticker: _Ticker, time_ns: int) -> Said:
 
 def _request(kind: str, channel: str) -> str:
     return text_of({"type": kind, "product_ids": list(PRODUCTS), "channel": channel})
+
+
+FEEDS = (Feed("", lambda _: Coinbase()),)
+"""One connection; only spot."""

@@ -1,14 +1,15 @@
 """Runs one exchange's connections: dial, subscribe, ping, read, check, dial again. Trio, WebSocket, TLS.
 
 Nothing a venue does raises here; everything refused is counted by its reason. Quotes enter the book as they come,
-option chains every FLUSH_SECONDS.
+option chains every FLUSH_SECONDS. When the listing changes, a connection asks for what is new and leaves what is gone.
 """
 
 from __future__ import annotations
 
 import ssl
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from math import inf
 from urllib.parse import urlsplit
 
@@ -17,11 +18,21 @@ import trio
 import trio_websocket
 import wsproto.utilities
 
+from ledger.instruments import Instrument
 from node.oracle.adapters.assembler import ChainAssembler
-from node.oracle.adapters.said import Dialect, Feed, OptionQuote, Reply, Said, UnderlyingPrice
+from node.oracle.adapters.said import (
+    Dialect,
+    Feed,
+    OptionQuote,
+    Reply,
+    Said,
+    UnderlyingPrice,
+    listed_options,
+)
+from node.oracle.adapters.shares import shared
 from node.oracle.quotes import ForwardQuote, Quote
 from node.oracle.reasons import QuoteReason
-from node.oracle.venue_book import VenueBook
+from node.oracle.venue_book import VenueBook, series_of
 from primitives.errors import ProtocolViolation
 
 MESSAGE_BYTES_MAX = 2 * 1024 * 1024
@@ -38,6 +49,8 @@ REQUEST_SECONDS = 0.35
 """Pause between requests: the strictest exchange allows about three a second."""
 SETTLE_SECONDS = 3.0
 """Chains are drawn only so long after the last request: until then half of the options are missing."""
+ASK_AGAIN_SECONDS = 300.0
+"""How often an option that was never heard of is asked for again: the exchange may list it later than we do."""
 FLUSH_SECONDS = 0.5
 """How often changed chains are drawn: each costs some tens of microseconds, each change would."""
 BACKOFF_SECONDS_MIN = 0.5
@@ -60,44 +73,96 @@ _FAILURES = (
 class WebSocketAdapter:
     """A venue that is an exchange: one book, one set of counters, one or more connections."""
 
-    def __init__(self, url: str, feeds: Sequence[Feed], book: VenueBook, now_ns: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        url: str,
+        feeds: Sequence[Feed],
+        listed: Sequence[Instrument],
+        book: VenueBook,
+        now_ns: Callable[[], int],
+    ) -> None:
         self.book = book
         self.counters: Counter[str] = Counter()
         """Refusals by reason, and `frames`, `quotes`, `chains`, `connects`, `disconnects`, `connect_failed`."""
-        self._connections = [
-            _Connection(url + feed.path, feed, book, self.counters, now_ns) for feed in feeds
-        ]
+        self._url = url
+        self._now_ns = now_ns
+        self._nursery: trio.Nursery | None = None
+        self._connections: dict[Feed, list[_Connection]] = {feed: [] for feed in feeds}
+        self.relist(listed)
 
     async def run(self) -> None:
         """Stream until cancelled."""
-        async with trio.open_nursery() as nursery:
-            for connection in self._connections:
-                nursery.start_soon(connection.run)
+        async with trio.open_nursery() as self._nursery:
+            for connections in self._connections.values():
+                for connection in connections:
+                    self._nursery.start_soon(connection.run)
+            await trio.sleep_forever()
+
+    def relist(self, listed: Sequence[Instrument]) -> None:
+        """Ask for these instruments from now on, and forget the others; connections go on."""
+        self.book.list_series(series_of(listed))
+        for feed, connections in self._connections.items():
+            shares = shared([connection.listed for connection in connections], listed, feed.options_max)
+            for connection, share in zip(connections, shares, strict=False):
+                connection.relist(share)
+            for share in shares[len(connections) :]:
+                connections.append(self._open(feed, share))
+            if feed.options_max is not None:
+                for connection in connections:
+                    if not connection.listed:
+                        connection.close()
+                connections[:] = [connection for connection in connections if connection.listed]
+
+    def _open(self, feed: Feed, share: Sequence[Instrument]) -> _Connection:
+        connection = _Connection(self._url + feed.path, feed, share, self.book, self.counters, self._now_ns)
+        if self._nursery is not None:
+            self._nursery.start_soon(connection.run)
+        return connection
 
 
 class _Connection:
     """One feed's WebSocket, over and over."""
 
     def __init__(
-        self, url: str, feed: Feed, book: VenueBook, counters: Counter[str], now_ns: Callable[[], int]
+        self,
+        url: str,
+        feed: Feed,
+        listed: Sequence[Instrument],
+        book: VenueBook,
+        counters: Counter[str],
+        now_ns: Callable[[], int],
     ) -> None:
+        self.listed = listed
         self._url = url
         self._feed = feed
+        self._session: _Session | None = None
+        self._life = trio.CancelScope()
         self._book = book
         self._counters = counters
         self._now_ns = now_ns
         self._tls = ssl.create_default_context() if url.startswith("wss:") else None
 
     async def run(self) -> None:
-        """Stream until cancelled, reconnecting with backoff."""
+        """Stream until cancelled or closed, reconnecting with backoff."""
         backoff_seconds = BACKOFF_SECONDS_MIN
-        while True:
-            began = trio.current_time()
-            await self._attempt()
-            if trio.current_time() - began >= STEADY_SECONDS:
-                backoff_seconds = BACKOFF_SECONDS_MIN
-            await trio.sleep(backoff_seconds)
-            backoff_seconds = min(2 * backoff_seconds, BACKOFF_SECONDS_MAX)
+        with self._life:
+            while True:
+                began = trio.current_time()
+                await self._attempt()
+                if trio.current_time() - began >= STEADY_SECONDS:
+                    backoff_seconds = BACKOFF_SECONDS_MIN
+                await trio.sleep(backoff_seconds)
+                backoff_seconds = min(2 * backoff_seconds, BACKOFF_SECONDS_MAX)
+
+    def relist(self, listed: Sequence[Instrument]) -> None:
+        """These from now on, in the running session or the next."""
+        self.listed = listed
+        if self._session is not None:
+            self._session.relist(listed)
+
+    def close(self) -> None:
+        """It is needed no more."""
+        self._life.cancel()
 
     async def _attempt(self) -> None:
         """One connection from dialling to its end, for whatever reason."""
@@ -140,7 +205,12 @@ class _Connection:
             )
             dialling.deadline = inf
             self._counters["connects"] += 1
-            await _Session(socket, self._feed, self._book, self._counters, self._now_ns).run()
+            held = (self._feed, self.listed, self._book, self._counters, self._now_ns)
+            self._session = _Session(socket, *held)
+            try:
+                await self._session.run()
+            finally:
+                self._session = None
             with trio.move_on_after(CLOSE_SECONDS_MAX):
                 await socket.aclose()
             nursery.cancel_scope.cancel()
@@ -153,12 +223,16 @@ class _Session:
         self,
         socket: trio_websocket.WebSocketConnection,
         feed: Feed,
+        listed: Sequence[Instrument],
         book: VenueBook,
         counters: Counter[str],
         now_ns: Callable[[], int],
     ) -> None:
         self._socket = socket
-        self._dialect: Dialect = feed.dialect()
+        self._listed = listed
+        self._dialect: Dialect = feed.dialect(listed)
+        self._requests: deque[str] = deque()
+        self._is_settled = False
         self._chains = ChainAssembler(premiums_in_coin=feed.premiums_in_coin)
         self._book = book
         self._counters = counters
@@ -177,18 +251,37 @@ class _Session:
                     self._counters[QuoteReason.FRAME_TOO_LARGE.value] += 1
             nursery.cancel_scope.cancel()
 
+    def relist(self, listed: Sequence[Instrument]) -> None:
+        """Ask for what is new and leave what is gone; chains are drawn again once that has settled."""
+        self._listed = listed
+        self._requests.extend(self._dialect.relist(listed))
+        self._chains.keep(series_of(listed))
+        self._is_settled = False
+
     async def _subscribe(self) -> None:
-        """Send the requests, then draw chains for as long as there is a connection."""
-        try:
-            for request in self._dialect.requests():
-                await self._socket.send_message(request)
-                await trio.sleep(REQUEST_SECONDS)
-        except trio_websocket.ConnectionClosed:
-            return
-        await trio.sleep(SETTLE_SECONDS)
-        while True:
-            self._draw_chains()
-            await trio.sleep(FLUSH_SECONDS)
+        """Send requests, and draw chains whenever there are none to send."""
+        self._requests.extend(self._dialect.requests())
+        ask_again_at = trio.current_time() + ASK_AGAIN_SECONDS
+        with suppress(trio_websocket.ConnectionClosed):
+            while True:
+                while self._requests:
+                    await self._socket.send_message(self._requests.popleft())
+                    await trio.sleep(REQUEST_SECONDS)
+                if not self._is_settled:
+                    self._is_settled = True
+                    await trio.sleep(SETTLE_SECONDS)
+                    continue
+                self._draw_chains()
+                if trio.current_time() >= ask_again_at:
+                    self._ask_again()
+                    ask_again_at = trio.current_time() + ASK_AGAIN_SECONDS
+                await trio.sleep(FLUSH_SECONDS)
+
+    def _ask_again(self) -> None:
+        """For options of which nothing was heard: as if they had been away in between."""
+        heard = [item for item, option in listed_options(self._listed) if self._chains.has_heard_of(option)]
+        self._dialect.relist(heard)
+        self._requests.extend(self._dialect.relist(self._listed))
 
     async def _ping_forever(self) -> None:
         ping = self._dialect.ping()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal
-from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -19,6 +18,7 @@ from node.oracle.adapters.said import (
     Option,
     Reply,
     Said,
+    changes,
     chunks,
     decoded,
     deribit_future,
@@ -86,29 +86,46 @@ _index = msgspec.json.Decoder(_Index)
 _channels = msgspec.json.Decoder(list[str])
 
 
-def feeds(listed: Sequence[Instrument]) -> list[Feed]:
-    """One connection for everything."""
-    return [Feed("", partial(Deribit, listed))]
-
-
 class Deribit:
     """One connection to Deribit."""
 
     def __init__(self, listed: Sequence[Instrument]) -> None:
-        pairs = listed_options(listed)
-        self._options: dict[str, Option] = {deribit_name(item): option for item, option in pairs}
-        self._futures: dict[str, Series] = {deribit_future(item): option.series for item, option in pairs}
+        self._options: dict[str, Option] = {}
+        self._futures: dict[str, Series] = {}
+        self._channels: list[str] = []
         self._asked: dict[int, frozenset[str]] = {}
+        self._requests = 0
+        self._list(listed)
 
     def requests(self) -> list[str]:
         """A heartbeat, then all channels."""
-        channels = [f"deribit_price_index.{name}" for name in _INDEXES]
-        channels += [f"ticker.{name}.{FUTURE_INTERVAL}" for name in self._futures]
-        channels += [f"ticker.{name}.{OPTION_INTERVAL}" for name in self._options]
-        requests = [_request(0, "public/set_heartbeat", {"interval": HEARTBEAT_SECONDS})]
-        for number, chunk in enumerate(chunks(channels, CHANNELS_MAX), start=1):
-            self._asked[number] = frozenset(chunk)
-            requests.append(_request(number, "public/subscribe", {"channels": chunk}))
+        indexes = [f"deribit_price_index.{name}" for name in _INDEXES]
+        heartbeat = _request(0, "public/set_heartbeat", {"interval": HEARTBEAT_SECONDS})
+        return [heartbeat, *self._subscribe([*indexes, *self._channels])]
+
+    def relist(self, listed: Sequence[Instrument]) -> list[str]:
+        """Only the channels that are gone or new."""
+        before = self._channels
+        self._list(listed)
+        gone, new = changes(before, self._channels)
+        leave = [
+            _request(0, "public/unsubscribe", {"channels": chunk}) for chunk in chunks(gone, CHANNELS_MAX)
+        ]
+        return [*leave, *self._subscribe(new)]
+
+    def _list(self, listed: Sequence[Instrument]) -> None:
+        pairs = listed_options(listed)
+        self._options = {deribit_name(item): option for item, option in pairs}
+        self._futures = {deribit_future(item): option.series for item, option in pairs}
+        self._channels = [f"ticker.{name}.{FUTURE_INTERVAL}" for name in self._futures]
+        self._channels += [f"ticker.{name}.{OPTION_INTERVAL}" for name in self._options]
+
+    def _subscribe(self, channels: Sequence[str]) -> list[str]:
+        requests = []
+        for chunk in chunks(channels, CHANNELS_MAX):
+            self._requests += 1
+            self._asked[self._requests] = frozenset(chunk)
+            requests.append(_request(self._requests, "public/subscribe", {"channels": chunk}))
         return requests
 
     def ping(self) -> None:
@@ -159,3 +176,7 @@ def _index_of(index: _Index) -> Said:
 
 def _request(number: int, method: str, params: dict[str, Any]) -> str:
     return text_of({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
+
+
+FEEDS = (Feed("", Deribit),)
+"""One connection for everything."""

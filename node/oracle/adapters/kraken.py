@@ -11,8 +11,18 @@ from decimal import Decimal
 
 import msgspec
 
-from ledger.instruments import Instrument, Underlying
-from node.oracle.adapters.said import Feed, Said, decoded, each, index_quote, iso_time, positive, text_of
+from ledger.instruments import Underlying
+from node.oracle.adapters.said import (
+    Feed,
+    Said,
+    SpotDialect,
+    decoded,
+    each,
+    index_quote,
+    iso_time,
+    positive,
+    text_of,
+)
 from node.oracle.reasons import QuoteReason
 from primitives.errors import ProtocolViolation
 
@@ -38,13 +48,7 @@ _message = msgspec.json.Decoder(_Message)
 _tickers = msgspec.json.Decoder(list[_Ticker])
 
 
-def feeds(listed: Sequence[Instrument]) -> list[Feed]:
-    """One connection; only spot."""
-    del listed
-    return [Feed("", Kraken)]
-
-
-class Kraken:
+class Kraken(SpotDialect):
     """One connection to Kraken."""
 
     def __init__(self) -> None:
@@ -78,3 +82,7 @@ class Kraken:
         if time_ns == 0:
             raise ProtocolViolation(QuoteReason.NO_TIME, "a ticker before Kraken told its clock")
         return [index_quote(underlying, time_ns, positive(ticker.bid), positive(ticker.ask))]
+
+
+FEEDS = (Feed("", lambda _: Kraken()),)
+"""One connection; only spot."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal
-from functools import partial
 
 import msgspec
 
@@ -18,6 +17,7 @@ from node.oracle.adapters.said import (
     Option,
     Said,
     UnderlyingPrice,
+    changes,
     chunks,
     decimal_of,
     decoded,
@@ -81,26 +81,35 @@ _indexes = msgspec.json.Decoder(list[_Index])
 _summaries = msgspec.json.Decoder(list[_Summary])
 
 
-def feeds(listed: Sequence[Instrument]) -> list[Feed]:
-    """One connection for everything."""
-    return [Feed("", partial(Okx, listed))]
-
-
 class Okx:
     """One connection to OKX."""
 
     def __init__(self, listed: Sequence[Instrument]) -> None:
-        pairs = listed_options(listed)
-        self._options: dict[str, Option] = {okx_name(item): option for item, option in pairs}
-        self._futures: dict[str, Series] = {okx_future(item): option.series for item, option in pairs}
+        self._options: dict[str, Option] = {}
+        self._futures: dict[str, Series] = {}
+        self._arguments: list[str] = []
+        self._list(listed)
 
     def requests(self) -> list[str]:
         """The indices and forwards first, then every future and option."""
+        indexes = [text_of({"channel": "index-tickers", "instId": name}) for name in _INDEXES]
+        return _requests("subscribe", [*indexes, *self._arguments])
+
+    def relist(self, listed: Sequence[Instrument]) -> list[str]:
+        """Only the channels that are gone or new."""
+        before = self._arguments
+        self._list(listed)
+        gone, new = changes(before, self._arguments)
+        return [*_requests("unsubscribe", gone), *_requests("subscribe", new)]
+
+    def _list(self, listed: Sequence[Instrument]) -> None:
+        pairs = listed_options(listed)
+        self._options = {okx_name(item): option for item, option in pairs}
+        self._futures = {okx_future(item): option.series for item, option in pairs}
         families = sorted({f"{Underlying(option.series[0]).name}-USD" for option in self._options.values()})
-        arguments = [{"channel": "index-tickers", "instId": name} for name in _INDEXES]
-        arguments += [{"channel": "opt-summary", "instFamily": name} for name in families]
+        arguments = [{"channel": "opt-summary", "instFamily": name} for name in families]
         arguments += [{"channel": "tickers", "instId": name} for name in (*self._futures, *self._options)]
-        return [text_of({"op": "subscribe", "args": chunk}) for chunk in chunks(arguments, ARGUMENTS_MAX)]
+        self._arguments = [text_of(argument) for argument in arguments]
 
     def ping(self) -> str:
         """A bare word; OKX hangs up on a connection without data for 30 seconds."""
@@ -151,6 +160,14 @@ class Okx:
         return [underlying_price(series, milliseconds(summary.ts), decimal_of(summary.fwd_px))]
 
 
+def _requests(operation: str, arguments: Sequence[str]) -> list[str]:
+    """`arguments` are JSON texts."""
+    return [
+        text_of({"op": operation, "args": [msgspec.Raw(text.encode()) for text in chunk]})
+        for chunk in chunks(arguments, ARGUMENTS_MAX)
+    ]
+
+
 def _index_of(index: _Index) -> list[Said]:
     underlying = _INDEXES.get(index.inst_id)
     if underlying is None:
@@ -161,3 +178,7 @@ def _index_of(index: _Index) -> list[Said]:
 
 def _or_none(text: str) -> Decimal:
     return decimal_of(text) if text else Decimal(0)
+
+
+FEEDS = (Feed("", Okx),)
+"""One connection for everything."""

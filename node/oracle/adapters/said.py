@@ -7,7 +7,7 @@ A dialect (one file per exchange) turns each message into these; `assembler` gat
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal, InvalidOperation
@@ -83,6 +83,9 @@ class Dialect(Protocol):
     def requests(self) -> Sequence[str]:
         """What to send after connecting, in order."""
 
+    def relist(self, listed: Sequence[Instrument]) -> Sequence[str]:
+        """Believe and ask for these from now on; what to send for it, in order."""
+
     def ping(self) -> str | None:
         """What to send every few seconds, if this exchange wants to hear from us."""
 
@@ -101,13 +104,26 @@ class Decoder(Protocol[Decoded_co]):
         """The typed value of a JSON text."""
 
 
+class SpotDialect:
+    """Base of those that quote no options."""
+
+    def relist(self, listed: Sequence[Instrument]) -> Sequence[str]:
+        """Nothing changes."""
+        del listed
+        return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """One connection: its address is the venue's plus `path`; premiums are in coin or in dollars."""
+    """A kind of connection: its address is the venue's plus `path`; premiums are in coin or in dollars.
+
+    There is one of it, or as many as it takes for each to have at most `options_max` options, whole expiries together.
+    """
 
     path: str
-    dialect: Callable[[], Dialect]
+    dialect: Callable[[Sequence[Instrument]], Dialect]
     premiums_in_coin: bool = True
+    options_max: int | None = None
 
 
 # --- numbers and times ---
@@ -230,6 +246,12 @@ def each(items: Iterable[Item], translate: Callable[[Item], Sequence[Said]]) -> 
 def text_of(message: object) -> str:
     """A request as JSON text."""
     return msgspec.json.encode(message).decode()
+
+
+def changes(before: Collection[str], after: Collection[str]) -> tuple[list[str], list[str]]:
+    """(what is gone, what is new), each in its own order."""
+    old, new = set(before), set(after)
+    return [item for item in before if item not in new], [item for item in after if item not in old]
 
 
 def chunks(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
