@@ -46,7 +46,7 @@ def small(monkeypatch: Any) -> None:
     """Ranges of a few blocks, so that a short history has many; a lag of a few counts."""
     monkeypatch.setattr(sync_service, "RANGE_BLOCKS_MAX", 4)
     monkeypatch.setattr(sync_service, "LAG_BLOCKS", 6)
-    monkeypatch.setattr(sync_service, "POLL_SECONDS", 0.3)
+    monkeypatch.setattr(sync_service, "POLL_MS", 300)
 
 
 @pytest.fixture(autouse=True)
