@@ -229,6 +229,19 @@ def numbers_of(genesis: LedgerGenesis) -> dict[str, Number]:
     return dict(sorted(found.items()))
 
 
+def genesis_parameters(genesis: LedgerGenesis) -> dict[bytes, Any]:
+    """What genesis has under every key that a number can be in."""
+    return {
+        KEY_PARAMETERS: genesis.parameters,
+        KEY_PROTECTION: genesis.protection,
+        KEY_PROTOCOL: genesis.protocol,
+        KEY_BREAKERS: genesis.breakers,
+        KEY_TRADING: genesis.trading,
+        KEY_STAKING_PARAMETERS: genesis.staking,
+        **{underlying_key(item.underlying): item for item in genesis.underlyings},
+    }
+
+
 def get_numbers(state: State) -> dict[str, Number]:
     """`numbers_of` the state's genesis, kept."""
     found: dict[str, Number] | None = state.caches.get("numbers")
@@ -258,15 +271,7 @@ def _leaves(genesis: LedgerGenesis, section: str, where: Section) -> Iterator[tu
             name = f"{section}.{Underlying(item.underlying).name.lower()}"
             yield underlying_key(item.underlying), name, value_at(item, where.path)
         return
-    whole = {
-        KEY_PARAMETERS: genesis.parameters,
-        KEY_PROTECTION: genesis.protection,
-        KEY_PROTOCOL: genesis.protocol,
-        KEY_BREAKERS: genesis.breakers,
-        KEY_TRADING: genesis.trading,
-        KEY_STAKING_PARAMETERS: genesis.staking,
-    }[where.key]
-    yield where.key, section, value_at(whole, where.path)
+    yield where.key, section, value_at(genesis_parameters(genesis)[where.key], where.path)
 
 
 def _places(start: Any, row: tuple[str, ...]) -> Iterator[tuple[Step, ...]]:
@@ -313,4 +318,4 @@ def with_values(parameters: Any, values: Mapping[tuple[Step, ...], int]) -> Any:
     changed = {step: with_values(value_at(parameters, (step,)), inner) for step, inner in below.items()}
     if isinstance(parameters, tuple):
         return tuple(changed.get(place, item) for place, item in enumerate(parameters))
-    return replace(parameters, **changed)
+    return replace(parameters, **{str(step): value for step, value in changed.items()})

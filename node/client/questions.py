@@ -23,6 +23,7 @@ from node.rpc.answers import (
     EventsPage,
     InstrumentsAnswer,
     MarksAnswer,
+    PolicyAnswer,
     SimulateAnswer,
     StakeAnswer,
     StatusAnswer,
@@ -138,6 +139,11 @@ def transaction(transaction_id: bytes) -> Question[TransactionAnswer]:
 def validators() -> Question[ValidatorsAnswer]:
     """Every validator, and the sets of this epoch and the next."""
     return Question("/v1/validators", ValidatorsAnswer)
+
+
+def policy() -> Question[PolicyAnswer]:
+    """Every number that a vote can change, ballots and decided changes."""
+    return Question("/v1/policy", PolicyAnswer)
 
 
 def stake(address: bytes, subaccount: int = 0) -> Question[StakeAnswer]:

@@ -173,11 +173,11 @@ def helpful() -> Iterator[None]:
         raise OperatorError(str(error)) from None
 
 
-def perform(signing: Signing, gateway: Gateway, make: Callable[[Client], Action]) -> None:
-    """Sign one action, wait until it is final, and say what it did. Raises OperatorError if it was refused."""
+def perform(signing: Signing, gateway: Gateway, make: Callable[[Client], Action | Sequence[Action]]) -> None:
+    """Sign actions, wait until they are final, and say what they did. Raises OperatorError if one was refused."""
     with helpful(), signing.client(gateway) as client:
-        action, started = make(client), time.monotonic()
-        receipt = client.submit(action)
+        made, started = make(client), time.monotonic()
+        receipt = client.submit(*(made if isinstance(made, Sequence) else (made,)))
         milliseconds = (time.monotonic() - started) * 1e3
         receipt = client.with_consequences(receipt)
         if gateway.as_json:

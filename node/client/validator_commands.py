@@ -22,8 +22,9 @@ from ledger.transactions import (
     SetCommission,
     Unbond,
     Unjail,
+    VoteParameter,
 )
-from node.client import questions
+from node.client import policy_commands, questions
 from node.client.blocking import Client
 from node.client.market import uusd
 from node.client.terminal import (
@@ -249,6 +250,28 @@ def commission(
     perform(
         signing, gateway, lambda client: SetCommission(_own(client, signing, number).number, _ppm(percent))
     )
+
+
+@app.command(help=policy_commands.describe_numbers(), help_format="plaintext")
+def vote(
+    *wanted: Annotated[str, Parameter(help="NAME=VALUE; names are those of `quorate validator numbers`.")],
+    validator: Annotated[int | None, Parameter(help="Its number, for who operates several.")] = None,
+    signing: Signing = DEFAULT_SIGNING,
+    gateway: Gateway = DEFAULT_GATEWAY,
+) -> None:
+    """See describe_numbers."""
+    if not wanted:
+        raise OperatorError("say what to vote for, as NAME=VALUE: see `quorate validator numbers`")
+
+    def make(client: Client) -> list[VoteParameter]:
+        return policy_commands.votes_of(client, _own(client, signing, validator).number, wanted)
+
+    perform(signing, gateway, make)
+    if not gateway.as_json:
+        policy_commands.print_standing(gateway, {item.partition("=")[0] for item in wanted})
+
+
+app.command(policy_commands.numbers)
 
 
 def _keys_of(home: Path, signer: Path | None) -> tuple[dict[str, bytes], list[bytes]]:

@@ -414,6 +414,41 @@ class ValidatorForm(Validator, frozen=True):
     """Where it has announced to be reached, under `peer_id`."""
 
 
+class NumberForm(Form, frozen=True, kw_only=True):
+    """One number of policy that validators can change by vote, and the least and most that it can be."""
+
+    name: str
+    value: I64
+    low: I64
+    high: I64
+    unit: str
+    """ppm, ns, uusd or count."""
+
+
+class BallotForm(Form, frozen=True, kw_only=True):
+    """Validators that want a number to have a value."""
+
+    name: str
+    value: I64
+    voters: tuple[U32, ...]
+
+
+class DecidedForm(Form, frozen=True, kw_only=True):
+    """A value that two thirds wanted, and the block time from which it holds."""
+
+    name: str
+    value: I64
+    effective_ns: U63
+
+
+class PolicyAnswer(Form, frozen=True, kw_only=True):
+    """Every number that a vote can change, by name; open ballots; what is decided and waits."""
+
+    numbers: tuple[NumberForm, ...]
+    ballots: tuple[BallotForm, ...]
+    decided: tuple[DecidedForm, ...]
+
+
 class ValidatorsAnswer(Form, frozen=True, kw_only=True):
     """Every validator, and the sets of this epoch and the next."""
 

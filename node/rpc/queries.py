@@ -32,6 +32,7 @@ from node.rpc.answers import (
     LevelForm,
     MarksAnswer,
     OrderForm,
+    PolicyAnswer,
     StakeAnswer,
     SurfaceAnswer,
     TipAnswer,
@@ -45,6 +46,7 @@ from node.rpc.answers import (
 )
 from node.rpc.breaker_queries import breakers_answer
 from node.rpc.parameters import read_number
+from node.rpc.policy_queries import PolicyQueries
 from node.rpc.reasons import GatewayReason
 from node.rpc.stake_queries import StakeQueries
 from node.rpc.views import GreeksView, MarginRow, MarginsView, MarkRow, MarksView, StatusView, ViewName
@@ -80,6 +82,7 @@ class Queries:
         self._listed_height = -1
         self._underlyings = [item.underlying for item in genesis.ledger.underlyings]
         self._stake = StakeQueries(store, genesis.ledger.staking)
+        self._policy = PolicyQueries(store, genesis.ledger)
         self._decoded: dict[str, tuple[int, Wire]] = {}
         """Views by name, with the tip's height before they were read."""
         self._greeks: tuple[MarksView | None, dict[int, GreeksForm]] = (None, {})
@@ -182,6 +185,10 @@ class Queries:
     def stake(self, key: AccountKey) -> StakeAnswer:
         """What a sub-account has bonded, and what is on its way out."""
         return self._stake.stake(key)
+
+    def policy(self) -> PolicyAnswer:
+        """Every number that a vote can change, open ballots and decided changes."""
+        return self._policy.policy()
 
     # --- the market ---
 

@@ -15,6 +15,7 @@ from node.rpc.answers import (
     HealthAnswer,
     InstrumentsAnswer,
     MarksAnswer,
+    PolicyAnswer,
     ProofAnswer,
     RawBlocksAnswer,
     ReadyAnswer,
@@ -84,6 +85,7 @@ def routes_of(sources: Sources) -> list[ApiRoute]:
     return [
         *_live_routes(sources),
         *_chain_routes(sources),
+        *_stake_routes(sources.queries),
         *_market_routes(sources),
         *_account_routes(sources),
         *_proof_routes(sources),
@@ -183,12 +185,24 @@ def _chain_routes(sources: Sources) -> list[ApiRoute]:
             units=10,
             in_thread=PAGES_MAX,
         ),
+    ]
+
+
+def _stake_routes(queries: Queries) -> list[ApiRoute]:
+    return [
         ApiRoute(
             path="/v1/validators",
             summary="Every validator with its stake and standing, and the sets of this epoch and the next",
             answers={200: ValidatorsAnswer},
             handle=lambda _: queries.validators(),
             units=2,
+        ),
+        ApiRoute(
+            path="/v1/policy",
+            summary="Every number that validators can change by vote, with its bounds; ballots and decided changes",
+            answers={200: PolicyAnswer},
+            handle=lambda _: queries.policy(),
+            units=5,
         ),
     ]
 

@@ -10,6 +10,7 @@ import pytest
 import structlog
 import trio
 
+from node.client import policy_commands
 from node.client import validator_commands as commands
 from node.client.terminal import Gateway, Signing
 from node.keystore import save_keystore, save_seeds
@@ -85,6 +86,49 @@ async def test_the_operator_of_a_genesis_validator_signs_with_its_keystore(
 
     async with a_gateway(tmp_path / "node", monkeypatch) as url:
         await trio.to_thread.run_sync(work)
+
+
+async def test_an_operator_sees_every_number_of_policy_and_votes_for_several_at_once(
+    tmp_path: Path, desk: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    save_keystore(keys_of(0), desk / "node0.json", None)
+
+    def work() -> None:
+        oracle, gateway = Signing(key=desk / "node0.json"), Gateway(node=url)
+
+        def vote(*wanted: str) -> str:
+            commands.vote(*wanted, signing=oracle, gateway=gateway)
+            return str(capsys.readouterr().out)
+
+        policy_commands.numbers("margin.btc.scenarios.0.", gateway=gateway)
+        [_, move, weight] = capsys.readouterr().out.splitlines()
+        assert move.split() == ["margin.btc.scenarios.0.move_ppm", "-160000", "-900000", "5000000", "ppm"]
+        assert weight.split() == ["margin.btc.scenarios.0.weight_ppm", "1000000", "1000", "10000000", "ppm"]
+        said = vote("margin.btc.scenarios.0.move_ppm=-200000", "auction.fee_ppm=80000")
+        assert "margin.btc.scenarios.0.move_ppm = -200000: decided, holds from 20" in said
+        assert "auction.fee_ppm = 80000: decided, holds from 20" in said
+        for wanted, why in (
+            ("auction.fee=1", "no number is called 'auction.fee'"),
+            ("auction.fee_ppm=a lot", "is not NAME=VALUE"),
+            ("auction.fee_ppm=300001", "auction.fee_ppm is 0 to 300000 ppm"),
+            ("auction.patience_ns=1000000000", "an empty book makes an auction begin earlier"),
+        ):
+            with pytest.raises(OperatorError, match=why):
+                vote(wanted)
+
+    async with a_gateway(tmp_path / "node", monkeypatch) as url:
+        await trio.to_thread.run_sync(work)
+
+
+def test_help_names_every_number_with_its_bounds() -> None:
+    help_text = policy_commands.describe_numbers()
+    for line in (
+        "  margin.UNDERLYING.scenarios.N.move_ppm: -900000 to 5000000",
+        "  monitors.UNDERLYING.N.move_ppm: 1000 to 1000000",
+        "  fees.UNDERLYING.taker_ppm: 0 to 10000",
+        "  gaps.N.gap_ns: 1000000000 to 86400000000000",
+    ):
+        assert line in help_text.splitlines()
 
 
 def test_a_home_without_the_keys_is_one_sentence(desk: Path) -> None:
