@@ -1,7 +1,8 @@
 """Drives the consensus core: messages, timers and answers in; effects performed in order. One task owns the core.
 
-Order of effects: whatever one turn of the loop wants to persist is appended and fsynced once, before anything of that
-turn is sent (consensus.md section 14). A journal error stops the process.
+One task steps the core, a second performs what it asks for. So votes are counted while the disk is busy, and what was
+asked for meanwhile is written together: appended and fsynced once, before anything of it is sent (consensus.md section
+14). A crash in between loses steps of which nobody has heard. A journal error stops the process.
 """
 
 from __future__ import annotations
@@ -86,6 +87,8 @@ INBOX_MAX = 8_192
 """Inputs waiting for the core; producers wait when it is full, and the network's bounded inboxes fill behind them."""
 SERVE_BYTES_MAX = 2 * 1024 * 1024
 """Bytes of blocks in one answer to a peer that catches up."""
+TURNS_MAX = 256
+"""Turns of the core that wait for the disk; when it is full the core stands still, and its inbox fills."""
 PROPOSAL_TIMES_MAX = 256
 """Blocks whose time of arrival is remembered, for pacing and for the finality measure."""
 
@@ -137,6 +140,7 @@ class ConsensusService:
         self._on_notarized = on_notarized
         self._on_watch_ended = on_watch_ended
         self._send, self._inbox = trio.open_memory_channel[Input](INBOX_MAX)
+        self._turns_send, self._turns = trio.open_memory_channel[list[Effect]](TURNS_MAX)
         self._final_send, self.final_blocks = trio.open_memory_channel[FinalDelivery](math.inf)
         self._deadlines: dict[TimerKind, tuple[float, int]] = {}
         self.seen_ns: dict[BlockHash, int] = {}
@@ -153,6 +157,7 @@ class ConsensusService:
         """Serve until cancelled. Nothing promised is lost by cancellation: Persist precedes Send."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(self._perform_turns)
             await self._take([Started()])
             while True:
                 inputs = await self._next_inputs()
@@ -253,23 +258,55 @@ class ConsensusService:
         return inputs
 
     async def _take(self, inputs: Sequence[Input]) -> None:
-        effects: list[Effect] = []
+        turn: list[Effect] = []
         for item in inputs:
-            effects.extend(self._core.step(item))
-        for effect in effects:
-            if isinstance(effect, DeliverFinal):
-                # Before the journal is waited for: the core has forgotten these blocks already.
-                self._ledger.announce_final(effect.blocks[-1].header.height)
-        records = [record for effect in effects if isinstance(effect, Persist) for record in effect.records]
-        if records:
-            with self._metrics.time_journal():
-                await trio.to_thread.run_sync(self._journal.append, records)
-        for effect in effects:
-            self._perform(effect)
-        if records:
-            await trio.to_thread.run_sync(self._journal.compact_if_grown)
+            for effect in self._core.step(item):
+                if isinstance(effect, DeliverFinal):
+                    # At once: the core has forgotten these blocks already.
+                    self._ledger.announce_final(effect.blocks[-1].header.height)
+                if not self._starts(effect):
+                    turn.append(effect)
+        if turn:
+            await self._turns_send.send(turn)
 
     # --- effects ---
+
+    def _starts(self, effect: Effect) -> bool:
+        """Perform an effect that tells nobody anything, and so need not wait for the disk; whether it was one."""
+        match effect:
+            case SetTimer(kind, view, delay_ms):
+                if kind is TimerKind.PROPOSAL:
+                    self.delays.on_allowed(delay_ms)
+                self._deadlines[kind] = (trio.current_time() + delay_ms / 1000, view)
+            case CancelTimer(kind):
+                self._deadlines.pop(kind, None)
+            case BuildPayload():
+                self._nursery.start_soon(self._build, effect)
+            case ValidatePayload():
+                self._nursery.start_soon(self._validate, effect)
+            case WatchEnded(epoch):
+                log.warning("watch_ended", epoch=epoch)
+                self._on_watch_ended()  # Before the first vote is written: it opens the watermark.
+            case _:
+                return False
+        return True
+
+    async def _perform_turns(self) -> None:
+        """Write, then perform, in the order of the core; all turns that wait are one."""
+        async for effects in self._turns:
+            while self._turns.statistics().current_buffer_used:
+                effects.extend(self._turns.receive_nowait())
+            records = [
+                record for effect in effects if isinstance(effect, Persist) for record in effect.records
+            ]
+            if records:
+                with self._metrics.time_journal():
+                    await trio.to_thread.run_sync(self._journal.append, records)
+            for effect in effects:
+                self._perform(effect)
+            if self._journal.has_grown and not self._turns.statistics().current_buffer_used:
+                # Whatever the core remembers now is written: what it asks for meanwhile comes after.
+                await trio.to_thread.run_sync(self._journal.compact, self._journal.live_records())
 
     def _perform(self, effect: Effect) -> None:
         match effect:
@@ -283,16 +320,6 @@ class ConsensusService:
                 self._network.broadcast(lane_of(message), encode(message))
                 if isinstance(message, Proposal):
                     self._on_own_proposal(message.block)
-            case SetTimer(kind, view, delay_ms):
-                if kind is TimerKind.PROPOSAL:
-                    self.delays.on_allowed(delay_ms)
-                self._deadlines[kind] = (trio.current_time() + delay_ms / 1000, view)
-            case CancelTimer(kind):
-                self._deadlines.pop(kind, None)
-            case BuildPayload():
-                self._nursery.start_soon(self._build, effect)
-            case ValidatePayload():
-                self._nursery.start_soon(self._validate, effect)
             case ServeBlocks():
                 self._nursery.start_soon(self._serve, effect)
             case DeliverFinal(blocks, proof):
@@ -300,21 +327,13 @@ class ConsensusService:
                 self.view = max(self._core.view, blocks[-1].header.view)
                 delivery = FinalDelivery(blocks, proof, effect.is_fast, time.monotonic_ns())
                 self._final_send.send_nowait(delivery)
-            case (
-                EpochClosed()
-                | EpochOpened()
-                | UpgradeRequired()
-                | ServeEpochProof()
-                | WatchEnded()
-                | Readmit()
-            ):
+            case EpochClosed() | EpochOpened() | UpgradeRequired() | ServeEpochProof() | Readmit():
                 self._change_epoch(effect)
             case ReportNotarized() | EnteredView() | ReportEvidence() | Halt():
                 self._report(effect)
 
     def _change_epoch(
-        self,
-        effect: EpochClosed | EpochOpened | UpgradeRequired | ServeEpochProof | WatchEnded | Readmit,
+        self, effect: EpochClosed | EpochOpened | UpgradeRequired | ServeEpochProof | Readmit
     ) -> None:
         match effect:
             case EpochClosed():
@@ -325,9 +344,6 @@ class ConsensusService:
                 raise OperatorError(upgrade_sentence(version, height, VERSION_MAX))
             case ServeEpochProof():
                 self._epochs.serve(effect)
-            case WatchEnded(epoch):
-                log.warning("watch_ended", epoch=epoch)
-                self._on_watch_ended()
             case Readmit():
                 self._nursery.start_soon(self._readmit, effect)
 

@@ -116,7 +116,7 @@ class SafetyJournal:
     ) -> None:
         self._journal = journal
         self._watermark = watermark
-        self._live_records = live_records
+        self.live_records = live_records
         self._compact_bytes = compact_bytes
         self._compact_at = journal.size_bytes + compact_bytes
 
@@ -133,10 +133,19 @@ class SafetyJournal:
         """Begin to note positions in a new watermark. Only between two appends."""
         self._watermark = watermark
 
-    def compact_if_grown(self) -> bool:
-        """Rewrite with what a restart needs, if need be; whether it was. Only between steps of the core."""
-        if self._journal.size_bytes < self._compact_at:
-            return False
-        self._journal.compact([encode(record) for record in self._live_records()])
+    @property
+    def has_grown(self) -> bool:
+        """Whether it is time to compact."""
+        return self._journal.size_bytes >= self._compact_at
+
+    def compact(self, live: Sequence[JournalRecord]) -> None:
+        """Rewrite with what a restart needs: all of `live`, of which nothing waits to be appended."""
+        self._journal.compact([encode(record) for record in live])
         self._compact_at = self._journal.size_bytes + self._compact_bytes
+
+    def compact_if_grown(self) -> bool:
+        """Compact, if need be, with what is live now; whether it was. Only between steps of the core."""
+        if not self.has_grown:
+            return False
+        self.compact(self.live_records())
         return True

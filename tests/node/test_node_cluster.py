@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,33 @@ async def test_fast_finality_is_the_rule_among_four_good_nodes(tmp_path: Path, m
         shares = [nodes[index].metrics.fast_share_ppm() for index in range(4)]
         assert min(shares) > 500_000
         assert {nodes[index].consensus.halted for index in range(4)} == {""}
+
+
+async def test_nothing_is_sent_while_the_disk_is_busy_and_the_core_goes_on_counting(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    def sent() -> int:
+        return sum(lane is Lane.VOTE for lane, _ in nodes.network(0).sent)
+
+    def slow_append(records: Any) -> None:
+        sent_before.append(sent())
+        assert disk_is_back.wait(10)
+        append(records)
+
+    sent_before: list[int] = []
+    disk_is_back = threading.Event()
+    async with running_nodes(tmp_path, monkeypatch) as (nodes, _):
+        await nodes.wait_height(3)
+        append = nodes[0].safety.append
+        monkeypatch.setattr(nodes[0].safety, "append", slow_append)
+        await eventually(lambda: len(sent_before) == 1)
+        views, height = nodes[0].consensus._core.view + 3, nodes[0].ledger.final_height
+        await nodes.wait_height(height + 4, who=(1, 2, 3))
+        await eventually(lambda: nodes[0].consensus._core.view >= views)
+        assert (sent(), nodes[0].ledger.final_height) == (sent_before[0], height)
+        disk_is_back.set()
+        await nodes.wait_height(height + 6)
+        assert sent() > sent_before[0]
 
 
 async def test_a_single_validator_is_a_chain_of_its_own(tmp_path: Path, monkeypatch: Any) -> None:
