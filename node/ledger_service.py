@@ -44,8 +44,8 @@ PAYLOAD_TRANSACTIONS_MAX = 2_000
 """Client transactions that our own blocks carry."""
 
 EXECUTION_GRACE_SECONDS = 0.03
-"""How long execution ahead of finality waits for the votes: on a fast network the block is final before, and its votes had the
-cores and the interpreter for themselves; on a slow one the block executes while its votes travel."""
+"""How long execution ahead of finality waits for the votes: on a fast network the block is final before, and its votes
+had the cores and the interpreter for themselves; on a slow one the block executes while its votes travel."""
 
 log = structlog.get_logger()
 
