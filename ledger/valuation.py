@@ -7,6 +7,7 @@ leaves.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
     from ledger.workspace import OpenAccount, Workspace
 
 
+FEW_ACCOUNTS = 64
+"""Up to so many accounts, opened or undone in a block, are put in their places one by one."""
+
+
 class AccountRows(NamedTuple):
     """The accounts of one block, by key, beside arrays of the same length; never changed afterwards."""
 
@@ -53,38 +58,65 @@ class AccountTable:
 
     def __init__(self) -> None:
         self.portfolios: PortfolioTable[AccountKey] = PortfolioTable()
-        self._health: dict[AccountKey, int] = {}
         self._positions: dict[AccountKey, tuple[StoredPosition, ...]] = {}
+        """Of every account that there is; the portfolio table keeps the places of those that were undone."""
         no_ints: Ints = np.zeros(0, dtype=np.int64)
+        self._health = no_ints
+        """By place."""
         self._rows = AccountRows([], no_ints, no_ints)
 
     def follow(self, state: State) -> AccountRows:
         """Take over every account written or undone since the last call; the rows as of now."""
         if not state.dirty_accounts:
             return self._rows
-        is_known = True
+        unlisted: list[AccountKey] = []
+        codes: list[tuple[int, int]] = []
         for key in sorted(state.dirty_accounts):
             account = state.account(key)
-            is_known &= (account is not None) == (key in self._health)
+            if (account is not None) != (key in self._positions):
+                unlisted.append(key)
             if account is None:
-                self._health.pop(key, None)
                 self._positions.pop(key, None)
                 self.portfolios.replace(key, 0, ())
                 continue
-            self._health[key] = account.health
             if self._positions.get(key) == account.positions:
                 self.portfolios.set_cash(key, account.cash_uusd)
-                continue
-            self._positions[key] = account.positions
-            self.portfolios.replace(key, account.cash_uusd, positions_of(account))
+            else:
+                self._positions[key] = account.positions
+                self.portfolios.replace(key, account.cash_uusd, positions_of(account))
+            codes.append((self.portfolios.place_of(key), account.health))
         state.dirty_accounts.clear()
-        keys, order = self._rows.keys, self._rows.order
-        if not is_known:
-            keys = sorted(self._health)
-            order = np.array([self.portfolios.place_of(key) for key in keys], dtype=np.int64)
-        health = np.array([self._health[key] for key in keys], dtype=np.int64)
-        self._rows = AccountRows(keys, order, health)
+        self._write_health(codes)
+        keys, order = self._listed(unlisted)
+        self._rows = AccountRows(keys, order, self._health[order])
         return self._rows
+
+    def _write_health(self, codes: list[tuple[int, int]]) -> None:
+        more = len(self.portfolios.accounts) - len(self._health)
+        if more:
+            self._health = np.concatenate((self._health, np.zeros(more, dtype=np.int64)))
+        if codes:
+            places, values = np.array(codes, dtype=np.int64).T
+            self._health[places] = values
+
+    def _listed(self, changed: list[AccountKey]) -> tuple[list[AccountKey], Ints]:
+        """Keys, ascending, and their places, after these accounts were opened or undone."""
+        keys, order = self._rows.keys, self._rows.order
+        if not changed:
+            return keys, order
+        if len(changed) > FEW_ACCOUNTS:
+            keys = sorted(self._positions)
+            return keys, np.array([self.portfolios.place_of(key) for key in keys], dtype=np.int64)
+        keys = keys.copy()
+        for key in changed:
+            at = bisect_left(keys, key)
+            if key in self._positions:
+                keys.insert(at, key)
+                order = np.insert(order, at, self.portfolios.place_of(key))
+            else:
+                del keys[at]
+                order = np.delete(order, at)
+        return keys, order
 
 
 def positions_of(account: Account) -> list[Position]:
@@ -116,6 +148,20 @@ class Valuation(Prices):
     def account_count(self) -> int:
         """Accounts margined in this block."""
         return len(self.table.keys)
+
+    def cash_and_health(self) -> tuple[Ints, Ints]:
+        """Each account's cash and health as the state has them by now, in the order of `table`.
+
+        Ask before another block is valued: what was written since the block began is known until then.
+        """
+        keys, order, health = self.table
+        cash, health = self.portfolios.cash_uusd[order], health.copy()
+        for key in self.state.dirty_accounts:
+            at = bisect_left(keys, key)
+            account = self.state.account(key)
+            if account is not None and at < len(keys) and keys[at] == key:
+                cash[at], health[at] = account.cash_uusd, account.health
+        return cash, health
 
     def margins_digest(self) -> bytes:
         """Digest of every account's IM and MM excess, by account key: validators compare all of them."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from math import isqrt
 
+import numpy as np
+
 from ledger.apply import BlockResult
 from ledger.instruments import Kind
-from ledger.margin.health import Health
+from ledger.matching.orders import AccountKey
 from ledger.state import State
 from ledger.valuation import Valuation
 from node.rpc.views import (
     GreeksRow,
     GreeksView,
-    MarginRow,
     MarginsView,
     MarkRow,
     MarksView,
@@ -71,19 +72,22 @@ def _vol_e6(variance_e15: int, remaining_ns: int) -> int:
 
 
 def _margins(state: State, valuation: Valuation, result: BlockResult) -> MarginsView:
-    margins, table = valuation.margins, valuation.table
-    rows: list[MarginRow] = []
-    for place, key in zip(table.order.tolist(), table.keys, strict=True):
-        account = state.account(key)
-        if account is None:
-            continue
-        rows.append(
-            MarginRow(
-                *key,
-                int(margins.mtm_uusd[place]) + account.cash_uusd,
-                int(margins.im_excess_uusd[place]),
-                int(margins.mm_excess_uusd[place]),
-                Health(account.health).name.lower(),
-            )
-        )
-    return MarginsView(result.height, tuple(rows))
+    margins, order = valuation.margins, valuation.table.order
+    cash_uusd, health = valuation.cash_and_health()
+    columns = (
+        margins.mtm_uusd[order] + cash_uusd,
+        margins.im_excess_uusd[order],
+        margins.mm_excess_uusd[order],
+    )
+    numbers = np.stack(columns, axis=1).astype("<i8")
+    keys = _packed_keys(state, valuation.table.keys)
+    return MarginsView(result.height, keys, health.astype(np.uint8).tobytes(), numbers.tobytes())
+
+
+def _packed_keys(state: State, keys: list[AccountKey]) -> bytes:
+    """All accounts' keys as bytes; made again when an account was opened."""
+    known: tuple[list[AccountKey], bytes] | None = state.caches.get("packed_keys")
+    if known is None or known[0] is not keys:
+        known = keys, b"".join([owner + bytes((subaccount,)) for owner, subaccount in keys])
+        state.caches["packed_keys"] = known
+    return known[1]

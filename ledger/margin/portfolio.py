@@ -147,7 +147,8 @@ class PortfolioTable(Generic[Key]):
         self.accounts: list[Key] = []
         """Place -> account, the order of every array that the margin functions return."""
         self._place: dict[Key, int] = {}
-        self._cash: list[int] = []
+        self._cash = np.zeros(16, dtype=np.int64)
+        """With room for more accounts behind."""
         self._pending: dict[int, tuple[Position, ...]] = {}
         self._offsets = np.zeros(1, dtype=np.int64)
         self._columns = np.zeros((3, 0), dtype=np.int64)
@@ -173,7 +174,8 @@ class PortfolioTable(Generic[Key]):
         place = self._place.setdefault(account, len(self.accounts))
         if place == len(self.accounts):
             self.accounts.append(account)
-            self._cash.append(cash_uusd)
+            if place == len(self._cash):
+                self._cash = np.concatenate((self._cash, np.zeros_like(self._cash)))
         self._cash[place] = cash_uusd
         self._pending[place] = tuple(positions)
 
@@ -181,7 +183,7 @@ class PortfolioTable(Generic[Key]):
         """Columns of all accounts and their runs under `risk`; the runs are kept until something changes."""
         if self._pending:
             self._splice(risk)
-        cash = np.array(self._cash, dtype=np.int64)
+        cash = self._cash[: len(self.accounts)].copy()
         portfolios = Portfolios(self._offsets, self._columns[0], self._columns[1], self._columns[2], cash)
         if self._layout is None or not np.array_equal(self._layout_ids, risk.instrument_ids):
             self._layout = compute_layout(risk, portfolios)

@@ -49,7 +49,16 @@ from node.rpc.parameters import read_number
 from node.rpc.policy_queries import PolicyQueries
 from node.rpc.reasons import GatewayReason
 from node.rpc.stake_queries import StakeQueries
-from node.rpc.views import GreeksView, MarginRow, MarginsView, MarkRow, MarksView, StatusView, ViewName
+from node.rpc.views import (
+    HEALTH_NAMES,
+    GreeksView,
+    MarginRow,
+    MarginsView,
+    MarkRow,
+    MarksView,
+    StatusView,
+    ViewName,
+)
 from node.storage.block_store import BlockStore
 from primitives.codec import U8, U63, Wire, decode_own
 from primitives.errors import ProtocolViolation
@@ -59,8 +68,6 @@ BOOK_LEVELS_MAX = 50
 LISTING_PREFIX = b"i"
 
 V = TypeVar("V", bound=Wire)
-
-_HEALTH = ("healthy", "reduce_only", "liquidation")
 
 
 class _OracleLeaf(Wire):
@@ -86,7 +93,6 @@ class Queries:
         self._decoded: dict[str, tuple[int, Wire]] = {}
         """Views by name, with the tip's height before they were read."""
         self._greeks: tuple[MarksView | None, dict[int, GreeksForm]] = (None, {})
-        self._margin_rows: tuple[MarginsView | None, dict[tuple[bytes, int], MarginRow]] = (None, {})
 
     # --- the chain ---
 
@@ -154,7 +160,7 @@ class Queries:
             address=account.owner,
             subaccount=account.subaccount,
             cash_uusd=account.cash_uusd,
-            health=_HEALTH[account.health],  # type: ignore[arg-type]
+            health=HEALTH_NAMES[account.health],  # type: ignore[arg-type]
             nonce_floor=account.nonce_floor,
             next_nonce=account.next_nonce,
             nonce_max=account.nonce_floor + 2 * self.nonce_window - 1,
@@ -166,9 +172,7 @@ class Queries:
     def margin(self, key: AccountKey) -> MarginRow | None:
         """An account's row of the newest margins, None when it has none."""
         view = self._view(ViewName.MARGINS, MarginsView)
-        if view is not None and view is not self._margin_rows[0]:
-            self._margin_rows = view, {(row.owner, row.subaccount): row for row in view.rows}
-        return self._margin_rows[1].get(key)
+        return None if view is None else view.find(*key)
 
     def _open_order(self, order_id: int, instrument: int) -> OrderForm | None:
         """None for an order that has gone since the account was read."""

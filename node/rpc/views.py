@@ -6,9 +6,18 @@ and leaves that one read transaction sees are of one height.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from enum import StrEnum
+from struct import Struct
 
 from primitives.codec import I64, U8, U32, U63, Bytes20, Bytes32, Wire
+
+ACCOUNT_BYTES = 21
+"""Owner and sub-account."""
+HEALTH_NAMES = ("healthy", "reduce_only", "liquidation")
+"""By code."""
+_NUMBERS = Struct("<3q")
 
 
 class ViewName(StrEnum):
@@ -74,7 +83,34 @@ class MarginRow(Wire):
 
 
 class MarginsView(Wire):
-    """All accounts, ascending by (owner, sub-account)."""
+    """All accounts, ascending by (owner, sub-account), packed: they are many, and all change with every block."""
 
     height: U63
-    rows: tuple[MarginRow, ...]
+    keys: bytes
+    """Owner and sub-account of each."""
+    health: bytes
+    """A ledger.margin.health.Health each."""
+    numbers: bytes
+    """Equity, initial and maintenance excess of each: little-endian 64-bit integers."""
+
+    def find(self, owner: bytes, subaccount: int) -> MarginRow | None:
+        """One account's row, None when it has none."""
+        wanted = owner + bytes((subaccount,))
+        at = bisect_left(range(len(self.health)), wanted, key=self._key)
+        if at == len(self.health) or self._key(at) != wanted:
+            return None
+        numbers = _NUMBERS.unpack_from(self.numbers, at * _NUMBERS.size)
+        return MarginRow(owner, subaccount, *numbers, HEALTH_NAMES[self.health[at]])
+
+    def _key(self, at: int) -> bytes:
+        return self.keys[ACCOUNT_BYTES * at : ACCOUNT_BYTES * (at + 1)]
+
+
+def packed_margins(height: int, rows: Sequence[MarginRow]) -> MarginsView:
+    """The view of these rows, which are ascending."""
+    return MarginsView(
+        height,
+        b"".join(row.owner + bytes((row.subaccount,)) for row in rows),
+        bytes(HEALTH_NAMES.index(row.health) for row in rows),
+        b"".join(_NUMBERS.pack(row.equity_uusd, row.im_excess_uusd, row.mm_excess_uusd) for row in rows),
+    )

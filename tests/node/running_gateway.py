@@ -38,7 +38,7 @@ from node.keystore import ValidatorKeys
 from node.rpc.node_socket import NodeSocket
 from node.rpc.protocol import FinalBlockNotice, StatusReply, SubmitReply
 from node.rpc.supervisor import GatewayProcess
-from node.rpc.views import GreeksRow, GreeksView, MarginRow, MarginsView, MarkRow, MarksView
+from node.rpc.views import GreeksRow, GreeksView, MarginRow, MarkRow, MarksView, packed_margins
 from node.storage.block_store import BlockStore, FinalBlock
 from primitives.amounts import USD
 from primitives.codec import encode
@@ -181,7 +181,7 @@ def commit_first_block(store: BlockStore, config: NodeConfig) -> None:
     views = {
         "greeks": encode(GreeksView(1, (GreeksRow(0, 0, 0, 0),))),
         "marks": encode(MarksView(1, TIME_NS, (MarkRow(0, 100_000 * USD, 0, 1_000_000),))),
-        "margins": encode(MarginsView(1, (MarginRow(OWNER, 0, 2**60, 5, 6, "healthy"),))),
+        "margins": encode(packed_margins(1, [MarginRow(OWNER, 0, 2**60, 5, 6, "healthy")])),
     }
     commit_block(store, 1, EVENTS, leaves, views)
 

@@ -17,7 +17,7 @@ from ledger.matching.book import Book
 from ledger.state_keys import book_key
 from node.rpc.channels import LOG_BYTES_MAX, LOG_MESSAGES_MAX, LOGS_BYTES_MAX, Channel, Source
 from node.rpc.protocol import BlockTiming, TransactionStatus
-from node.rpc.views import GreeksRow, GreeksView, MarginRow, MarginsView, MarkRow, MarksView
+from node.rpc.views import GreeksRow, GreeksView, MarginRow, MarkRow, MarksView, packed_margins
 from primitives.amounts import USD
 from primitives.codec import encode
 from tests.node.running_gateway import OWNER, PERPETUAL, TIME_NS, Running, an_order, running
@@ -151,7 +151,7 @@ async def test_marks_greeks_margins_and_finality_are_told_as_they_change(tmp_pat
                 MarksView(2, TIME_NS, (MarkRow(0, mark * USD, 0, 1), MarkRow(1, USD, 500_000, 2)))
             ),
             "greeks": encode(GreeksView(2, (GreeksRow(0, 0, 0, 0), GreeksRow(1, 7, vega, -3)))),
-            "margins": encode(MarginsView(2, (MarginRow(OWNER, 0, 9, excess, 8, "healthy"),))),
+            "margins": encode(packed_margins(2, [MarginRow(OWNER, 0, 9, excess, 8, "healthy")])),
         }
 
     async with running(tmp_path / "h") as it:
