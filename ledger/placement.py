@@ -72,6 +72,8 @@ class _Open:
         self.resting: dict[int, tuple[int, RestingOrder]] = {}
         """Instrument and order by id, of all that margin must cover: not those that only reduce."""
         self.replaced: set[int] = set()
+        self.room_uusd: int | None = None
+        """What a session key may still build; None: the owner acts."""
         for order_id, instrument in account.orders.items():
             order = workspace.order(order_id)
             self.lots += order.left_lots
@@ -165,12 +167,11 @@ class OrderDesk:
         """Enter limit orders of one account; refusals become events."""
         opened = _Open(self._workspace, account)
         candidates: list[Wanted] = []
-        room_uusd = None if notional_uusd_max is None else notional_uusd_max - self._notional(account)
+        if notional_uusd_max is not None:
+            opened.room_uusd = notional_uusd_max - self._notional(account)
         for item in wanted:
             try:
                 self._check_exchange(account, opened, item)
-                if room_uusd is not None and not item.action.reduce_only:
-                    room_uusd = self._use_notional(room_uusd, item.action.instrument, item.action.size_lots)
             except ProtocolViolation as violation:
                 self._refuse(transaction_id, item.place, violation)
                 continue
@@ -256,12 +257,17 @@ class OrderDesk:
         if item.replaces in opened.replaced:
             raise unknown_order()
         old = self._workspace.order(item.replaces)
-        opened.exchange(old, item.action.instrument, -1)
+        self._exchange(opened, old, item.action.instrument, -1)
         try:
             self._check(account, opened, item.action)
         except ProtocolViolation:
-            opened.exchange(old, item.action.instrument, 1)
+            self._exchange(opened, old, item.action.instrument, 1)
             raise
+
+    def _exchange(self, opened: _Open, old: RestingOrder, instrument: int, sign: int) -> None:
+        opened.exchange(old, instrument, sign)
+        if opened.room_uusd is not None:
+            opened.room_uusd -= sign * self._notional_of(instrument, old.left_lots)
 
     def _check(self, account: OpenAccount, opened: _Open, action: PlaceOrder) -> None:
         """Everything but margin. Raises ProtocolViolation with the reason."""
@@ -277,6 +283,14 @@ class OrderDesk:
                     LedgerReason.REDUCE_ONLY_WOULD_INCREASE,
                     "larger than what there is to reduce on this side",
                 )
+        if opened.room_uusd is not None:
+            opened.room_uusd = self._left_room(opened.room_uusd, action)
+
+    def _left_room(self, room_uusd: int, action: PlaceOrder) -> int:
+        """What a session key may build beyond an order; one that only reduces is never too much."""
+        if action.reduce_only:
+            return room_uusd - self._notional_of(action.instrument, action.size_lots)
+        return self._use_notional(room_uusd, action.instrument, action.size_lots)
 
     def _find_terms(self, instrument_id: int) -> _Terms:
         workspace, valuation = self._workspace, self._valuation

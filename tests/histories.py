@@ -26,43 +26,45 @@ from ledger.breakers.parameters import (
 )
 from ledger.breakers.state import get_restart
 from ledger.instruments import Instrument, Kind, Underlying
-from ledger.matching.orders import floor_to_tick
-from ledger.oracle import build_oracle_update, compute_block_time, decode_update
+from ledger.oracle import build_oracle_update, compute_block_time, decode_update, reporters_of
+from ledger.staking.parameters import GenesisStake, StakingParameters
+from ledger.staking.penalties import parent_set
+from ledger.staking.state import EpochSet, get_epoch_set, is_staking, scan
+from ledger.trading.parameters import TradingParameters, UnderlyingFees
 from ledger.transactions import (
     UUSD_PER_CENT,
     Action,
     CancelAll,
-    CancelLabel,
-    CancelOrder,
     Deposit,
-    PlaceOrder,
     QuotesReport,
+    SeenDelay,
     SignedReport,
-    TimeInForce,
     Transaction,
     TransferCash,
-    Withdraw,
 )
-from node.genesis_defaults import default_breakers
+from node.genesis_defaults import default_breakers, default_staking, default_trading
 from primitives.amounts import NS, USD
 from primitives.codec import encode
+from tests.history_actions import PERPETUALS, SESSION_KEYS, Wishes, session_name
 from tests.ledger.exchange import (
-    BTC_TICKS,
     CHAIN,
     DAY_NS,
     REPORTERS,
     START_NS,
-    Exchange,
     a_genesis,
+    a_key,
     a_report,
     a_wallet,
+    address_of_person,
     sign_in_wallet,
 )
+from tests.ledger.staking_builders import StakedExchange
 
 HOUR_NS = 3_600 * NS
 NAMES = ("alice", "bob", "carol", "dave", "wanda", "maker")
 """Wanda signs in a wallet."""
-PERPETUALS = (0, 1)
+OPERATORS = ("alice", "bob", "carol", "maker")
+"""Of the genesis validators, in order."""
 TERMS_NS = (HOUR_NS, 3 * HOUR_NS, 8 * HOUR_NS, 20 * HOUR_NS, 30 * DAY_NS)
 """Expiries, so that a long history passes several and always has one ahead."""
 
@@ -99,6 +101,58 @@ def nervous_breakers() -> BreakerParameters:
     )
 
 
+def short_staking() -> StakingParameters:
+    """Epochs of a few blocks, and penalties soon."""
+    stakes_usd = (30_000, 30_000, 25_000, 20_000)
+    validators = tuple(
+        GenesisStake(
+            address_of_person(operator),
+            a_key(f"consensus {number}").public_key,
+            REPORTERS[number].public_key,
+            f"peer {number}",
+            stake_usd * USD,
+            50_000,
+        )
+        for number, (operator, stake_usd) in enumerate(zip(OPERATORS, stakes_usd, strict=True))
+    )
+    return replace(
+        default_staking(()),
+        epoch_blocks=8,
+        validators_min=3,
+        validators_max=6,
+        min_stake_uusd=5_000 * USD,
+        min_delegation_uusd=50 * USD,
+        weight_unit_uusd=100 * USD,
+        commission_rise_ppm_max=50_000,
+        unbonding_epochs=5,
+        unbonding_ns=60 * NS,
+        evidence_epochs_max=3,
+        evidence_ns_max=50 * NS,
+        window_blocks=64,
+        missed_blocks_max=12,
+        jail_ns=40 * NS,
+        late_led_min=4,
+        outside_reports_max=3,
+        validators=validators,
+    )
+
+
+def tight_trading() -> TradingParameters:
+    """Limits that are reached, and an underlying with fees of its own."""
+    return replace(
+        default_trading(),
+        triggers_max=3,
+        session_keys_max=2,
+        requests_max=2,
+        requests_total_max=5,
+        request_quotes_max=2,
+        request_legs_max=3,
+        request_lots_max=500,
+        request_lifetime_ns_max=60 * NS,
+        fees=(UnderlyingFees(Underlying.ETH, 50, 400, USD // 2),),
+    )
+
+
 class Block(NamedTuple):
     """One block of a history: its input and what the ledger made of it."""
 
@@ -121,8 +175,16 @@ class History:
             vault_usd=vault_usd,
             breakers=nervous_breakers(),
             insurance_fund_uusd=3_000 * USD,
+            open_orders_max=20,
+            orders_per_book_max=30,
+            positions_max=9,
         )
-        self.exchange = Exchange().start(genesis)
+        genesis = replace(genesis, trading=tight_trading())
+        if self.random.random() < 0.85:
+            genesis = replace(genesis, staking=short_staking())
+        self.exchange = StakedExchange()
+        self.exchange.start(genesis)
+        self.wishes = Wishes(self.random, self.exchange, NAMES)
         self.btc_usd = 100_000.0
 
     def blocks(self, count: int) -> Iterator[Block]:
@@ -146,70 +208,53 @@ class History:
     def _misname(self) -> None:
         """A wallet is shown another instrument than the one that would be traded."""
         nonce = self.random.randrange(500)
-        order = self._order(0, 0, 0, "now")
+        order = self.wishes.order(0, 0, 0, "now")
         shown = Instrument(0, Underlying.ETH, Kind.PERPETUAL, 0, 0, self.random.choice((10, 100)))
         sent = Transaction(CHAIN, 0, nonce, (order, TransferCash(1, USD)))
         self.exchange.waiting.append(sign_in_wallet(a_wallet("wanda"), sent, [shown]))
 
     def _act(self, name: str) -> None:
-        if name == "maker":
-            quotes: list[Action] = [CancelAll(None)] if self.random.random() < 0.8 else []
-            for instrument in (*PERPETUALS, *self.random.sample(self._options(), 4)):
-                quotes += [self._order(instrument, side, self._beside(side), "quote") for side in (0, 1)]
-            self.exchange.does(name, *quotes)
+        subaccount = 0 if self.random.random() < 0.85 else self.random.randrange(1, 3)
+        if name == "maker" and self.random.random() < 0.85:
+            self._send(name, 0, *self._market_making())
             return
-        many = 1 + (self.random.random() < 0.3) * self.random.randrange(8)
-        self.exchange.does(name, *(self._action(name) for _ in range(many)))
+        many = 1 + (self.random.random() < 0.3) * self.random.randrange(6)
+        self._send(name, subaccount, *(self.wishes.action(name, subaccount) for _ in range(many)))
+
+    def _market_making(self) -> list[Action]:
+        """Quotes in everything near, as orders or as a mass quote under protection."""
+        wishes = self.wishes
+        instruments = [*PERPETUALS, *self.random.sample(wishes.options(), 4)]
+        actions: list[Action] = [CancelAll(None)] if self.random.random() < 0.8 else []
+        if self.random.random() < 0.5:
+            if self.random.random() < 0.2:
+                actions.append(wishes.protection())
+            return [*actions, wishes.quotes(instruments)]
+        orders = [
+            wishes.order(instrument, side, wishes.beside(side), "quote")
+            for instrument in instruments
+            for side in (0, 1)
+        ]
+        return [*actions, *orders]
+
+    def _send(self, name: str, subaccount: int, *actions: Action) -> None:
+        """Under the owner's key or, now and then, one of his session keys; nonces are the account's."""
+        exchange, signer = self.exchange, name
+        nonce = exchange.nonces.get((name, subaccount), -1) + 1
+        exchange.nonces[name, subaccount] = nonce
+        if self.random.random() < 0.02:
+            nonce = self.random.randrange(500)
+        if self.random.random() < 0.25:
+            signer = session_name(name, self.random.randrange(SESSION_KEYS))
+        exchange.does(signer, *actions, subaccount=subaccount, nonce=nonce)
 
     def _crowd(self) -> None:
         """Many want the same at one price, and a few give it: the lots at the margin must be shared."""
-        instrument, side = self.random.choice((0, *self._options()[:2])), self.random.randrange(2)
+        instrument = self.random.choice((0, *self.wishes.options()[:2]))
+        side = self.random.randrange(2)
         for name in NAMES:
             of_side = side if self.random.random() < 0.7 else 1 - side
-            self.exchange.does(name, self._order(instrument, of_side, 0, "now"))
-
-    def _beside(self, side: int) -> int:
-        offset = self.random.randint(0, 6_000)
-        return offset if side else -offset
-
-    def _options(self) -> list[int]:
-        """The live options of the first expiries: few enough that trade gathers."""
-        return [item for item in self._live() if item not in PERPETUALS][:8]
-
-    def _live(self) -> list[int]:
-        marks = self.exchange.state.marks
-        return (
-            [item for item, _ in marks.marks] if marks else list(range(len(self.exchange.state.instruments)))
-        )
-
-    def _action(self, name: str) -> Action:
-        what = self.random.random()
-        amount = self.random.randint(1, 20_000) * USD
-        if what < 0.75:
-            instrument = self.random.choice(self._options() if self.random.random() < 0.6 else PERPETUALS)
-            how = self.random.choice(["rest", "rest", "now", "now", "kill", "kill", "post", "reduce"])
-            # Few different prices, so that orders of one block meet at the same one.
-            side, offset = self.random.randrange(2), self.random.choice([-5_000, 5_000, 5_000, 40_000])
-            return self._order(instrument, side, -offset if side else offset, how)
-        if what < 0.85:
-            account = self.exchange.state.account(self.exchange.key(name))
-            own = [item.order_id for item in account.orders] if account else []
-            named = self.random.choice(own) if own else self.random.randint(1, 50)
-            cancels: list[Action] = [CancelOrder(named), CancelLabel(self.random.randrange(4)), CancelAll(0)]
-            return self.random.choice([*cancels, CancelAll(None)])
-        return Withdraw(amount) if what < 0.93 else TransferCash(self.random.randrange(3), amount)
-
-    def _order(self, instrument: int, side: int, offset_ppm: int, how: str) -> PlaceOrder:
-        marks = dict(self.exchange.state.marks.marks) if self.exchange.state.marks else {}
-        wanted = max(USD, marks.get(instrument, 100 * USD) * (1_000_000 + offset_ppm) // 1_000_000)
-        price = floor_to_tick(((0, USD // 2),) if instrument in PERPETUALS else BTC_TICKS, wanted)
-        price += self.random.random() < 0.01  # Off the grid.
-        lots = self.random.randint(1, self.random.choice([3, 40, 150]))
-        label = 0 if how == "quote" else self.random.choice([0, 0, 0, 0, 0, 1, 2, 3])
-        in_force = {"now": TimeInForce.IOC, "kill": TimeInForce.FOK}.get(how, TimeInForce.GTC)
-        return PlaceOrder(
-            instrument, side, price, lots, in_force, how in ("post", "quote"), how == "reduce", label
-        )
+            self.exchange.does(name, self.wishes.order(instrument, of_side, 0, "now"))
 
     def _deposit(self) -> None:
         name = self.random.choice(NAMES)
@@ -227,18 +272,58 @@ class History:
         exchange.now_ns += random.choice([1, 1, 2, 4, 4, 4, 5, 16, 30]) * NS
         waiting, exchange.waiting = exchange.waiting, []
         transactions = (encode(build_oracle_update(exchange.state, self._reports())), *waiting)
-        context = BlockContext(
-            exchange.state.clock.height + 1,
-            compute_block_time(exchange.state, decode_update(transactions[0])),
-        )
+        height = exchange.state.clock.height + 1
+        time_ns = compute_block_time(exchange.state, decode_update(transactions[0]))
+        if is_staking(exchange.state):
+            exchange.sees(offences=self._offences(height, time_ns), signers=self._signers(height))
+        context = BlockContext(height, time_ns, **exchange.observed)
         return Block(context, transactions, exchange.apply(transactions))
+
+    def _signers(self, height: int) -> tuple[int, ...]:
+        """Of the parent's certificate; one validator after another sleeps for a while."""
+        places = [item.place for item in parent_set(self.exchange.state, height).members]
+        sleeper = places[height // 40 % len(places)]
+        missing = [0.6 if place == sleeper else 0.03 for place in places]
+        return tuple(
+            place for place, part in zip(places, missing, strict=True) if self.random.random() >= part
+        )
+
+    def _offences(self, height: int, time_ns: int) -> tuple[tuple[int, int, str, int], ...]:
+        """Rarely, evidence that is young enough."""
+        if self.random.random() > 0.015:
+            return ()
+        rules = self.exchange.genesis.staking
+        kept: list[EpochSet] = scan(self.exchange.state, b"ke")
+        now, found = rules.epoch_of(height), []
+        for _ in range(self.random.choice([1, 1, 2])):
+            item = self.random.choice(kept)
+            is_young = item.epoch <= now <= item.epoch + rules.evidence_epochs_max
+            is_young &= not item.closed_ns or time_ns <= item.closed_ns + rules.evidence_ns_max
+            if is_young:
+                kind = self.random.choice(["E1", "E3", "E3", "E6", "FORK"])
+                found.append((self.random.choice(item.members).place, item.epoch, kind, height))
+        return tuple(found)
+
+    def _delays(self) -> list[SeenDelay]:
+        """How late the last proposals were; one place is always slow."""
+        state, height = self.exchange.state, self.exchange.state.clock.height
+        seen = []
+        for one in range(max(1, height - 1), height + 1):
+            members = get_epoch_set(state, self.exchange.genesis.staking.epoch_of(one))
+            if members is not None:
+                place = members.members[one % len(members.members)].place
+                seen.append(
+                    SeenDelay(one, place, self.random.randint(0, 1_500_000 if place == 1 else 700_000))
+                )
+        return seen
 
     def _reports(self) -> list[SignedReport]:
         """Reporters see slightly different prices at slightly different times; some are absent, one may lie."""
         exchange, random = self.exchange, self.random
         if random.random() < 0.03:
             return []
-        present = [number for number in range(len(REPORTERS)) if random.random() < 0.95]
+        present = [number for number in sorted(reporters_of(exchange.state)) if random.random() < 0.95]
+        delays = self._delays() if is_staking(exchange.state) and random.random() < 0.8 else []
         reports: list[SignedReport] = []
         for number in present:
             seen = self.btc_usd * (1 + random.gauss(0, 0.0002))
@@ -250,7 +335,13 @@ class History:
             shown_quotes = self._quotes() if random.random() < 0.9 else None
             reports.append(
                 a_report(
-                    number, time_ns, round(seen, 2), expiries=shown, vol_ppm=vol_ppm, quotes=shown_quotes
+                    number,
+                    time_ns,
+                    round(seen, 2),
+                    expiries=shown,
+                    vol_ppm=vol_ppm,
+                    delays=delays,
+                    quotes=shown_quotes,
                 )
             )
         return reports

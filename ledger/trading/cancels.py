@@ -32,12 +32,17 @@ def cancel_due(workspace: Workspace) -> None:
 
 
 def cancel_silent(workspace: Workspace) -> None:
-    """Cancel everything of accounts whose dead-man switch was not renewed, up to and with this block."""
+    """Cancel what rested of accounts whose dead-man switch was not renewed, up to and with this block.
+
+    What the ledger itself offers in this block, to liquidate an account, stays.
+    """
+    first_new_id = workspace.state.clock.next_order_id
     for key in sorted(workspace.state.watched.values):
         trading = workspace.trading(key)
         if 0 < trading.cancel_at_ns <= workspace.time_ns:
             trading.cancel_at_ns = 0
-            workspace.cancel_open(list(workspace.existing(key).orders), CancelReason.DEAD_MAN_SWITCH)
+            rested = [item for item in workspace.existing(key).orders if item < first_new_id]
+            workspace.cancel_open(rested, CancelReason.DEAD_MAN_SWITCH)
             cancel_triggers(workspace, trading, list(trading.triggers), CancelReason.DEAD_MAN_SWITCH)
 
 

@@ -201,8 +201,9 @@ class PackageDesk:
             raise ProtocolViolation(TradingReason.TIME_PASSED, "the time is over, or too far ahead")
 
     def _check_notional(self, sender: Sender, legs: Sequence[Leg]) -> None:
+        """Raises ProtocolViolation: BAD_LEGS, SESSION_NOTIONAL."""
         if sender.notional_uusd_max is not None:
-            lots = [(leg.instrument, abs(leg.lots)) for leg in legs]
+            lots = [(part.instrument.id, abs(part.lots)) for part in self._parts(legs, 1)]
             self._desk.check_notional(sender.account, lots, sender.notional_uusd_max)
 
     def _parts(self, legs: Sequence[Leg], sign: int) -> list[_Part]:

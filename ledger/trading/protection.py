@@ -75,7 +75,8 @@ def count_fill(
     protection = trading.protections.get(instrument.underlying)
     if protection is None:
         return
-    if workspace.time_ns >= protection.since_ns + protection.interval_ns:
+    is_over = workspace.time_ns >= protection.since_ns + protection.interval_ns
+    if is_over or protection.frozen_until_ns:  # Quotes that were frozen and trade again begin anew.
         protection = cleared(protection, workspace.time_ns)
     per_contract = instrument.lots_per_contract
     trading.protections[instrument.underlying] = replace(

@@ -198,7 +198,8 @@ def a_report(
 def sign_report(report: OracleReport) -> SignedReport:
     """Under the reporter's own key."""
     payload = encode(report)
-    return SignedReport(payload, report.reporter, REPORTERS[report.reporter].sign(report_sign_bytes(payload)))
+    key = a_key(f"reporter {report.reporter}")
+    return SignedReport(payload, report.reporter, key.sign(report_sign_bytes(payload)))
 
 
 def sign(key: SigningKey, transaction: Transaction) -> bytes:

@@ -408,6 +408,19 @@ def test_without_a_renewal_the_dead_man_switch_cancels_orders_and_triggers() -> 
     assert len(resting(exchange, "alice")) == 1
 
 
+def test_a_dead_man_switch_does_not_take_back_what_the_ledger_offers_to_liquidate() -> None:
+    exchange = Exchange(alice=20_000, bob=1_000_000)
+    exchange.block()
+    exchange.does("alice", buy(BTC_PERP, 100_000, 100))
+    exchange.does("bob", sell(BTC_PERP, 100_000, 100), buy(BTC_PERP, 92_000, 20))
+    exchange.block()
+    exchange.does("alice", SetCancelTime(exchange.now_ns + 2 * NS))
+    exchange.block()
+    exchange.btc_usd = 93_000
+    (trade,) = events_of(exchange.block(2), Trade)
+    assert trade.size_lots == 20
+
+
 def test_a_dead_man_switch_set_to_zero_never_acts() -> None:
     exchange = an_exchange()
     exchange.does("alice", SetCancelTime(exchange.now_ns + 2 * NS), buy(BTC_PERP, 99_000, 1))

@@ -20,10 +20,13 @@ from ledger.transactions import (
     BlockTrade,
     Leg,
     QuotePackage,
+    RegisterSessionKey,
     RequestQuotes,
+    SessionScope,
     Side,
     WithdrawRequest,
     block_terms_sign_bytes,
+    session_proof_bytes,
 )
 from primitives.amounts import NS, USD
 from tests.ledger.exchange import (
@@ -289,3 +292,14 @@ def test_a_block_trade_that_is_not_as_signed_is_refused(changes: dict[str, objec
     exchange.does("tom", action)
     assert reasons(exchange.block()) == [reason]
     assert exchange.cash("maria") == 100_000 * USD
+
+
+def test_a_session_key_that_names_unknown_instruments_is_refused_like_anybody() -> None:
+    exchange = a_market()
+    owner = exchange.key("tom")[0]
+    proof = a_key("bot").sign(session_proof_bytes(CHAIN, owner, 0))
+    scope, most_uusd = SessionScope.NEGOTIATE, 10**15
+    exchange.does("tom", RegisterSessionKey(a_key("bot").public_key, scope, SOON_NS, most_uusd, proof))
+    exchange.block()
+    exchange.does("bot", a_block_trade(exchange, legs=(Leg(77, 1),)), nonce=40)
+    assert reasons(exchange.block()) == ["bad_legs"]

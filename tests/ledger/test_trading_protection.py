@@ -104,6 +104,20 @@ def test_frozen_quotes_are_refused_until_the_time_is_over() -> None:
     assert reasons(exchange.block(2)) == []
 
 
+def test_after_the_frozen_time_the_limit_holds_again_though_the_interval_goes_on() -> None:
+    exchange = a_maker(limits=protection(lots=10, interval_s=60))
+    exchange.does("tom", buy(BTC_PERP, 100_100, 10, ioc=True))
+    exchange.block()
+    exchange.does("maria", quotes())
+    exchange.block(5)
+    exchange.does("tom", buy(CALL_110, 2_400, 10, ioc=True), buy(CALL_100, 5_900, 10, ioc=True))
+    result = exchange.block()
+    assert [event.instrument for event in events_of(result, Trade)] == [CALL_110]
+    (tripped,) = events_of(result, ProtectionTripped)
+    assert tripped.lots == 10
+    assert open_orders(exchange) == 0
+
+
 def test_a_reset_takes_quotes_again_at_once() -> None:
     exchange = a_maker(limits=protection(lots=10, frozen_s=0))
     exchange.does("tom", buy(BTC_PERP, 100_100, 10, ioc=True))

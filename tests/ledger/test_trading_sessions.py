@@ -12,6 +12,7 @@ from ledger.transactions import (
     Deposit,
     PlaceTrigger,
     RegisterSessionKey,
+    ReplaceOrder,
     RevokeSessionKey,
     SessionScope,
     Side,
@@ -128,6 +129,32 @@ def test_positions_orders_and_triggers_together_stay_within_the_notional() -> No
     assert reasons(exchange.block()) == ["session_notional"]
     exchange.does("alice", buy(BTC_PERP, 96_000, 50))
     assert reasons(exchange.block()) == []
+
+
+def test_what_a_replacement_takes_away_is_free_for_it() -> None:
+    exchange = an_exchange(register(notional_usd=10_000))
+    bot_does(exchange, buy(BTC_PERP, 99_000, 9))
+    (order,) = events_of(exchange.block(), OrderAccepted)
+    bot_does(exchange, ReplaceOrder(order.order_id, 98_000 * USD, 10), nonce=51)
+    assert reasons(exchange.block()) == []
+
+
+def test_an_order_whose_replacement_is_too_much_stays_and_keeps_its_label() -> None:
+    exchange = an_exchange(register(notional_usd=10_000))
+    bot_does(exchange, buy(BTC_PERP, 99_000, 4, label=7))
+    (order,) = events_of(exchange.block(), OrderAccepted)
+    too_much = ReplaceOrder(order.order_id, 98_000 * USD, 20)
+    bot_does(exchange, too_much, buy(BTC_PERP, 97_000, 1, label=7), nonce=51)
+    assert reasons(exchange.block()) == ["session_notional", "duplicate_label"]
+
+
+def test_reducing_orders_of_the_same_transaction_count_too() -> None:
+    exchange = an_exchange(register(notional_usd=9_000))
+    exchange.does("alice", buy(BTC_PERP, 100_000, 4))
+    exchange.does("bob", sell(BTC_PERP, 100_000, 4))
+    exchange.block()
+    bot_does(exchange, sell(BTC_PERP, 100_500, 4, reduce_only=True), buy(BTC_PERP, 99_000, 2))
+    assert reasons(exchange.block()) == ["session_notional"]
 
 
 def test_reducing_is_never_too_much_for_a_session_key() -> None:

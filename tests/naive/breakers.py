@@ -125,7 +125,7 @@ class NaiveBreakers:
         agreed = {
             instrument: cast
             for instrument, cast in votes.items()
-            if 3 * sum(vote[2] for vote in cast) >= 2 * sum(weights)
+            if 3 * sum(vote[2] for vote in cast) >= 2 * sum(weights.values())
         }
         if not agreed:
             return {}

@@ -64,6 +64,7 @@ from primitives.hashing import digest
 from tests.naive.account import HEALTHY, LIQUIDATION, REDUCE_ONLY, AccountKey, NaiveAccount
 from tests.naive.breakers import NaiveBreakers
 from tests.naive.call import Order, Ticks, above_or_at, below_or_at, call_with_kills
+from tests.naive.epochs import end, staking_leaves
 from tests.naive.exposure import exposure, shortfalls_uusd
 from tests.naive.fees import fee_uusd
 from tests.naive.funding import accrue, paid_uusd
@@ -71,10 +72,12 @@ from tests.naive.liquidation import liquidate
 from tests.naive.margin import PPM, NaiveMargin, Rows, naive_margin
 from tests.naive.oracle import NaiveOracle
 from tests.naive.packages import request_leaves, settle_packages
+from tests.naive.penalties import begin
 from tests.naive.preferences import trading_leaves
 from tests.naive.quotes import count_fill, trip
 from tests.naive.root import naive_root
 from tests.naive.settlement import NaiveAverage
+from tests.naive.staking import genesis_staking
 from tests.naive.transactions import execute
 from tests.naive.waterfall import absorb_debts, end_recovered, postpone
 
@@ -103,8 +106,12 @@ class NaiveLedger:
         self.averages: dict[tuple[int, int], NaiveAverage] = {}
         self.settled: dict[int, int] = {}
         self.height, self.time_ns, self.next_order_id, self.silent_blocks = 0, state.clock.time_ns, 1, 0
-        self.unruled = {key: raw for key, raw in state.all_leaves() if key[:1] not in b"abciormst"}
+        self.unruled = {
+            key: raw for key, raw in state.all_leaves() if key[:1] not in b"abckiormst" or key == b"kp"
+        }
         self.marks: Marks | None = None
+        self.staking = genesis_staking(self)
+        self.protocol_version = state.genesis.protocol.version
         self.protection = get_protection(state)
         self.funding: dict[int, Funding] = {}
         self.exposure: Exposure | None = None
@@ -130,6 +137,8 @@ class NaiveLedger:
         is_halted = self.breakers.fresh_left > 0
         if reports:
             accrue(self, is_halted=is_halted)
+        if self.staking is not None:
+            begin(self, self.staking, reports, context)
         self._settle(bool(reports) and not is_halted)
         self.rows = Rows(risk, {number: paid_uusd(self, item) for number, item in self.instruments.items()})
         self.breakers.add_surcharges(self.rows)
@@ -160,6 +169,8 @@ class NaiveLedger:
                 self._call(self.instruments[instrument])
         settle_packages(self, good)
         absorb_debts(self, debt_before_uusd)
+        if self.staking is not None:
+            end(self, self.staking)
         self.exposure = exposure(self, shortfalls, self.exposure)
         marks = tuple((item, self.rows.mark[self.rows.row_of[item]]) for item in live)
         raw = b"".join(
@@ -411,6 +422,8 @@ class NaiveLedger:
         values |= self.breakers.leaves()
         values |= trading_leaves(self)
         values |= request_leaves(self)
+        if self.staking is not None:
+            values |= staking_leaves(self, self.staking)
         return self.unruled | {key: encode(value) for key, value in values.items()}
 
     def root(self) -> bytes:

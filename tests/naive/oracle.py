@@ -31,7 +31,8 @@ class NaiveOracle:
 
     def __init__(self, genesis: LedgerGenesis, agreed: dict[int, UnderlyingOracle]) -> None:
         self.genesis = genesis
-        self.weights = [item.weight for item in genesis.reporters]
+        self.weights = {number: item.weight for number, item in enumerate(genesis.reporters)}
+        """Of those who report in this epoch."""
         self.agreed = agreed
         self.reporters: dict[int, ReporterState] = {}
 
@@ -83,7 +84,7 @@ class NaiveOracle:
         return max(0, agreed.slice.confidence_ppm - missed * parameters.confidence_decay_ppm)
 
     def _is_quorum(self, votes: list[Any]) -> bool:
-        return bool(3 * sum(vote[-1] for vote in votes) >= 2 * sum(self.weights))
+        return bool(3 * sum(vote[-1] for vote in votes) >= 2 * sum(self.weights.values()))
 
     def _slices(self, underlying: int, oracle: UnderlyingOracle, now_ns: int) -> tuple[AgreedSlice, ...]:
         parameters = self.genesis.parameters
@@ -115,7 +116,12 @@ class NaiveOracle:
         votes = []
         for number, kept in sorted(self.reporters.items()):
             report = kept.surfaces
-            if report is None or report.time_ns < now_ns - 3 * self.genesis.parameters.oracle_epoch_ns:
+            is_current = number in self.weights
+            if (
+                not is_current
+                or report is None
+                or report.time_ns < now_ns - 3 * self.genesis.parameters.oracle_epoch_ns
+            ):
                 continue
             then = {item.underlying: item.index_uusd for item in report.indices}
             for surface in report.surfaces:

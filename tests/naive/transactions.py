@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 
 from ledger.events import TransactionApplied, TransactionRejected
 from ledger.transactions import Deposit, NamedInstrument, PlaceTrigger, TransferCash, Withdraw
-from tests.naive.account import LIQUIDATION, AccountKey, NaiveAccount
+from tests.naive.account import AccountKey, NaiveAccount
 from tests.naive.cancels import cancel_due, cancel_requested, cancel_silent
-from tests.naive.orders import excess_uusd, open_orders, place_orders
+from tests.naive.orders import place_orders
 from tests.naive.preferences import SETTINGS, change_setting
 from tests.naive.sent import Sent, actions_of, read, refuse
 from tests.naive.sessions import may_sign
+from tests.naive.staking import STAKING, perform
 from tests.naive.triggers import fire, place_trigger
 from tests.naive.waterfall import haircut_uusd
+from tests.naive.withdrawals import why_not_withdrawn
 
 if TYPE_CHECKING:
     from tests.naive.ledger import NaiveLedger
@@ -26,9 +28,9 @@ def execute(ledger: NaiveLedger, raw_transactions: tuple[bytes, ...]) -> list[Se
     good = [opened for item in sent if (opened := _open(ledger, item)) is not None]
     cancel_due(ledger)
     cancel_requested(ledger, good)
-    for kinds, perform in PHASES:
+    for kinds, do in PHASES:
         for item, index, action in actions_of(good, kinds):
-            refuse(ledger, item.id, index, perform(ledger, item, action))
+            refuse(ledger, item.id, index, do(ledger, item, action))
     cancel_silent(ledger)
     fire(ledger)
     for item in good:
@@ -111,19 +113,6 @@ def _deposit(ledger: NaiveLedger, sent: Sent, action: object) -> str | None:
     return None
 
 
-def why_not_withdrawn(ledger: NaiveLedger, key: AccountKey, amount: int) -> str | None:
-    """Why so much cash may not leave an account."""
-    account = ledger.accounts[key]
-    if ledger.breakers.holds_money():
-        return "trading_halted"
-    if account.health == LIQUIDATION:
-        return "account_in_liquidation"
-    account.cash_uusd -= amount
-    excess = excess_uusd(ledger, account, open_orders(ledger, key))
-    account.cash_uusd += amount
-    return "insufficient_margin" if account.cash_uusd < amount or excess < 0 else None
-
-
 def _move_out(ledger: NaiveLedger, sent: Sent, action: object) -> str | None:
     assert isinstance(action, Withdraw | TransferCash)
     amount = action.amount_uusd
@@ -156,6 +145,7 @@ Perform = Callable[["NaiveLedger", Sent, object], str | None]
 PHASES: tuple[tuple[tuple[type, ...], Perform], ...] = (
     ((Deposit,), _deposit),
     ((Withdraw, TransferCash), _move_out),
+    (STAKING, perform),
     (SETTINGS, change_setting),
 )
 """What comes between cancels and orders, kind after kind."""
