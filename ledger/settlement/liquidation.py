@@ -1,7 +1,7 @@
 """Closes accounts that are below their maintenance requirement, a part in each block, through the book. Pure.
 
 Steps 0 to 2 of market.md section 5: below the initial requirement an account may only reduce (placement.py);
-below maintenance all its orders are cancelled, and the position that loses most in its worst scenario is
+below maintenance all its orders are cancelled, and the position that weighs most on its margin is
 offered to this block's call, immediate-or-cancel, at a price within the band. When that option's book is
 empty, a part of the account's delta is hedged with the perpetual instead of waiting. What follows when that
 does not help is waterfall.py.
@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 from ledger.admission import ticks_of
 from ledger.events import LiquidationStep
 from ledger.instruments import Instrument, Kind
+from ledger.margin.portfolio import Position
 from ledger.matching.orders import RestingOrder, ceil_to_tick, floor_to_tick
 from ledger.reasons import CancelReason
 from ledger.settlement.waterfall import advance, end_recovered, postpone
-from ledger.transactions import Side, TimeInForce
+from ledger.trading.margin_model import model_of, standard_excess_without
+from ledger.transactions import MarginModel, Side, TimeInForce
 from primitives.amounts import PPM
 
 if TYPE_CHECKING:
@@ -69,21 +71,33 @@ class _Step:
         self._offer(target, side, self._closing_lots(target, abs(held)), reduce_only=True)
 
     def _largest_contributor(self) -> Instrument | None:
-        """The tradable position with the lowest PnL in its worst scenario; ties to the lower id."""
-        risk = self._valuation.risk
-        found: Instrument | None = None
-        lowest = 0
-        for instrument_id in sorted(self._account.positions):
-            instrument = self._workspace.state.instruments[instrument_id]
-            if instrument.kind != Kind.PERPETUAL and instrument.expiry_ns <= self._workspace.time_ns:
-                continue
+        """The tradable position that weighs most on the account's own margin model; ties to the lower id.
+
+        Portfolio model: the one with the lowest PnL in its underlying's worst scenario. Standard model: the one whose
+        closing at the mark would leave the highest maintenance excess.
+        """
+        listed, now_ns = self._workspace.state.instruments, self._workspace.time_ns
+        scores = self._scores()
+        tradable = [
+            item
+            for item in sorted(scores)
+            if listed[item].kind == Kind.PERPETUAL or listed[item].expiry_ns > now_ns
+        ]
+        return listed[min(tradable, key=lambda item: (scores[item], item))] if tradable else None
+
+    def _scores(self) -> dict[int, int]:
+        """By instrument held, the lower the more it weighs."""
+        account, risk = self._account, self._valuation.risk
+        if model_of(self._workspace.state, account.key) == MarginModel.STANDARD:
+            held = [Position(item, *account.positions[item]) for item in sorted(account.positions)]
+            left = standard_excess_without(self._workspace.state, risk, account.cash_uusd, held)
+            return {item.instrument_id: -excess for item, excess in zip(held, left, strict=True)}
+        scores = {}
+        for instrument_id, (lots, _) in account.positions.items():
             row = self._valuation.row_of(instrument_id)
             scenario = self._margin.worst_scenario[int(risk.underlying[row])]
-            pnl_per_lot = int(risk.table_e8[row, scenario] - risk.table_e8[row, -1])
-            pnl = self._account.lots(instrument_id) * pnl_per_lot
-            if found is None or pnl < lowest:
-                found, lowest = instrument, pnl
-        return found
+            scores[instrument_id] = lots * int(risk.table_e8[row, scenario] - risk.table_e8[row, -1])
+        return scores
 
     def _closing_lots(self, instrument: Instrument, lots: int) -> int:
         """How many of `lots` one block may trade: the smaller of close share and delta limit, at least 1."""

@@ -65,6 +65,21 @@ def with_standard(
     return margin._replace(im_excess_uusd=standard.im_excess_uusd, mm_excess_uusd=standard.mm_excess_uusd)
 
 
+def standard_excess_without(
+    state: State, risk: RiskArrays, cash_uusd: int, held: Sequence[Position]
+) -> list[int]:
+    """MM excess of an account under the standard model if it closed one position at its mark, for each of `held`."""
+    rows = risk.rows_of(np.array([item.instrument_id for item in held], dtype=np.int64)).tolist()
+    table: PortfolioTable[int] = PortfolioTable()
+    for place, (item, row) in enumerate(zip(held, rows, strict=True)):
+        value_uusd = item.lots * int(risk.basis_uusd[row]) // int(risk.lots_per_contract[row])
+        others = [*held[:place], *held[place + 1 :]]
+        table.replace(place, cash_uusd + value_uusd - item.cost_uusd, others)
+    margins = compute_standard_margins(risk, *table.portfolios(risk), parameters_of(state))
+    excesses: list[int] = margins.mm_excess_uusd.tolist()
+    return excesses
+
+
 def standard_order_excess(
     state: State, risk: RiskArrays, cash_uusd: int, held: Sequence[Position], orders: Sequence[OpenOrder]
 ) -> int:

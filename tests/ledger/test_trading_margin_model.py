@@ -5,13 +5,15 @@ from __future__ import annotations
 from itertools import product
 from random import Random
 
+from ledger.events import AuctionBid, LiquidationStep
 from ledger.margin.portfolio import Position
 from ledger.margin.requirements import OpenOrder
 from ledger.margin.standard import DEFAULT_STANDARD_PARAMETERS, compute_standard_margin
 from ledger.prices import get_prices
+from ledger.settlement.auction import buffer_margin_uusd, fee_uusd, largest_fraction_e12
 from ledger.state import State
-from ledger.trading.margin_model import parameters_of, standard_order_excess
-from ledger.transactions import MarginModel, SetMarginModel, Withdraw
+from ledger.trading.margin_model import parameters_of, standard_excess_without, standard_order_excess
+from ledger.transactions import BidAuction, MarginModel, SetMarginModel, Withdraw
 from ledger.workspace import OpenAccount
 from primitives.amounts import USD
 from tests.ledger.exchange import (
@@ -23,6 +25,7 @@ from tests.ledger.exchange import (
     Exchange,
     a_genesis,
     buy,
+    events_of,
     reasons,
     sell,
 )
@@ -159,3 +162,91 @@ def test_the_excess_with_orders_is_at_most_the_excess_after_any_of_their_fills()
 def cost_of(prices, instrument: int, lots: int) -> int:  # type: ignore[no-untyped-def]
     """What a position taken at the mark carries."""
     return lots * prices.mark_uusd(instrument) // 100 if instrument == BTC_PERP else 0
+
+
+# --- liquidation under the account's own model ---
+
+
+def a_spread_and_a_short() -> Exchange:
+    """Alice holds five spreads, which lose nothing at settlement, and a short perpetual; nobody quotes."""
+    exchange = a_market(200_000)
+    for mine, other in (
+        (buy(CALL_100, 5_750, 500), sell(CALL_100, 5_750, 500)),
+        (sell(CALL_110, 2_300, 500), buy(CALL_110, 2_300, 500)),
+        (sell(BTC_PERP, 100_000, 100), buy(BTC_PERP, 100_000, 100)),
+    ):
+        exchange.does("alice", mine)
+        exchange.does("bob", other)
+        assert reasons(exchange.block()) == []
+    exchange.does("alice", STANDARD)
+    exchange.block()
+    exchange.does("alice", Withdraw(exchange.cash("alice") - 12_000 * USD))
+    assert reasons(exchange.block()) == []
+    assert [exchange.lots("alice", item) for item in (CALL_100, CALL_110, BTC_PERP)] == [500, -500, -100]
+    return exchange
+
+
+def test_liquidation_offers_what_weighs_most_on_the_standard_requirement() -> None:
+    exchange = a_spread_and_a_short()
+    exchange.btc_usd = 108_000
+    (step,) = events_of(exchange.block(), LiquidationStep)
+    assert (step.instrument, step.size_lots) == (BTC_PERP, 20)
+
+
+def test_what_is_offered_is_the_position_whose_closing_leaves_most() -> None:
+    exchange = a_spread_and_a_short()
+    prices, cash = get_prices(exchange.state), exchange.cash("alice")
+    account = exchange.state.account(exchange.key("alice"))
+    assert account is not None
+    held = [Position(item.instrument, item.lots, item.cost_uusd) for item in account.positions]
+    left = standard_excess_without(exchange.state, prices.risk, cash, held)
+    for place, item in enumerate(held):
+        mark = prices.mark_uusd(item.instrument_id)
+        others = [other for other in held if other is not item]
+        after = cash + item.lots * mark // 100 - item.cost_uusd
+        alone = compute_standard_margin(prices.risk, after, others, parameters_of(exchange.state))
+        assert left[place] == alone.mm_excess_uusd
+    assert [item.instrument_id for item in held][left.index(max(left))] == BTC_PERP
+
+
+def test_a_bidder_and_whoever_takes_over_are_judged_by_their_own_model() -> None:
+    """A tenth of a long perpetual: 10 % of its value under the standard model, more under the other."""
+    taken = {}
+    for model in (STANDARD, PORTFOLIO):
+        names = {"alice": 20_000, "bob": 1_000_000, "dave": 1_300}
+        exchange = Exchange().start(a_genesis(names))
+        exchange.does("dave", model)
+        exchange.does("alice", buy(BTC_PERP, 100_000, 100))
+        exchange.does("bob", sell(BTC_PERP, 100_000, 100))
+        exchange.block()
+        exchange.btc_usd = 93_000
+        for _ in range(6):
+            exchange.block()
+        exchange.does("dave", BidAuction(*exchange.key("alice"), 100_000, 1 << 60))
+        result = exchange.block()
+        taken[model] = reasons(result)
+        if model == STANDARD:
+            assert exchange.lots("dave", BTC_PERP) == 10
+    assert taken == {STANDARD: [], PORTFOLIO: ["insufficient_margin"]}
+
+
+def test_a_standard_account_for_sale_is_sold_until_its_own_buffer_margin_holds() -> None:
+    exchange = a_market(14_000)
+    exchange.does("bob", buy(BTC_PERP, 100_000, 100))
+    exchange.does("alice", STANDARD, sell(BTC_PERP, 100_000, 100))
+    assert reasons(exchange.block()) == []
+    exchange.btc_usd = 109_000
+    exchange.block()
+    exchange.block(6)
+    account = exchange_account(exchange, "alice")
+    margin = exchange.block().valuation.margin_now(account)
+    equity = margin.mtm_uusd + account.cash_uusd
+    assert margin.mm_excess_uusd == equity - 109_000 * USD // 20
+    bm = buffer_margin_uusd(equity, margin.mm_excess_uusd, 150_000)
+    assert bm < 0 < equity
+    exchange.does("bob", BidAuction(*exchange.key("alice"), 1_000_000, 1 << 60))
+    (bid,) = events_of(exchange.block(0.001), AuctionBid)
+    fee = fee_uusd(equity, bm, 100_000)
+    assert bid.fee_uusd == fee
+    fraction = largest_fraction_e12(equity - fee, bm - fee, 50_000, 0)
+    assert abs(bid.fraction_e12 - fraction) < 10**9, "the discount has risen for a second"
