@@ -9,6 +9,7 @@ with Client("http://127.0.0.1:26700", KeySigner(key)) as client:
 from __future__ import annotations
 
 import contextlib
+import math
 import ssl
 import time
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,7 @@ from node.client.errors import (
 )
 from node.client.feed import Feed, Message
 from node.client.limits import (
+    LISTED_SECONDS,
     MESSAGE_BYTES_MAX,
     POLL_SECONDS,
     RECONNECT_SECONDS,
@@ -53,6 +55,7 @@ from node.client.submissions import (
     Submission,
     add_consequences,
 )
+from node.rpc.answers import InstrumentForm
 
 T = TypeVar("T")
 
@@ -88,6 +91,7 @@ class Client:
         self._conversation = Conversation()
         self._account: Account | None = None
         self._market: Market | None = None
+        self._listed_at = -math.inf
 
     def __enter__(self) -> Self:
         return self
@@ -125,15 +129,23 @@ class Client:
 
     @property
     def market(self) -> Market:
-        """What is listed, as asked for the first time."""
+        """What is listed; asked for at first, and whenever something is looked for that was not there."""
         if self._market is None:
-            self._market = self.refresh_market()
+            self._market = Market(self._listed_anew(), self._listed_anew)
         return self._market
 
     def refresh_market(self) -> Market:
         """What is listed now."""
-        self._market = Market(self.ask(questions.instruments()).instruments)
-        return self._market
+        self.market.take(self.ask(questions.instruments()).instruments)
+        return self.market
+
+    def _listed_anew(self) -> Sequence[InstrumentForm]:
+        """Nothing when it was asked for a moment ago."""
+        if time.monotonic() - self._listed_at < LISTED_SECONDS:
+            return ()
+        listed = self.ask(questions.instruments()).instruments
+        self._listed_at = time.monotonic()
+        return listed
 
     @property
     def account(self) -> Account:

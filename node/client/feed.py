@@ -21,11 +21,13 @@ from node.rpc.stream_forms import (
     BookMessage,
     DepthMessage,
     DepthSnapshot,
+    ExpirySettledMessage,
     FinalityMessage,
     Gap,
     GreeksMessage,
     MarginMessage,
     MarksMessage,
+    SeriesListedMessage,
     Subscribed,
     TradeMessage,
 )
@@ -41,6 +43,8 @@ _PLAIN: dict[str, type[Any]] = {
     "greeks": GreeksMessage,
     "account_snapshot": AccountSnapshot,
     "margin": MarginMessage,
+    "series_listed": SeriesListedMessage,
+    "expiry_settled": ExpirySettledMessage,
     "gap": Gap,
 }
 
@@ -68,6 +72,8 @@ Message = (
     | AccountEvent
     | AccountSnapshot
     | MarginMessage
+    | SeriesListedMessage
+    | ExpirySettledMessage
     | Gap
 )
 

@@ -6,7 +6,7 @@ their digits are not what was written. Times are nanoseconds of market time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Literal, TypeVar
@@ -68,13 +68,27 @@ def dollars(uusd: int) -> Decimal:
 class Market:
     """The listed instruments, and actions in their terms."""
 
-    def __init__(self, instruments: Iterable[InstrumentForm]) -> None:
+    def __init__(
+        self, instruments: Iterable[InstrumentForm], anew: Callable[[], Sequence[InstrumentForm]] = tuple
+    ) -> None:
+        """`anew` gives what is listed by now, if anything: asked when one is not found here."""
+        self._anew = anew
+        self.take(instruments)
+
+    def take(self, instruments: Iterable[InstrumentForm]) -> None:
+        """These are listed now."""
         self.instruments = tuple(instruments)
         self._by_name = {item.name: item for item in self.instruments}
         self._by_id = {item.id: item for item in self.instruments}
 
+    def has(self, name: str | int) -> bool:
+        """Whether it is among the instruments held."""
+        return (name in self._by_id) if isinstance(name, int) else (name in self._by_name)
+
     def find(self, name: str | int) -> InstrumentForm:
         """By name or id. Raises BadOrder."""
+        if not self.has(name) and (listed := self._anew()):
+            self.take(listed)
         item = self._by_id.get(name) if isinstance(name, int) else self._by_name.get(name)
         if item is None:
             near = [known for known in self._by_name if str(name).upper() in known][:3]

@@ -67,9 +67,9 @@ def _channels(client: Client, target: str) -> list[str]:
         owner, subaccount = read_address(target)
         client.ask(questions.account(owner, subaccount))
         account = account_channel(owner, subaccount)
-        return [account, account.replace("account:", "margin:"), "finality", "blocks"]
+        return [account, account.replace("account:", "margin:"), "instruments", "finality", "blocks"]
     name = client.market.find(target).name
-    return [f"book:{name}", f"trades:{name}", f"marks:{name}", "finality", "blocks"]
+    return [f"book:{name}", f"trades:{name}", f"marks:{name}", "instruments", "finality", "blocks"]
 
 
 def _print_messages(client: Client, target: str, seconds: float | None) -> None:

@@ -116,10 +116,12 @@ class TrioClient:
             return question.read(answer.status_code, answer.content, answer.headers)
         raise Unreachable(problem)
 
-    async def market(self, *, refresh: bool = False) -> Market:
-        """What is listed; asked for once, or anew."""
-        if self._market is None or refresh:
+    async def market(self, *names: str | int, refresh: bool = False) -> Market:
+        """What is listed; asked for once, and anew when one of `names` is not in it."""
+        if self._market is None:
             self._market = Market((await self.ask(questions.instruments())).instruments)
+        elif refresh or not all(map(self._market.has, names)):
+            self._market.take((await self.ask(questions.instruments())).instruments)
         return self._market
 
     async def account(self) -> Account:

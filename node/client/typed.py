@@ -61,6 +61,8 @@ def _read(kind: types.Type) -> Read:
             return bytes.fromhex
         case types.ListType() | types.VarTupleType():
             return _sequence(_read(kind.item_type))
+        case types.TupleType():
+            return _row([_read(item) for item in kind.item_types])
         case types.DictType():
             return _mapping(_read(kind.value_type))
         case types.StructType():
@@ -77,6 +79,10 @@ def _same(form: Any) -> Any:
 
 def _sequence(item: Read) -> Read:
     return lambda form: tuple(map(item, form))
+
+
+def _row(items: list[Read]) -> Read:
+    return lambda form: tuple(item(value) for item, value in zip(items, form, strict=True))
 
 
 def _mapping(item: Read) -> Read:

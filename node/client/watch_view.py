@@ -23,10 +23,12 @@ from node.rpc.answers import BookAnswer, EventsPage, LevelForm
 from node.rpc.stream_forms import (
     BlockMessage,
     BookMessage,
+    ExpirySettledMessage,
     FinalityMessage,
     Gap,
     MarginMessage,
     MarksMessage,
+    SeriesListedMessage,
     TradeMessage,
 )
 from primitives.amounts import NS
@@ -106,6 +108,8 @@ class Watched:
                 owner = bytes.fromhex(message.account.partition("/")[0])
                 if said := sentence(message.event, owner, self._market):
                     self._lines.appendleft(f"{message.height:>8}  {said}")
+            case SeriesListedMessage() | ExpirySettledMessage():
+                self._lines.appendleft(f"{message.height:>8}  {_listing_news(message)}")
             case MarginMessage():
                 self._margin = message
             case FinalityMessage():
@@ -164,6 +168,13 @@ class Watched:
 
     def _news(self) -> RenderableType:
         return Text.from_markup("\n".join(self._lines)) if self._lines else Text("nothing yet", style="dim")
+
+
+def _listing_news(message: SeriesListedMessage | ExpirySettledMessage) -> str:
+    when = f"{message.underlying} of {_clock(message.expiry_ns)[:10]}"
+    if isinstance(message, SeriesListedMessage):
+        return f"[cyan]{when} listed: {len(message.instruments)} options[/]"
+    return f"[cyan]{when} settled at {money(message.settlement_price_uusd)}[/]"
 
 
 def _sparkline(values: Sequence[int]) -> str:

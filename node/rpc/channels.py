@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ledger.events import Event, Trade
+from ledger.events import Event, ExpirySettled, SeriesListed, Trade
+from ledger.instruments import Underlying
 from ledger.matching.book import Book
 from ledger.matching.orders import AccountKey
 from node.event_parties import parties_of
@@ -30,11 +31,13 @@ from node.rpc.stream_forms import (
     ChannelMessage,
     DepthMessage,
     DepthSnapshot,
+    ExpirySettledMessage,
     FinalityMessage,
     GreeksMessage,
     MarginMessage,
     MarkRowForm,
     MarksMessage,
+    SeriesListedMessage,
     TradeMessage,
 )
 from primitives.errors import ProtocolViolation
@@ -329,6 +332,26 @@ class MarksChannel(Channel):
         if self._is_greeks:
             return GreeksMessage(greeks=tuple(rows), **head)
         return MarksMessage(marks=tuple(form_of(MarkRowForm, row) for row in rows), **head)
+
+
+class InstrumentsChannel(Channel):
+    """`instruments`: what was listed or settled. Where things stand is told by /v1/instruments."""
+
+    def messages(self, news: News) -> Iterator[ChannelMessage]:
+        if not isinstance(news, FinalNews):
+            return
+        for event in news.events:
+            if isinstance(event, SeriesListed):
+                ids = range(event.first_id, event.first_id + event.count)
+                yield SeriesListedMessage(
+                    underlying=Underlying(event.underlying).name,
+                    expiry_ns=event.expiry_ns,
+                    instruments=self.queries.instrument_forms(ids),
+                    **self._head(news.height),
+                )
+            elif isinstance(event, ExpirySettled):
+                name = Underlying(event.underlying).name
+                yield form_of(ExpirySettledMessage, event, **{**self._head(news.height), "underlying": name})
 
 
 class AccountChannel(Channel):

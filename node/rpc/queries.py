@@ -6,7 +6,7 @@ ProtocolViolation(NOT_FOUND).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import TypeVar
 
@@ -199,13 +199,14 @@ class Queries:
     def instruments(self) -> InstrumentsAnswer:
         """Every listed instrument, with its mark while it lives and its settlement price afterwards."""
         self._follow_listings()
+        return InstrumentsAnswer(instruments=self.instrument_forms(sorted(self._listings)))
+
+    def instrument_forms(self, ids: Iterable[int]) -> tuple[InstrumentForm, ...]:
+        """Some of them; those that are none are left out."""
+        self._follow_listings()
         marks = self._marks()
-        return InstrumentsAnswer(
-            instruments=tuple(
-                self._instrument_form(self._listings[item], marks.get(item))
-                for item in sorted(self._listings)
-            )
-        )
+        known = [item for item in ids if item in self._listings]
+        return tuple(self._instrument_form(self._listings[item], marks.get(item)) for item in known)
 
     def _instrument_form(self, listing: Listing, mark: MarkRow | None) -> InstrumentForm:
         item = listing.instrument

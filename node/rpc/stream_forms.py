@@ -14,6 +14,7 @@ from node.rpc.answers import (
     Form,
     GreeksForm,
     HealthName,
+    InstrumentForm,
     LevelForm,
     MarginForm,
 )
@@ -205,6 +206,26 @@ class MarksMessage(ChannelMessage, frozen=True, kw_only=True):
     marks: tuple[MarkRowForm, ...]
 
 
+class SeriesListedMessage(ChannelMessage, frozen=True, kw_only=True):
+    """`instruments`: an expiry is listed; orders for its options are taken from the next block on."""
+
+    type: Literal["series_listed"] = "series_listed"
+    underlying: str
+    expiry_ns: U63
+    instruments: tuple[InstrumentForm, ...]
+
+
+class ExpirySettledMessage(ChannelMessage, frozen=True, kw_only=True):
+    """`instruments`: an expiry is settled; `positions` were paid out and are gone, like its books."""
+
+    type: Literal["expiry_settled"] = "expiry_settled"
+    underlying: str
+    expiry_ns: U63
+    settlement_price_uusd: U63
+    positions: U32
+    paid_uusd: U63
+
+
 class GreeksMessage(ChannelMessage, frozen=True, kw_only=True):
     """`greeks`, `greeks:NAME`: marks and Greeks of what changed; all at first, with `is_snapshot`."""
 
@@ -252,5 +273,5 @@ REQUESTS = (Follow, Unfollow, Submit)
 MESSAGES = (
     *(Subscribed, Accepted, Refused, Notarized, Final, Rejected, BlockMessage, FinalityMessage, TradeMessage),
     *(BookMessage, DepthSnapshot, DepthMessage, MarksMessage, GreeksMessage, AccountMessage, AccountSnapshot),
-    *(MarginMessage, Gap),
+    *(MarginMessage, SeriesListedMessage, ExpirySettledMessage, Gap),
 )

@@ -29,6 +29,7 @@ from node.rpc.channels import (
     DepthChannel,
     FinalityChannel,
     FinalNews,
+    InstrumentsChannel,
     MarginChannel,
     MarksChannel,
     News,
@@ -270,6 +271,8 @@ class Streams:
                 return BlocksChannel(name, source)
             case "finality", False:
                 return FinalityChannel(name, source)
+            case "instruments", False:
+                return InstrumentsChannel(name, source)
             case "trades", _:
                 return TradesChannel(name, source, self._number(subject) if subject else None)
             case "marks" | "greeks", _:
