@@ -12,6 +12,8 @@ from rich.table import Table
 
 from testnet.bench.api import ApiPlan, api_figures
 from testnet.bench.execution import execution_figures
+from testnet.bench.flood import FloodBench, flood_figures
+from testnet.bench.finality import FinalityPlan, finality_figures
 from testnet.bench.margin import margin_figures
 from testnet.bench.pricing import pricing_figures
 from testnet.bench.simulation import simulation_figures
@@ -175,6 +177,63 @@ def api(
         Also write the figures there, as one flat object.
     """
     show(api_figures(ApiPlan(subscribers=subscribers, seconds=seconds)), json_file)
+
+
+@app.command
+def finality(
+    *,
+    cometbft: Path | None = None,
+    seconds: float = FinalityPlan.seconds,
+    validators: int = FinalityPlan.validators,
+    min_block_ms: int = FinalityPlan.min_block_ms,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+) -> None:
+    """From a built block to its finality at every validator: a testnet's, and CometBFT's on the same machine.
+
+    Parameters
+    ----------
+    cometbft
+        CometBFT's binary (version 0.38); measured with its default waits, and with two that are tuned.
+    seconds
+        Length of each run.
+    validators
+        Processes in each network.
+    min_block_ms
+        Least time between two blocks; CometBFT's timeout_commit.
+    json_file
+        Also write the figures there, as one flat object.
+    """
+    plan = FinalityPlan(validators=validators, seconds=seconds, min_block_ms=min_block_ms, cometbft=cometbft)
+    show(finality_figures(plan, _tell), json_file)
+
+
+@app.command
+def flood(
+    *,
+    seconds: float = FloodBench.seconds,
+    rounds: int = FloodBench.rounds,
+    home: Path | None = None,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+) -> None:
+    """Whether finality stays within twice its time while one gateway is asked for a hundred times its quota.
+
+    A network of four validators with traders; exit code 1 if the limit does not hold.
+
+    Parameters
+    ----------
+    seconds
+        Length of each quiet and each flooded span.
+    rounds
+        Of one quiet span and one flooded.
+    home
+        Keep everything in this new directory (default: a temporary one).
+    json_file
+        Also write the figures there, as one flat object.
+    """
+    figures = flood_figures(FloodBench(seconds=seconds, rounds=rounds), _tell, home)
+    show(figures, json_file)
+    if not figures["flood.is_within_limit"]:
+        raise SystemExit(1)
 
 
 def _tell(sentence: str) -> None:
