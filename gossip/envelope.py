@@ -203,7 +203,7 @@ def check_hello(frame: Frame, chain_id: ChainId, index: ValidatorIndex | None, l
     """Whether the other side is who we expect on this stream.
 
     Raises:
-        ProtocolViolation: BAD_HELLO, WRONG_PROTOCOL, WRONG_CHAIN or WRONG_INDEX.
+        ProtocolViolation: BAD_HELLO, WRONG_PROTOCOL, WRONG_CHAIN, WRONG_INDEX or FOLLOWS_ONLY.
     """
     if frame.kind is not Kind.HELLO:
         raise ProtocolViolation(GossipReason.BAD_HELLO, f"the first frame is {frame.kind.name}, not HELLO")
@@ -219,7 +219,12 @@ def check_hello(frame: Frame, chain_id: ChainId, index: ValidatorIndex | None, l
         raise ProtocolViolation(
             GossipReason.WRONG_CHAIN, f"chain {hello.chain_id.hex()[:16]}, ours is {chain_id.hex()[:16]}"
         )
-    if hello.index != (FOLLOWER_INDEX if index is None else index):
+    # One that joins or leaves may be a validator to one side only; who asks is known by its peer id.
+    if lane != FOLLOW_STREAM and hello.index != (FOLLOWER_INDEX if index is None else index):
+        if hello.index == FOLLOWER_INDEX:
+            raise ProtocolViolation(
+                GossipReason.FOLLOWS_ONLY, f"validator {index} does not vote yet, or any more"
+            )
         raise ProtocolViolation(
             GossipReason.WRONG_INDEX, f"claims index {hello.index}, but its peer id is bound to {index}"
         )

@@ -38,7 +38,7 @@ from multiaddr import Multiaddr
 from gossip.counters import Counters
 from gossip.link import StreamBroken
 from gossip.muxer import LeanStream, LeanUpgrader
-from gossip.network import NetworkConfig, PeerConfig
+from gossip.network import NetworkConfig
 from gossip.reasons import GossipReason
 from primitives.errors import OperatorError
 
@@ -291,13 +291,13 @@ class Edge:
 
         self.host.set_stream_handler(TProtocol(protocol), handle)
 
-    async def connect(self, peer: PeerConfig) -> None:
-        """Have a connection to `peer`, by dialling unless there is one. Raises StreamBroken."""
-        if self.is_connected(peer.peer_id):
+    async def connect(self, peer_id: str, host: str, port: int) -> None:
+        """Have a connection to a peer, by dialling this address unless there is one. Raises StreamBroken."""
+        if self.is_connected(peer_id):
             return
         try:
             with trio.fail_after(HANDSHAKE_SECONDS_MAX):
-                await self.swarm.dial_addr(_multiaddr(peer.host, peer.port), ID.from_string(peer.peer_id))
+                await self.swarm.dial_addr(_multiaddr(host, port), ID.from_string(peer_id))
         except Exception as error:
             raise StreamBroken(f"{type(error).__name__}: {error}") from error
 

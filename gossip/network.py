@@ -74,14 +74,16 @@ class Inbound:
 
 @dataclass(frozen=True, slots=True)
 class PeerConfig:
-    """One validator's address and libp2p identity, from genesis or the node's configuration."""
+    """One validator's addresses and libp2p identity, from genesis, the node's configuration and the chain."""
 
     index: ValidatorIndex
     peer_id: str
     """`gossip.peer_id.peer_id_of(its libp2p public key)`."""
     host: str
-    """IPv4 or IPv6 address, or a DNS name; empty: a follower does not dial it."""
+    """IPv4 or IPv6 address, or a DNS name: where our operator says that it is; empty: the operator says nothing."""
     port: int
+    announced: tuple[tuple[str, int], ...] = ()
+    """Where it says itself that it is: (host, port), tried after `host`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +98,11 @@ class NetworkConfig:
     listen_host: str
     listen_port: int
     validators: tuple[PeerConfig, ...]
-    """All validators, in index order, ourselves included."""
+    """All validators, in index order, ourselves included; until `Network.know` tells more."""
     sentry_of: str = ""
     """A sentry's: the peer id under which its validator dials it. All lanes are that validator's, none ours."""
+    dials_private: bool = False
+    """Whether announced addresses in private ranges are dialled: in local networks only."""
     topics: tuple[Topic, ...] = ()
     """Topics whose messages this node wants delivered. Publishing needs no subscription."""
 
@@ -164,6 +168,12 @@ class Network(Protocol):
 
     def peers(self) -> Sequence[PeerStanding]:
         """The other validators, by index."""
+
+    def know(self, validators: Sequence[PeerConfig]) -> None:
+        """These are all validators from now on, by index, ourselves perhaps among them.
+
+        Links to those that are still the same go on; new ones are dialled, or waited for; the rest are cut.
+        """
 
     def penalise(self, peer: PeerName, reason: GossipReason) -> None:
         """Blame a peer for a message the node found wrong: count, then score, then disconnect, then ban."""

@@ -33,7 +33,8 @@ _PENALTIES = {
     GossipReason.DUPLICATE: 0,
     GossipReason.WRONG_CHAIN: 0,
     GossipReason.WRONG_PROTOCOL: 0,
-    GossipReason.UNKNOWN_PEER: 20,
+    GossipReason.FOLLOWS_ONLY: 0,
+    GossipReason.UNKNOWN_PEER: 1,  # It may know of a new set before us.
 }
 _PENALTY_DEFAULT = 50
 """For breaches of the frame format, which no honest program commits."""
@@ -56,14 +57,26 @@ class _Standing:
 
 
 class PeerBook:
-    """Validators by peer id, fixed at the start; followers as they come, bounded."""
+    """Validators by peer id; followers as they come, bounded."""
 
     def __init__(self, validators: Sequence[PeerConfig]) -> None:
-        self._indices = {peer.peer_id: peer.index for peer in validators}
+        self._indices: dict[str, ValidatorIndex] = {}
+        self.know(validators)
         self._standings: dict[PeerName, _Standing] = {peer.index: _Standing() for peer in validators}
 
+    def know(self, validators: Sequence[PeerConfig]) -> None:
+        """These are all validators from now on; what was held against an index is forgotten with its peer id.
+
+        Of two with the same peer id the lower index has it.
+        """
+        before = self._indices
+        self._indices = {peer.peer_id: peer.index for peer in reversed(validators)}
+        for peer_id, index in before.items():
+            if self._indices.get(peer_id) != index:
+                self._standings.pop(index, None)
+
     def index_of(self, peer_id: str) -> ValidatorIndex | None:
-        """The validator that genesis binds to this peer id; None for a stranger."""
+        """The validator to whom this peer id is bound; None for a stranger."""
         return self._indices.get(peer_id)
 
     def name_of(self, peer_id: str) -> PeerName:

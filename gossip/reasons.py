@@ -31,6 +31,8 @@ class GossipReason(StrEnum):
     """The peer speaks another version of this protocol."""
     WRONG_INDEX = "wrong_index"
     """The peer claims a validator index that its peer id is not bound to."""
+    FOLLOWS_ONLY = "follows_only"
+    """A validator that is not started as one yet, or any more, has no lanes."""
     OVER_BUDGET = "over_budget"
     """More messages or bytes per second than a peer may send."""
     INVALID_MESSAGE = "invalid_message"

@@ -157,6 +157,10 @@ class SentryNetwork:
         except (StreamBroken, trio.TooSlowError) as error:
             raise NoAnswer(str(error)) from None
 
+    def know(self, validators: Sequence[PeerConfig]) -> None:
+        """See `Network.know`; the sentry follows the chain, and learns it by itself."""
+        self._others = [peer.index for peer in validators if peer.index != self._own_index]
+
     # The loops.
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -178,9 +182,8 @@ class SentryNetwork:
     async def _keep_link(self) -> None:
         """One sentry at a time, for as long as it answers; then the next."""
         for host, port in cycle(self._sentries):
-            sentry = PeerConfig(self._own_index, self._own_peer_id, host, port)
             try:
-                await self._connected().connect(sentry)
+                await self._connected().connect(self._own_peer_id, host, port)
                 log.info("sentry_up", host=host, port=port)
                 async with trio.open_nursery() as nursery:
                     for lane in Lane:
@@ -218,7 +221,9 @@ class SentryNetwork:
         parts = map(address_of, inbound.messages)
         for origin, group in groupby(parts, key=lambda part: part[0]):
             if origin not in self._others:
-                raise ProtocolViolation(GossipReason.WRONG_INDEX, f"relayed from {origin}, who is nobody")
+                # The sentry may know of a new validator before us.
+                self.counters.add(GossipReason.UNKNOWN_PEER)
+                continue
             messages = tuple(message for _, message in group)
             frame = Inbound(ValidatorIndex(origin), lane, messages, inbound.received_ns)
             if lane is Lane.BULK:

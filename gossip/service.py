@@ -1,14 +1,15 @@
-"""The network edge at work: dials, accepts, greets, keeps links alive. I/O: TCP through libp2p, the clock.
+"""The network edge at work: accepts, greets, keeps links alive. I/O: TCP through libp2p, the clock.
 
-Of two validators the one with the lower index opens the lanes. The other only knocks, once, when it starts:
-the connection that it makes tells the lower one to stop waiting for its next attempt.
+A sentry has two edges: its face, which is its validator's, and an eye of its own, through which it follows the
+chain. Other validators see the face only while its validator is there, so that several sentries can stand ready.
 """
 
 from __future__ import annotations
 
-import random
+import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ import structlog
 import trio
 
 from gossip.counters import Counters
+from gossip.dialler import Dialler
 from gossip.envelope import FOLLOW_STREAM, FrameDecoder, check_hello, encode_hello
 from gossip.limits import RELAY_BUDGETS
 from gossip.link import HEARTBEAT_NS, PeerLink, StreamBroken
@@ -64,13 +66,8 @@ if TYPE_CHECKING:
     from gossip.pubsub import TopicGossip
 
 LANE_PROTOCOLS = {Lane.VOTE: "/quorate/vote/1", Lane.BULK: "/quorate/bulk/1"}
-BACKOFF_SECONDS_MIN = 0.05
-BACKOFF_SECONDS_MAX = 2.0
-"""Longest wait between two attempts at a validator that does not answer."""
-KNOCK_AFTER_SECONDS = 0.3
-"""How long the higher index waits, after its start, before it knocks."""
-CLEAN_UP_SECONDS_MAX = 3
-"""How long libp2p gets to forget a connection that was cut, before it is dialled anew."""
+STAND_BY_SECONDS = 3.0
+"""How long a sentry keeps its validator's links while that is away; then another sentry may have them undisturbed."""
 
 log = structlog.get_logger(__name__)
 
@@ -86,13 +83,16 @@ class Libp2pNetwork:
         self._bulk_inbox, self.bulk = trio.open_memory_channel[Inbound](BULK_INBOX_FRAMES_MAX)
         self._book = PeerBook(config.validators)
         self._peers = {peer.index: peer for peer in config.validators if peer.index != config.own_index}
-        self._links = {
-            index: PeerLink(index, self.counters, self._deliver, self._blame) for index in sorted(self._peers)
-        }
+        self._links = {index: self._link_to(index) for index in sorted(self._peers)}
         self._private = self._private_link() if config.sentry_of else None
-        self._arrivals = {peer.peer_id: trio.Event() for peer in self._peers.values()}
+        self._in_charge = False
+        """A sentry's: whether its validator is, or was a moment ago, connected to it."""
+        self._left_at: float | None = None
         self._answerer = Answerer(on_request, self.counters) if on_request else None
         self._edge: Edge | None = None
+        self._eye: Edge | None = None
+        self._face: Dialler | None = None
+        self._follower: Dialler | None = None
         self._topics: TopicGossip | None = None
 
     # What the node calls.
@@ -120,6 +120,31 @@ class Libp2pNetwork:
         now_ns = time.monotonic_ns()
         return tuple(self._standing(link, now_ns) for link in self._links.values())
 
+    def know(self, validators: Sequence[PeerConfig]) -> None:
+        """See `Network.know`."""
+        self._book.know(validators)
+        before = self._peers
+        self._peers = {peer.index: peer for peer in validators if peer.index != self.config.own_index}
+        for index, peer in before.items():
+            now = self._peers.get(index)
+            if now is None or now.peer_id != peer.peer_id:
+                del self._links[index]
+                self._cut(peer.peer_id)
+        fresh = self._peers.keys() - self._links.keys()
+        links = self._links | {index: self._link_to(index) for index in fresh}
+        self._links = {index: links[index] for index in sorted(links)}
+        self._dial()
+
+    def _link_to(self, index: ValidatorIndex) -> PeerLink:
+        return PeerLink(index, self.counters, self._deliver, self._blame)
+
+    def _dial(self) -> None:
+        """Tell both diallers whom to reach: the face nobody, while the validator behind it is away."""
+        if self._face is not None:
+            self._face.know({} if self._stands_by() else self._peers)
+        if self._follower is not None:
+            self._follower.know(self._peers)
+
     def penalise(self, peer: PeerName, reason: GossipReason) -> None:
         """See `Network.penalise`."""
         self.counters.add(reason)
@@ -127,10 +152,11 @@ class Libp2pNetwork:
 
     async def request(self, to: ValidatorIndex, body: bytes) -> bytes:
         """See `Network.request`."""
-        edge = self._running()
-        stream: ByteStream | None = None
+        peer, stream = self._peers.get(to), None
+        if self._eye is None or peer is None:
+            raise NoAnswer("no such validator, or not started")
         try:
-            stream = await edge.open(self._peers[to].peer_id, FOLLOW_PROTOCOL)
+            stream = await self._eye.open(peer.peer_id, FOLLOW_PROTOCOL)
             decoder = await self._greet(stream, to, FOLLOW_STREAM)
         except (StreamBroken, trio.TooSlowError) as error:
             if stream is not None:
@@ -146,31 +172,52 @@ class Libp2pNetwork:
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; `started` once listening. Raises OperatorError when the port is not to be
         had."""
+        edge, eye = self._edge, self._eye = self._edges()
+        async with AsyncExitStack() as stack:
+            for one in dict.fromkeys((edge, eye)):
+                await stack.enter_async_context(one.run())
+                topics = self._topics_of(one)
+                await stack.enter_async_context(topics.run(self.config.topics))
+                self._topics = self._topics or topics
+            nursery = await stack.enter_async_context(trio.open_nursery())
+            nursery.start_soon(self._tick)
+            for dialler in self._diallers(edge, eye):
+                nursery.start_soon(dialler.run)
+            self._dial()
+            log.info("network_started", host=self.config.listen_host, port=self.config.listen_port)
+            task_status.started()
+
+    def _edges(self) -> tuple[Edge, Edge]:
+        """What others see of us, and what we see others with: one and the same, but for a sentry."""
         from gossip.host import Edge
-        from gossip.pubsub import TopicGossip
 
         edge = Edge(self.config, self.counters, self._admit, self._on_connected)
         for lane, protocol in LANE_PROTOCOLS.items():
             edge.serve(protocol, partial(self._on_lane, lane))
         edge.serve(FOLLOW_PROTOCOL, self._on_follower)
-        if self._private is not None:
-            for lane, protocol in RELAY_PROTOCOLS.items():
-                edge.serve(protocol, partial(self._on_private, lane))
-        topics = TopicGossip(
-            edge.host, self.config.chain_id, self.counters, self._deliver_topic, self._blame_peer_id
-        )
-        self._edge, self._topics = edge, topics
-        async with edge.run(), topics.run(self.config.topics), trio.open_nursery() as nursery:
-            nursery.start_soon(self._tick)
-            for index, peer in sorted(self._peers.items()):
-                nursery.start_soon(self._task_for(index), peer)
-            log.info("network_started", host=self.config.listen_host, port=self.config.listen_port)
-            task_status.started()
+        if self._private is None:
+            return edge, edge
+        for lane, protocol in RELAY_PROTOCOLS.items():
+            edge.serve(protocol, partial(self._on_private, lane))
+        return edge, Edge(self.config, self.counters, lambda _: True, lambda _: None, os.urandom(32))
 
-    def _task_for(self, index: ValidatorIndex) -> Callable[[PeerConfig], Awaitable[None]]:
-        if self.config.own_index is None:
-            return self._follow
-        return self._keep_link if self.config.own_index < index else self._knock
+    def _diallers(self, edge: Edge, eye: Edge) -> list[Dialler]:
+        """One for lanes, one for following; a sentry has both."""
+        if self.config.own_index is not None:
+            self._face = Dialler(self.config, self.counters, edge, self._open_lane, self._is_up)
+        if self.config.own_index is None or self._private is not None:
+            self._follower = Dialler(self.config, self.counters, eye, None, self._is_up)
+        return [one for one in (self._face, self._follower) if one is not None]
+
+    def _topics_of(self, edge: Edge) -> TopicGossip:
+        from gossip.pubsub import TopicGossip
+
+        chain_id = self.config.chain_id
+        return TopicGossip(edge.host, chain_id, self.counters, self._deliver_topic, self._blame_peer_id)
+
+    def _is_up(self, index: ValidatorIndex) -> bool:
+        link = self._links.get(index)
+        return link is not None and link.is_up()
 
     async def _tick(self) -> None:
         expected_ns = time.monotonic_ns()
@@ -184,85 +231,36 @@ class Libp2pNetwork:
                 link.tick(now_ns)
             if self._private is not None:
                 self._private.tick(now_ns)
+                self._look_behind(self._private)
             expected_ns = now_ns
-
-    async def _keep_link(self, peer: PeerConfig) -> None:
-        """Dial, open both lanes, serve them until the link is lost; for ever."""
-        edge = self._running()
-        backoff_seconds = BACKOFF_SECONDS_MIN
-        while True:
-            began = trio.current_time()
-            try:
-                await edge.connect(peer)
-                async with trio.open_nursery() as nursery:
-                    for lane in Lane:
-                        nursery.start_soon(self._open_lane, lane, peer)
-            except* (StreamBroken, trio.TooSlowError, ProtocolViolation) as errors:
-                self.counters.add(GossipReason.DIAL_FAILED)
-                log.debug("dial_failed", peer=peer.index, errors=[str(e) for e in errors.exceptions])
-            if trio.current_time() - began > 2 * BACKOFF_SECONDS_MAX:
-                backoff_seconds = BACKOFF_SECONDS_MIN
-            await self._clear(peer)
-            await self._pause(peer, backoff_seconds)
-            backoff_seconds = min(2 * backoff_seconds, BACKOFF_SECONDS_MAX)
-
-    async def _clear(self, peer: PeerConfig) -> None:
-        edge = self._running()
-        with trio.move_on_after(CLEAN_UP_SECONDS_MAX):
-            while edge.is_connected(peer.peer_id):
-                edge.abort_peer(peer.peer_id)
-                await trio.sleep(0.02)
-
-    async def _pause(self, peer: PeerConfig, seconds: float) -> None:
-        """Wait, with jitter, or until a connection of the peer arrives."""
-        self._arrivals[peer.peer_id] = trio.Event()
-        with trio.move_on_after(seconds * random.uniform(0.5, 1)):
-            await self._arrivals[peer.peer_id].wait()
-
-    async def _knock(self, peer: PeerConfig) -> None:
-        await trio.sleep(KNOCK_AFTER_SECONDS)
-        if not self._links[peer.index].is_up():
-            await self._try_connect(peer)
-
-    async def _follow(self, peer: PeerConfig) -> None:
-        """As a follower: keep a connection, over which gossipsub and requests run."""
-        edge = self._running()
-        backoff_seconds = BACKOFF_SECONDS_MIN
-        while peer.host:
-            if edge.is_connected(peer.peer_id) or await self._try_connect(peer):
-                backoff_seconds = BACKOFF_SECONDS_MIN
-                await trio.sleep(BACKOFF_SECONDS_MAX / 4)
-            else:
-                await self._pause(peer, backoff_seconds)
-                backoff_seconds = min(2 * backoff_seconds, BACKOFF_SECONDS_MAX)
-
-    async def _try_connect(self, peer: PeerConfig) -> bool:
-        try:
-            await self._running().connect(peer)
-        except StreamBroken as error:
-            self.counters.add(GossipReason.DIAL_FAILED)
-            log.debug("dial_failed", peer=peer.index, error=str(error))
-            return False
-        return True
 
     # Streams.
 
     async def _open_lane(self, lane: Lane, peer: PeerConfig) -> None:
+        if self._private is not None and not self._private.is_up():
+            raise StreamBroken("our validator is away")
         stream = await self._running().open(peer.peer_id, LANE_PROTOCOLS[lane])
         try:
             decoder = await self._greet(stream, peer.index, lane)
-            await self._serve(lane, peer.index, stream, decoder)
-        except ProtocolViolation as error:
-            self._refuse(peer.index, error)
+        except BaseException as error:
+            # The dialler cuts the connection, unless the peer only follows.
+            await end_stream(stream)
+            if isinstance(error, ProtocolViolation):
+                self._refuse(peer.index, error)
             raise
+        try:
+            await self._serve(lane, peer.index, stream, decoder)
         finally:
             stream.abort()
 
     async def _on_lane(self, lane: Lane, peer_id: str, stream: ByteStream) -> None:
         index = self._book.index_of(peer_id)
         own_index = self.config.own_index
+        if own_index is None:
+            await self._decline(lane, stream)
+            return
         try:
-            if index is None or own_index is None or index >= own_index:
+            if index is None or index >= own_index:
                 raise ProtocolViolation(GossipReason.UNKNOWN_PEER, "may not open a lane to us")
             decoder = await self._greet(stream, index, lane)
             await self._serve(lane, index, stream, decoder)
@@ -273,13 +271,22 @@ class Libp2pNetwork:
         finally:
             stream.abort()
 
+    async def _decline(self, lane: Lane, stream: ByteStream) -> None:
+        """We only follow, and whoever opens a lane takes us for a validator that we are to be, or were: tell it."""
+        with suppress(StreamBroken), trio.move_on_after(HELLO_SECONDS_MAX):
+            await stream.write(encode_hello(self.config.chain_id, None, lane))
+        await end_stream(stream, politely=True)
+
     async def _serve(
         self, lane: Lane, index: ValidatorIndex, stream: ByteStream, decoder: FrameDecoder
     ) -> None:
         if lane is Lane.BULK:
             await stream.widen()
+        link = self._links.get(index)
+        if link is None:
+            raise StreamBroken("no validator any more")
         log.info("lane_up", peer=index, lane=lane.label)
-        await self._links[index].serve(lane, stream, decoder)
+        await link.serve(lane, stream, decoder)
         log.info("lane_down", peer=index, lane=lane.label)
 
     async def _on_follower(self, peer_id: str, stream: ByteStream) -> None:
@@ -308,7 +315,8 @@ class Libp2pNetwork:
     def _refuse(self, peer: PeerName, error: ProtocolViolation) -> None:
         known = isinstance(error.reason, GossipReason)
         reason = GossipReason(error.reason) if known else GossipReason.BAD_REQUEST
-        log.warning("peer_refused", peer=peer, reason=reason.value, detail=error.detail)
+        tell = log.info if reason is GossipReason.FOLLOWS_ONLY else log.warning
+        tell("peer_refused", peer=peer, reason=reason.value, detail=error.detail)
         self.penalise(peer, reason)
 
     # Callbacks.
@@ -319,7 +327,9 @@ class Libp2pNetwork:
         if self._book.is_banned(name, time.monotonic_ns()):
             self.counters.add(GossipReason.BANNED)
             return False
-        if not isinstance(name, str) or peer_id == self.config.sentry_of:
+        if not isinstance(name, str):
+            return not self._stands_by()
+        if peer_id == self.config.sentry_of:
             return True
         connected = self._running().connected_peers()
         others = [other for other in connected if self._book.index_of(other) is None and other != peer_id]
@@ -329,10 +339,37 @@ class Libp2pNetwork:
         return True
 
     def _on_connected(self, peer_id: str) -> None:
-        if arrival := self._arrivals.get(peer_id):
-            arrival.set()
+        if self._face is not None:
+            self._face.on_connected(peer_id)
+
+    def _cut(self, peer_id: str) -> None:
+        for edge in (self._edge, self._eye):
+            if edge is not None:
+                edge.abort_peer(peer_id)
 
     # A sentry's work.
+
+    def _stands_by(self) -> bool:
+        """Whether we are a sentry whose validator is not behind it."""
+        return self._private is not None and not self._in_charge
+
+    def _look_behind(self, private: PeerLink) -> None:
+        """Show the validator's face when it has come; hide it when it has been away for some time."""
+        if private.is_up():
+            self._left_at = None
+            if not self._in_charge:
+                self._in_charge = True
+                log.info("sentry_in_charge")
+                self._dial()
+        elif self._in_charge:
+            now = trio.current_time()
+            self._left_at = now if self._left_at is None else self._left_at
+            if now - self._left_at > STAND_BY_SECONDS:
+                self._in_charge = False
+                log.info("sentry_stands_by")
+                self._dial()
+                for peer in self._peers.values():
+                    self._running().abort_peer(peer.peer_id)
 
     def _private_link(self) -> PeerLink:
         if self.config.own_index is None:
@@ -418,8 +455,10 @@ class Libp2pNetwork:
         if reaction is Reaction.COUNTED:
             return
         log.warning("peer_cut", peer=peer, reason=reason.value, reaction=reaction.value)
-        peer_id = peer if isinstance(peer, str) else self._peers[peer].peer_id
-        self._running().abort_peer(peer_id)
+        if isinstance(peer, str):
+            self._cut(peer)
+        elif peer in self._peers:
+            self._cut(self._peers[peer].peer_id)
 
     def _standing(self, link: PeerLink, now_ns: int) -> PeerStanding:
         return PeerStanding(
@@ -435,7 +474,7 @@ class Libp2pNetwork:
 
     def _is_connected(self, index: ValidatorIndex) -> bool:
         """What a follower has with a validator instead of lanes."""
-        return self._edge is not None and self._edge.is_connected(self._peers[index].peer_id)
+        return self._eye is not None and self._eye.is_connected(self._peers[index].peer_id)
 
     def _running(self) -> Edge:
         if self._edge is None:

@@ -200,7 +200,7 @@ def test_our_hello_is_accepted_by_whoever_expects_us() -> None:
         (a_hello(chain_id=b"\1" * 32), GossipReason.WRONG_CHAIN),
         (a_hello(protocol=2), GossipReason.WRONG_PROTOCOL),
         (a_hello(index=2), GossipReason.WRONG_INDEX),
-        (a_hello(index=65535), GossipReason.WRONG_INDEX),
+        (a_hello(index=65535), GossipReason.FOLLOWS_ONLY),
         (a_hello(lane=Lane.BULK), GossipReason.BAD_HELLO),
         (Frame(Kind.MESSAGES, a_hello().messages), GossipReason.BAD_HELLO),
         (Frame(Kind.HELLO, (b"\xc1",)), GossipReason.BAD_HELLO),

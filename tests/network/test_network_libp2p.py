@@ -328,7 +328,7 @@ async def test_three_hundred_connections_come_and_go_and_the_door_stays_open() -
         edge = Edge(config, Counters(), lambda _: True, lambda _: None)
         async with edge.run():
             for _ in range(20):
-                await edge.connect(peer)
+                await edge.connect(peer.peer_id, peer.host, peer.port)
                 edge.abort_peer(peer.peer_id)
                 await until(lambda: not edge.is_connected(peer.peer_id))
 

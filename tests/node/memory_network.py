@@ -18,6 +18,7 @@ from gossip.network import (
     Lane,
     NetworkConfig,
     NoAnswer,
+    PeerConfig,
     PeerName,
     PeerStanding,
     Topic,
@@ -45,6 +46,7 @@ class MemoryNetwork:
         self.sent: list[tuple[Lane, bytes]] = []
         """What was broadcast or sent, in order."""
         self.published: list[tuple[Topic, bytes]] = []
+        self.known: tuple[PeerConfig, ...] = ()
         self.blamed: list[tuple[PeerName, GossipReason]] = []
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -120,6 +122,10 @@ class MemoryNetwork:
             for index in range(self.hub.count)
             if index != self.index
         ]
+
+    def know(self, validators: Sequence[PeerConfig]) -> None:
+        """See `Network.know`; the hub joins everybody anyway."""
+        self.known = tuple(validators)
 
     def penalise(self, peer: PeerName, reason: GossipReason) -> None:
         """See `Network.penalise`; remembered for the test."""
