@@ -69,7 +69,7 @@ from tests.naive.exposure import exposure, shortfalls_uusd
 from tests.naive.fees import fee_uusd
 from tests.naive.funding import accrue, paid_uusd
 from tests.naive.liquidation import liquidate
-from tests.naive.margin import PPM, NaiveMargin, Rows, naive_margin
+from tests.naive.margin import PPM, NaiveMargin, Rows
 from tests.naive.oracle import NaiveOracle
 from tests.naive.packages import request_leaves, settle_packages
 from tests.naive.penalties import begin
@@ -78,6 +78,7 @@ from tests.naive.quotes import count_fill, trip
 from tests.naive.root import naive_root
 from tests.naive.settlement import NaiveAverage
 from tests.naive.staking import genesis_staking
+from tests.naive.standard import margin_of
 from tests.naive.transactions import execute
 from tests.naive.waterfall import absorb_debts, end_recovered, postpone
 
@@ -163,7 +164,7 @@ class NaiveLedger:
         self.calling = -1
         good = execute(self, transactions[1:])
         new = {item.instrument for item in self.orders.values() if item.height == self.height}
-        for instrument in sorted(new | set(filter(self.breakers.resumes, self.instruments))):
+        for instrument in sorted(new | set(filter(self.breakers.resumes, live))):
             self.calling = instrument
             if self.breakers.matches(instrument):
                 self._call(self.instruments[instrument])
@@ -184,7 +185,7 @@ class NaiveLedger:
     def _margin_everyone(self) -> dict[AccountKey, NaiveMargin]:
         margins = {}
         for key, account in sorted(self.accounts.items()):
-            margin = margins[key] = naive_margin(self.rows, account.cash_uusd, account.positions)
+            margin = margins[key] = margin_of(self, account)
             health = HEALTHY if margin.im_excess_uusd >= 0 else REDUCE_ONLY
             if margin.mm_excess_uusd < 0:
                 health = LIQUIDATION

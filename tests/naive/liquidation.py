@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ledger.events import LiquidationStep
 from ledger.instruments import Instrument, Kind
 from tests.naive.call import Order
+from tests.naive.standard import STANDARD, standard_excesses
 from tests.naive.waterfall import advance
 
 if TYPE_CHECKING:
@@ -36,14 +37,19 @@ def liquidate(ledger: NaiveLedger, key: AccountKey, margin: NaiveMargin) -> None
 
 
 def _worst_position(ledger: NaiveLedger, key: AccountKey, margin: NaiveMargin) -> Instrument | None:
-    rows, found = ledger.rows, []
-    for instrument_id, (lots, _) in sorted(ledger.accounts[key].positions.items()):
+    account, rows, found = ledger.accounts[key], ledger.rows, []
+    for instrument_id, (lots, cost) in sorted(account.positions.items()):
         instrument = ledger.instruments[instrument_id]
         if instrument.kind == Kind.PERPETUAL or instrument.expiry_ns > ledger.time_ns:
             row = rows.row_of[instrument_id]
             table = rows.table[row]
             scenario = margin.worst_scenario[rows.underlying[row]]
-            found.append((lots * (table[scenario] - table[-1]), instrument_id))
+            weight = lots * (table[scenario] - table[-1])
+            if account.model == STANDARD:
+                value = lots * rows.basis[row] // instrument.lots_per_contract - cost
+                others = {item: held for item, held in account.positions.items() if item != instrument_id}
+                weight = -standard_excesses(ledger, account.cash_uusd + value, others)[1]
+            found.append((weight, instrument_id))
     return ledger.instruments[min(found)[1]] if found else None
 
 

@@ -16,10 +16,10 @@ from ledger.transactions import (
 )
 from tests.naive.account import LIQUIDATION, REDUCE_ONLY, AccountKey, NaiveAccount
 from tests.naive.call import Order, on_grid
-from tests.naive.margin import naive_margin
 from tests.naive.quotes import defect, is_frozen, quote_orders, reserve_uusd
 from tests.naive.sent import Sent, actions_of, refuse
 from tests.naive.sessions import gross_uusd
+from tests.naive.standard import STANDARD, margin_of
 
 if TYPE_CHECKING:
     from tests.naive.ledger import NaiveLedger
@@ -48,10 +48,10 @@ def excess_uusd(ledger: NaiveLedger, account: NaiveAccount, orders: list[Order])
 
     def excess(counted: list[Order]) -> int:
         triples = [_as_margin(item) for item in counted]
-        return naive_margin(ledger.rows, account.cash_uusd, account.positions, triples).im_excess_uusd
+        return margin_of(ledger, account, triples).im_excess_uusd
 
     limits = {number: item for number, item in account.protections.items() if item.lots_max}
-    if not limits:
+    if not limits or account.model == STANDARD:
         return excess(margined)
 
     def limited(order: Order) -> bool:

@@ -13,6 +13,7 @@ from ledger.transactions import (
     ResetProtection,
     RevokeSessionKey,
     SetCancelTime,
+    SetMarginModel,
     SetProtection,
 )
 from tests.naive.account import AccountKey
@@ -20,11 +21,19 @@ from tests.naive.orders import open_orders
 from tests.naive.quotes import quotes_on
 from tests.naive.sent import Sent
 from tests.naive.sessions import keys_of, register, revoke
+from tests.naive.standard import margin_of
 
 if TYPE_CHECKING:
     from tests.naive.ledger import NaiveLedger
 
-SETTINGS = (SetCancelTime, SetProtection, ResetProtection, RegisterSessionKey, RevokeSessionKey)
+SETTINGS = (
+    SetCancelTime,
+    SetProtection,
+    ResetProtection,
+    RegisterSessionKey,
+    RevokeSessionKey,
+    SetMarginModel,
+)
 
 
 def change_setting(ledger: NaiveLedger, sent: Sent, action: object) -> str | None:
@@ -47,9 +56,24 @@ def change_setting(ledger: NaiveLedger, sent: Sent, action: object) -> str | Non
         reason = register(ledger, sent.key, action)
     elif isinstance(action, RevokeSessionKey):
         reason = revoke(ledger, sent.key, action)
+    elif isinstance(action, SetMarginModel):
+        reason = _set_model(ledger, sent.key, action.model)
     if reason is None:
         ledger.events.append(SettingChanged(*sent.key, type(action).__name__))
     return reason
+
+
+def _set_model(ledger: NaiveLedger, key: AccountKey, model: int) -> str | None:
+    account = ledger.accounts[key]
+    orders = [
+        (item.instrument, item.lots if item.is_buy else -item.lots, item.price_uusd)
+        for item in open_orders(ledger, key)
+        if not item.reduce_only
+    ]
+    if margin_of(ledger, account, orders, model).im_excess_uusd < 0:
+        return "insufficient_margin"
+    account.model = model
+    return None
 
 
 def _set_protection(ledger: NaiveLedger, key: AccountKey, action: SetProtection) -> str | None:

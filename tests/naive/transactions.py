@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ledger.events import TransactionApplied, TransactionRejected
-from ledger.transactions import Deposit, NamedInstrument, PlaceTrigger, TransferCash, Withdraw
+from ledger.transactions import BidAuction, Deposit, NamedInstrument, PlaceTrigger, TransferCash, Withdraw
 from tests.naive.account import AccountKey, NaiveAccount
+from tests.naive.bids import bid
 from tests.naive.cancels import cancel_due, cancel_requested, cancel_silent
 from tests.naive.orders import place_orders
 from tests.naive.preferences import SETTINGS, change_setting
@@ -145,6 +146,7 @@ Perform = Callable[["NaiveLedger", Sent, object], str | None]
 PHASES: tuple[tuple[tuple[type, ...], Perform], ...] = (
     ((Deposit,), _deposit),
     ((Withdraw, TransferCash), _move_out),
+    ((BidAuction,), bid),
     (STAKING, perform),
     (SETTINGS, change_setting),
 )

@@ -1,6 +1,6 @@
 """An account below maintenance, step by step: auction, vault, deleveraging, debt. Pure.
 
-Bids on auctions are not here: the histories make none.
+Bids on auctions are in `bids.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from ledger.events import AuctionEnded, AuctionStarted, DebtChanged, Deleveraged, VaultTook
 from ledger.settlement.state import VAULT_KEY, Liquidation
 from tests.naive.account import LIQUIDATION, NaiveAccount
-from tests.naive.margin import naive_margin
+from tests.naive.standard import margin_of
 
 if TYPE_CHECKING:
     from tests.naive.account import AccountKey
@@ -52,7 +52,7 @@ def advance(ledger: NaiveLedger, key: AccountKey) -> None:
         ):
             _deleverage(ledger, key, equity)
         return
-    excess = naive_margin(ledger.rows, account.cash_uusd, account.positions).mm_excess_uusd
+    excess = margin_of(ledger, account).mm_excess_uusd
     ledger.events.append(AuctionStarted(*key, equity <= 0, equity, excess))
     ledger.liquidations[key] = replace(
         leaf, auction_ns=ledger.time_ns, is_insolvent=equity <= 0, reserved_uusd=0
@@ -90,7 +90,7 @@ def _has_takers(ledger: NaiveLedger, account: NaiveAccount) -> bool:
 
 def _after(ledger: NaiveLedger, taker: NaiveAccount, lots: dict[int, int], value_uusd: int) -> NaiveAccount:
     """The taker with these lots bought at the marks, on the grid of lots, and this cash."""
-    after = NaiveAccount(taker.cash_uusd + value_uusd, positions=dict(taker.positions))
+    after = NaiveAccount(taker.cash_uusd + value_uusd, positions=dict(taker.positions), model=taker.model)
     for instrument, signed in sorted(lots.items()):
         ledger.give(after, ledger.instruments[instrument], signed, _grid_mark(ledger, instrument))
     return after
@@ -101,7 +101,7 @@ def _grid_mark(ledger: NaiveLedger, instrument: int) -> int:
     return ledger.rows.mark[ledger.rows.row_of[instrument]] // per * per
 
 
-def _room_uusd(ledger: NaiveLedger, key: AccountKey, lots: dict[int, int], value_uusd: int) -> int:
+def room_uusd(ledger: NaiveLedger, key: AccountKey, lots: dict[int, int], value_uusd: int) -> int:
     """IM excess afterwards with its open orders; -1 for more instruments than an account may be in."""
     after = _after(ledger, ledger.accounts[key], lots, value_uusd)
     if len(after.positions) > ledger.genesis.parameters.positions_max:
@@ -111,12 +111,13 @@ def _room_uusd(ledger: NaiveLedger, key: AccountKey, lots: dict[int, int], value
         for _, item in sorted(ledger.orders.items())
         if item.account == key and not item.reduce_only
     ]
-    return naive_margin(ledger.rows, after.cash_uusd, after.positions, orders).im_excess_uusd
+    return margin_of(ledger, after, orders).im_excess_uusd
 
 
-def _pass_on(
+def pass_on(
     ledger: NaiveLedger, giver: AccountKey, taker: AccountKey, lots: dict[int, int], value_uusd: int
 ) -> None:
+    """Lots at the marks, and cash beside them, from one account to another."""
     reverse = {instrument: -signed for instrument, signed in lots.items()}
     for key, change, value in ((giver, reverse, -value_uusd), (taker, lots, value_uusd)):
         after = _after(ledger, ledger.accounts[key], change, value)
@@ -131,9 +132,9 @@ def _vault_takes(ledger: NaiveLedger, key: AccountKey, equity: int) -> bool:
     if VAULT_KEY not in ledger.accounts or key == VAULT_KEY:
         return False
     lots = {instrument: held for instrument, (held, _) in ledger.accounts[key].positions.items()}
-    if _room_uusd(ledger, VAULT_KEY, lots, equity) < 0:
+    if room_uusd(ledger, VAULT_KEY, lots, equity) < 0:
         return False
-    _pass_on(ledger, key, VAULT_KEY, lots, equity)
+    pass_on(ledger, key, VAULT_KEY, lots, equity)
     ledger.events.append(VaultTook(*key, equity))
     return True
 
@@ -143,7 +144,7 @@ def _deleverage(ledger: NaiveLedger, key: AccountKey, equity: int) -> None:
     scores = _scores(ledger, key)
     while scores:
         shares = _shares(ledger, key, scores)
-        rooms = {winner: _room_uusd(ledger, winner, shares[winner], 0) for winner in scores}
+        rooms = {winner: room_uusd(ledger, winner, shares[winner], 0) for winner in scores}
         if min(rooms.values()) >= 0:
             break
         scores = {winner: score for winner, score in scores.items() if rooms[winner] >= 0}
@@ -161,7 +162,7 @@ def _deleverage(ledger: NaiveLedger, key: AccountKey, equity: int) -> None:
     for winner in scores:
         losses[winner] += min(deficit - sum(losses.values()), rooms[winner] - losses[winner])
     for winner in scores:
-        _pass_on(ledger, key, winner, shares[winner], -losses[winner])
+        pass_on(ledger, key, winner, shares[winner], -losses[winner])
         ledger.events.append(Deleveraged(*key, *winner, losses[winner]))
 
 
