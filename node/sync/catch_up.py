@@ -226,6 +226,7 @@ class _Run:
         self.epoch = epoch
         self.height = height
         """As far as ranges were handed on."""
+        self.peers = tuple(peers)
         self.scheduler = Scheduler(peers, height + 1, target.height, size)
         self.pieces: dict[int, Piece] = {}
         """Asked for, by the number of the question."""
@@ -269,6 +270,10 @@ class CatchUp:
         """Questions to a peer that came to nothing since its last answer: others are asked before it."""
         self._turn = 0
         self.progress = SyncProgress()
+
+    def know(self, peers: Sequence[ValidatorIndex]) -> None:
+        """Whom to ask from the next round on."""
+        self._peers = tuple(peers)
 
     @property
     def is_fetching(self) -> bool:
@@ -329,6 +334,10 @@ class CatchUp:
         self.progress.late += 1
         if self._run is not None:
             self._run.scheduler.failed(peer, piece, now_ms)
+
+    def is_waiting(self, ask: Ask) -> bool:
+        """Whether its answer is still wanted."""
+        return ask.number in self._asks
 
     # --- what to do ---
 
@@ -480,12 +489,12 @@ class CatchUp:
 
     def _ask_ranges(self, run: _Run, now_ms: int, actions: list[Action]) -> None:
         """The lowest pieces of those who have answered lately, each run beginning with another one."""
-        count, turn = len(self._peers), self._turn
-        order = sorted(range(count), key=lambda at: (self._failures[self._peers[at]], (at - turn) % count))
+        count, turn = len(run.peers), self._turn
+        order = sorted(range(count), key=lambda at: (self._failures[run.peers[at]], (at - turn) % count))
         in_flight = Counter(ask.peer for ask in self._asks.values())
         for slot in range(REQUESTS_PER_PEER):
             for place in order:
-                peer = self._peers[place]
+                peer = run.peers[place]
                 piece = run.scheduler.take(peer, now_ms) if in_flight[peer] <= slot else None
                 if piece is not None:
                     in_flight[peer] += 1

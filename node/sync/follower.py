@@ -79,10 +79,14 @@ class OrderForwarder:
 
     def __init__(self, network: Network, validators: Sequence[ValidatorIndex], metrics: NodeMetrics) -> None:
         self._network = network
-        self._turn = cycle(validators)
-        self._count = len(validators)
+        self.know(validators)
         self._metrics = metrics
         self._send, self._waiting = trio.open_memory_channel[bytes](BUNDLES_WAITING_MAX)
+
+    def know(self, validators: Sequence[ValidatorIndex]) -> None:
+        """Whom to give bundles to from now on."""
+        self._turn = cycle(validators)
+        self._count = len(validators)
 
     def broadcast(self, lane: Lane, message: bytes) -> int:
         """Queue an encoded TransactionBundle, in pieces that fit a request; how many validators will be asked."""

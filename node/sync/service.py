@@ -73,6 +73,12 @@ class SyncService:
         """For answers, by the number of the question."""
         self._report_at_ms = 0
 
+    def know(self, peers: Sequence[ValidatorIndex]) -> None:
+        """Whom to ask from the next round on."""
+        self._peers = tuple(peers)
+        if self._thinker is not None:
+            self._thinker.know(self._peers)
+
     @property
     def progress(self) -> SyncProgress:
         """Where catch-up stands."""

@@ -14,6 +14,7 @@ import msgspec
 
 from consensus.effects import Effect, Send
 from consensus.messages import Block, ConsensusMessage, Vote, VoteKind, hash_of, sign_bytes, transaction_root
+from node.sync.messages import Question, Range, Tip
 from primitives.identifiers import ValidatorIndex
 
 
@@ -51,6 +52,10 @@ class Actor:
     def hear(self, message: ConsensusMessage) -> list[Effect]:
         """A message that its core is about to take; what to say at once."""
         return []
+
+    def answer(self, question: Question, honest: Range | Tip) -> Range | Tip | None:
+        """What to tell one who catches up by ranges, instead of what our store says; None: nothing."""
+        return honest
 
     def vote(self, kind: VoteKind, view: int, subject: bytes) -> Vote:
         """Any vote under our own key."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from consensus.effects import Broadcast, Effect
 from consensus.messages import Proposal, Vote, VoteKind, Votes
+from node.sync.messages import Question, Range, Tip
 from primitives.identifiers import NO_BLOCK, ValidatorIndex
 from testnet.byzantine.actor import Actor, Later, twin_of
+from testnet.byzantine.sync_liar import lie_about
 
 ZEAL = 0.7
 """How often it lies when it could."""
@@ -27,6 +29,10 @@ class Liar(Actor):
             votes = effect.message
             return self.to_each(lambda peer: self._lies(votes))
         return [effect]
+
+    def answer(self, question: Question, honest: Range | Tip) -> Range | Tip | None:
+        """Those who catch up hear no better."""
+        return lie_about(honest, self.rng)
 
     def _known(self, view: int) -> list[bytes]:
         self.blocks: dict[int, list[bytes]] = getattr(self, "blocks", {})

@@ -20,6 +20,7 @@ from consensus.messages import (
     VoteKind,
     Votes,
 )
+from node.sync.messages import Question, Range, Tip
 from primitives.codec import Wire
 from testnet.byzantine.actor import Actor, Later
 
@@ -38,6 +39,17 @@ class Mutator(Actor):
         if isinstance(effect, Send):
             return [Send(effect.to, wrong)]
         return [effect, Broadcast(wrong)] if self.rng.random() < 0.5 else [Broadcast(wrong)]
+
+    def answer(self, question: Question, honest: Range | Tip) -> Range | Tip | None:
+        """Now and then with another certificate, or another header."""
+        if self.rng.random() > 0.35:
+            return honest
+        proof = self._changed(honest.proof) if honest.proof is not None else None
+        if isinstance(honest, Range):
+            return Range(honest.blocks, honest.headers, proof)
+        if honest.header is not None and self.rng.random() < 0.5:
+            return Tip(self._changed(honest.header), honest.proof, honest.closing)
+        return Tip(honest.header, proof, honest.closing)
 
     def _mutated(self, message: ConsensusMessage) -> ConsensusMessage:
         match message:

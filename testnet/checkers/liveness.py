@@ -8,6 +8,11 @@ a retry, and fetches.
 from __future__ import annotations
 
 FACTOR_MAX = 64
+TIP_MS = 2_000 + 250
+"""network.md: how long the answers about the tip are waited for."""
+PAUSE_MS = 500
+REQUEST_MS = 10_000
+"""network.md: how long one question may take; a range is asked of two peers at most, who may both be silent."""
 
 
 def bound_ms(
@@ -23,6 +28,15 @@ def bound_ms(
         _view_wait_ms(delta_ms, views_behind + one) + min_block_ms for one in range(2 * bad_turns + 4)
     )
     return waits + (30 + epochs_behind) * (2 * delta_ms + min_block_ms)
+
+
+def catch_up_ms(epochs_behind: int) -> int:
+    """What is owed besides to a validator so far behind that it fetches ranges, within which the core's own way waits.
+
+    A question may be on its way to the silent when the network heals, and another one goes to them before they are
+    known; each epoch asks for the tip again.
+    """
+    return 2 * (REQUEST_MS + TIP_MS + PAUSE_MS) + epochs_behind * (TIP_MS + PAUSE_MS)
 
 
 def _view_wait_ms(delta_ms: int, views: int) -> int:

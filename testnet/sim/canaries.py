@@ -21,10 +21,12 @@ import msgspec
 
 from consensus import admission, certificate_store, certificates, retransmission, vote_keeper
 from consensus import state as state_module
+from consensus.certificates import SignatureCheck
 from consensus.core import Core
 from consensus.effects import Admitted, Effect, OwnVote, Persist
 from consensus.epoch import Epoch
 from consensus.evidence_pool import EvidencePool
+from consensus.final_range import check_range
 from consensus.messages import VoteKind
 from consensus.pacemaker import Pacemaker
 from consensus.safety import OwnVotes, restore
@@ -33,6 +35,8 @@ from consensus.validator_set import ValidatorSet
 from consensus.watch import Watch
 from node import safety_journal
 from node.storage.watermark import START
+from node.sync import catch_up
+from node.sync.scheduler import Scheduler
 from primitives.errors import InvariantViolation
 from primitives.identifiers import NO_BLOCK, BlockHash
 from testnet.checkers import Violation
@@ -54,7 +58,8 @@ Patch = tuple[Any, str, Any]
 @dataclass(frozen=True, slots=True)
 class Canary:
     """`patches` are (owner, name, replacement); `hunt` says where to look: twins, swarm, epochs (short ones, with
-    changes of everything), the same run twice, or the same run in processes with other hash seeds.
+    changes of everything), ranges (catch-up past a liar), the same run twice, or the same run in processes with other
+    hash seeds.
     """
 
     name: str
@@ -116,7 +121,10 @@ def _attempt(canary: Canary, attempt: int) -> str:
         return violation.oracle
     except InvariantViolation:
         return "invariant"
-    plan = epochs_plan(attempt) if kind == "epochs" else focused_plan(attempt, canary.traitor)
+    if kind in ("epochs", "ranges"):
+        plan = epochs_plan(attempt) if kind == "epochs" else ranges_plan(attempt)
+    else:
+        plan = focused_plan(attempt, canary.traitor)
     simulation, violation_found = verdict_of(plan)
     if violation_found is not None and violation_found.oracle != "no exception":
         return violation_found.oracle
@@ -174,6 +182,35 @@ def epochs_plan(seed: int) -> Plan:
         "healed": healed,
     }
     return Plan(**fields)
+
+
+def ranges_plan(seed: int) -> Plan:
+    """Four with quick blocks, one of them long away, another one a liar in catch-up; short epochs or an endless one."""
+    rng = stream(seed, "focus on ranges")
+    late, liar = rng.sample(range(4), 2)
+    at_ms, until_ms = rng.randrange(0, 2_000), rng.randrange(5_000, 9_000)
+    absence = Fault(
+        kind=rng.choice([FaultKind.CRASH, FaultKind.CUT, FaultKind.LOST_DISK]),
+        at_ms=at_ms,
+        until_ms=until_ms,
+        nodes=(late,),
+        peers=tuple(index for index in range(4) if index != late),
+    )
+    again_ms = until_ms + rng.randrange(10, 1_000)
+    again = Fault(kind=FaultKind.CRASH, at_ms=again_ms, until_ms=again_ms + 300, nodes=(late,))
+    return Plan(
+        seed=seed,
+        validators=4,
+        delta_ms=50,
+        min_block_ms=50,
+        epoch_blocks=rng.choice([0, 30]),
+        hostile_ms=14_000,
+        range_blocks=rng.choice([4, 16]),
+        network=NetworkPlan(loss_ppm=rng.choice([0, 100_000])),
+        traitors=(Traitor(validator=liar, behaviour="liar in catch-up"),),
+        faults=(absence, again) if rng.random() < 0.5 else (absence,),
+        healed=tuple(index for index in range(4) if index != liar),
+    )
 
 
 _EPOCH_TRAITORS = ["doppelganger", "double voter", "equivocating leader", "liar"]
@@ -427,6 +464,30 @@ def _set_one_epoch_early() -> list[Patch]:
     return _following_with(lambda epoch, decided: replace(epoch, validators=decided))
 
 
+def _ranges_with(check: Callable[..., list[SignatureCheck]]) -> list[Patch]:
+    return [(catch_up, "check_range", check)]
+
+
+def _range_unverified() -> list[Patch]:
+    return _ranges_with(lambda *_: [])
+
+
+def _range_signatures_unchecked() -> list[Patch]:
+    def check(*arguments: Any) -> list[SignatureCheck]:
+        check_range(*arguments)
+        return []
+
+    return _ranges_with(check)
+
+
+def _tip_unverified() -> list[Patch]:
+    return [(catch_up, "check_final_header", lambda *_: [])]
+
+
+def _liar_asked_again() -> list[Patch]:
+    return [(Scheduler, "drop", lambda self, peer: None)]
+
+
 CANARIES = [
     Canary("report dropped from nullify", _report_dropped),
     Canary("notarize after nullify", _notarize_after_nullify),
@@ -457,6 +518,10 @@ CANARIES = [
     Canary("its double is ignored", _double_ignored, "epochs"),
     Canary("protocol version forgotten", _version_forgotten, "epochs"),
     Canary("a set votes one epoch early", _set_one_epoch_early, "epochs"),
+    Canary("a range is believed unverified", _range_unverified, "ranges"),
+    Canary("a range's signatures unchecked", _range_signatures_unchecked, "ranges"),
+    Canary("a tip is believed unverified", _tip_unverified, "ranges"),
+    Canary("a liar in catch-up is asked again", _liar_asked_again, "ranges"),
     Canary("set iteration in the core", _set_iteration, "processes"),
     Canary("wall clock in the core", _wall_clock_in_the_core, "twice"),
 ]

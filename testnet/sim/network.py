@@ -54,6 +54,7 @@ class SimulatedNetwork:
         self._seed = plan.seed
         self._count = plan.validators
         self._rng: Random = stream(plan.seed, "network")
+        self._stream_rng: Random = stream(plan.seed, "network streams")
         self._span = (plan.network.delay_max_ms - plan.network.delay_min_ms) * MS
         self._partitions: dict[tuple[int, int], tuple[int, bool] | None] = {}
         self.cuts: Counter[tuple[int, int]] = Counter()
@@ -65,13 +66,22 @@ class SimulatedNetwork:
 
     def delays_ns(self, sender: int, receiver: int, letter: Letter) -> tuple[int, ...]:
         """Nanoseconds until each copy arrives; nothing when it is lost."""
-        plan, draw = self._plan, self._rng.random
+        return self._drawn(sender, receiver, letter.where, self._rng)
+
+    def stream_delays_ns(self, sender: int, receiver: int) -> tuple[int, ...]:
+        """The same for one direction of a stream of its own; drawn apart, so that letters fall as they fell."""
+        return self._drawn(sender, receiver, None, self._stream_rng)
+
+    def _drawn(
+        self, sender: int, receiver: int, where: tuple[int, int] | None, rng: Random
+    ) -> tuple[int, ...]:
+        plan, draw = self._plan, rng.random
         if sender in self.healed and receiver in self.healed:
             return (int((5 + 10 * draw()) * MS),)
         link = (sender, receiver)
         if self.cuts[link] or self.isolated in link:
             return ()
-        if plan.kind_cut_ppm and letter.where is not None and self._is_cut(sender, receiver, letter.where):
+        if plan.kind_cut_ppm and where is not None and self._is_cut(sender, receiver, where):
             return ()
         if plan.loss_ppm and draw() * 1_000_000 < plan.loss_ppm:
             return ()

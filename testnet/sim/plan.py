@@ -107,6 +107,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     network: NetworkPlan = NetworkPlan()
     signatures: str = "model"
     """model: keyed hashes, unforgeable inside the model; ed25519: real ones."""
+    range_blocks: int = 0
+    """Blocks in a range of the node's catch-up, which takes whoever is half of that behind; 0: the core's own alone."""
     application: str = "empty"
     """empty: blocks without transactions; exchange: the real ledger under a stream of orders."""
     torn_writes: bool = False

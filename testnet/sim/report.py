@@ -29,6 +29,7 @@ PROMISES = {
     "invariant": "the program's own invariants hold",
     "no exception": "no input raises an exception",
     "conservation": "money is conserved in the ledger",
+    "catch-up": "what a range proves is proved by rules written a second time, and who lied is dropped for the run",
     "event hash": "the same plan gives the same events",
 }
 SOMETIMES = (
@@ -38,7 +39,8 @@ SOMETIMES = (
     *("stopped itself", "fault clock_step", "fault pause", "fault deaf", "refused: bad signature"),
     *("set changed", "validator joined", "validator left", "partition and dead leader at a switch"),
     *("caught up past an epoch", "epoch closed by a suffix", "watch ended", "stopped by its double"),
-    *("upgrade in force", "old build stopped"),
+    *("upgrade in force", "old build stopped", "caught up by ranges", "range asked of another peer"),
+    *("lying server dropped", "question timed out", "crash while catching up"),
     *(
         "epoch opened",
         "evidence E1",

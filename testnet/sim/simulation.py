@@ -33,6 +33,8 @@ from consensus.messages import (
 from consensus.reasons import ConsensusReason
 from consensus.state import CoreConfig, Parameters
 from consensus.validator_set import ValidatorSet
+from node.sync.catch_up import Ask
+from node.sync.messages import RangeRequest
 from primitives.codec import encode
 from primitives.errors import InvariantViolation, ProtocolViolation
 from primitives.hashing import digest
@@ -41,7 +43,8 @@ from testnet.byzantine import BEHAVIOURS
 from testnet.checkers import Violation
 from testnet.checkers.chain import OneChain
 from testnet.checkers.limits import check_limits
-from testnet.checkers.liveness import bound_ms
+from testnet.checkers.liveness import bound_ms, catch_up_ms
+from testnet.checkers.ranges import BelievedRanges
 from testnet.checkers.rules import Rules, members_of
 from testnet.sim.exchange import ORDER_EVERY_NS, ExchangeExecutor, Market
 from testnet.sim.executors import EmptyExecutor, Executor, Roots
@@ -50,8 +53,9 @@ from testnet.sim.files import SimulatedDisk
 from testnet.sim.network import MS, Letter, SimulatedNetwork
 from testnet.sim.plan import Plan
 from testnet.sim.signers import KeyRing
+from testnet.sim.stores import FinalStore
 from testnet.sim.streams import stream
-from testnet.sim.validator import FinalStore, SimulatedValidator
+from testnet.sim.validator import SimulatedValidator
 
 CHAIN_ID = digest(b"sim-chain", b"quorate")
 HOUSEKEEPING_NS = 2_000 * MS
@@ -84,6 +88,7 @@ class Simulation:
         self.chain = OneChain(
             self.rules, plan.epoch_blocks, plan.version_in, forks_allowed=not plan.must_live
         )
+        self.ranges = BelievedRanges(self.rules, plan.epoch_blocks)
         self.network = SimulatedNetwork(plan)
         self.roots = Roots()
         self.market: Market | None = None
@@ -176,6 +181,7 @@ class Simulation:
         core = [self.validators[index] for index in self.plan.healed]
         coming = {self.plan.weights_in(self.highest_epoch), *(one.weights for one in self.plan.sets)}
         behind = max(self._views_behind(validator) for validator in core)
+        epochs_behind = self.highest_epoch - min(self._epoch_of(validator) for validator in core)
         limit_ms = bound_ms(
             bad_turns=max(
                 sum(1 for leader in members_of(weights).turns if leader not in self.plan.healed)
@@ -184,8 +190,10 @@ class Simulation:
             delta_ms=self.plan.delta_ms,
             min_block_ms=self.plan.min_block_ms,
             views_behind=behind,
-            epochs_behind=self.highest_epoch - min(self._epoch_of(validator) for validator in core),
+            epochs_behind=epochs_behind,
         )
+        if self._is_left_to_ranges(core):
+            limit_ms += catch_up_ms(epochs_behind)
         start_ns, goal = self.now_ns, max(validator.height for validator in self.validators) + 1
         lived = self.run_until(start_ns + limit_ms * MS, lambda: min(one.height for one in core) >= goal)
         if not lived:
@@ -193,6 +201,14 @@ class Simulation:
             raise Violation("liveness", f"no block {goal} within {limit_ms} ms of the healing: {heights}")
         self.recovery_ms = (self.now_ns - start_ns) // MS
         self.recovery_limit_ms = limit_ms
+
+    def _is_left_to_ranges(self, core: Sequence[SimulatedValidator]) -> bool:
+        """Whether somebody in the core is so far behind that it fetches ranges, or does so already."""
+        if not self.plan.range_blocks:
+            return False
+        highest = max(validator.height for validator in self.validators)
+        is_far = highest > min(validator.height for validator in core) + self.plan.range_blocks // 2
+        return is_far or any(one.catching_up is not None and one.catching_up.is_fetching for one in core)
 
     @staticmethod
     def _views_behind(validator: SimulatedValidator) -> int:
@@ -351,7 +367,31 @@ class Simulation:
         validator.crash()
         self.faults.on_crashed(validator)
 
+    def on_liar(self, validator: SimulatedValidator, ask: Ask, violation: ProtocolViolation) -> None:
+        """Somebody who catches up names whoever has answered it."""
+        self.audit(b"liar", validator.index, ask.peer)
+        self.happened(f"lie noticed: {violation.reason.value}")
+        if isinstance(ask.question, RangeRequest):
+            self.happened("lying server dropped")
+            self.ranges.on_liar(validator.index, ask.peer)
+        is_whole = self.chain.forked_at is None
+        if validator.is_honest and self.validators[ask.peer].is_honest and is_whole:
+            raise Violation("honest messages pass", f"{ask.peer} answered {violation}")
+
     # --- the network ---
+
+    def carry(self, sender: int, receiver: int, raw: bytes, action: Callable[..., None], *to: Any) -> None:
+        """A question or an answer on a stream of its own: it arrives once or never."""
+        delays = self.network.stream_delays_ns(sender, receiver)
+        for delay_ns in delays[:1]:
+            name = digest(b"sim-stream", raw)[:8]
+            self.after(delay_ns, self._carried, sender, receiver, name, action, to)
+
+    def _carried(
+        self, sender: int, receiver: int, name: bytes, action: Callable[..., None], to: tuple[Any, ...]
+    ) -> None:
+        self.audit(b"stream", receiver, sender, name)
+        action(*to)
 
     def send(self, sender: int, message: ConsensusMessage, receivers: Sequence[int]) -> None:
         """One message to some; each copy is an event of its own."""

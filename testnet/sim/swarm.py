@@ -8,6 +8,7 @@ from random import Random
 
 from msgspec.structs import replace
 
+from node.sync.messages import RANGE_BLOCKS_MAX
 from testnet.byzantine import BEHAVIOURS
 from testnet.sim.plan import Fault, FaultKind, NetworkPlan, Plan, SetChange, Traitor
 from testnet.sim.streams import stream
@@ -22,6 +23,8 @@ SETS_SHARE = 0.6
 """Runs with epochs whose validators change."""
 UPGRADE_SHARE = 0.4
 """Runs with epochs in which the protocol is upgraded."""
+RANGE_LIAR_SHARE = 0.5
+"""Runs with traitors and catch-up by ranges in which one of them lies about those, whatever was drawn for it."""
 FAMILY_SHARE = 0.5
 """How often a family is in."""
 
@@ -62,6 +65,7 @@ def draw_plan(seed: int, wishes: Wishes = DEFAULT_WISHES) -> Plan:
         epoch_blocks=epoch_blocks,
         hostile_ms=hostile_ms,
         application=wishes.application,
+        range_blocks=stream(seed, "ranges").choice([0, 4, 4, 4, 16, RANGE_BLOCKS_MAX]),
         signatures="ed25519" if rng.random() < ED25519_SHARE else "model",
         healed=tuple(range(count)),
         must_live=not wishes.over_threshold,
@@ -71,7 +75,7 @@ def draw_plan(seed: int, wishes: Wishes = DEFAULT_WISHES) -> Plan:
     # Loss of a disk takes a validator out of the vote for good: it counts against f like a traitor.
     out_max = stream(seed, "out").randint(faulty + 1, 2 * faulty) if wishes.over_threshold else faulty
     out = _up_to(out_max, stream(seed, "who").sample(range(count), min(count, out_max)), weights)
-    traitors = _traitors(seed, out, over=wishes.over_threshold)
+    traitors = _traitors(seed, out, over=wishes.over_threshold, has_ranges=base.range_blocks > 0)
     loyal_out = [index for index in out if index not in {traitor.validator for traitor in traitors}]
     if wishes.over_threshold:
         return _divided(seed, base, traitors)
@@ -204,7 +208,7 @@ def _divided(seed: int, base: Plan, traitors: list[Traitor]) -> Plan:
 _REDRAWN = {"first_half", "network", "torn_writes", "traitors", "faults", "healed"}
 
 
-def _traitors(seed: int, out: list[int], *, over: bool) -> list[Traitor]:
+def _traitors(seed: int, out: list[int], *, over: bool, has_ranges: bool) -> list[Traitor]:
     rng = stream(seed, "traitors")
     chosen = out if over else out[: rng.randint(0, len(out))]
     names = [name for name in sorted(BEHAVIOURS) if not over or BEHAVIOURS[name].forks]
@@ -213,7 +217,10 @@ def _traitors(seed: int, out: list[int], *, over: bool) -> list[Traitor]:
         names = rng.choice(
             [["colluder"], ["colluder"], ["denier"], ["denier"], ["colluder", "denier"], names]
         )
-    return [Traitor(validator=index, behaviour=rng.choice(names)) for index in sorted(chosen)]
+    drawn = [Traitor(validator=index, behaviour=rng.choice(names)) for index in sorted(chosen)]
+    if has_ranges and drawn and not over and stream(seed, "range liar").random() < RANGE_LIAR_SHARE:
+        drawn[0] = replace(drawn[0], behaviour="liar in catch-up")
+    return drawn
 
 
 def _network(seed: int) -> NetworkPlan:
@@ -308,6 +315,13 @@ def _power_loss(rng: Random, count: int, hostile_ms: int) -> list[Fault]:
     ]
 
 
+def _absence(rng: Random, count: int, hostile_ms: int) -> list[Fault]:
+    """One is away so long that it must catch up by ranges."""
+    at_ms = rng.randrange(0, hostile_ms // 2)
+    until_ms = at_ms + rng.randint(hostile_ms // 4, hostile_ms // 2)
+    return [Fault(kind=FaultKind.CRASH, at_ms=at_ms, until_ms=until_ms, nodes=(rng.randrange(count),))]
+
+
 FAMILIES: dict[str, Draw] = {
     "cut": _cuts(FaultKind.CUT),
     "deaf": _cuts(FaultKind.DEAF),
@@ -317,6 +331,7 @@ FAMILIES: dict[str, Draw] = {
     "slow link": _single(FaultKind.SLOW_LINK, 3, (50, 3_000)),
     "crash": _single(FaultKind.CRASH, 12, (0, 60), 4_000),
     "power loss": _power_loss,
+    "absence": _absence,
     "pause": _single(FaultKind.PAUSE, 3, (0, 0)),
     "fsync": _single(FaultKind.FSYNC, 2, (0, 0)),
     "slow disk": _single(FaultKind.SLOW_DISK, 3, (5, 800)),

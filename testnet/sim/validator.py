@@ -7,11 +7,11 @@ between any two effects, and inside a sync.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from consensus import admission
 from consensus.core import Core
@@ -25,7 +25,6 @@ from consensus.effects import (
     EpochClosed,
     EpochOpened,
     Halt,
-    OpenedEpoch,
     Persist,
     Readmit,
     ReportEvidence,
@@ -40,8 +39,8 @@ from consensus.effects import (
 from consensus.epoch import Epoch
 from consensus.epochs import EpochManager
 from consensus.evidence_pool import EvidencePool
-from consensus.fork import EpochStep
 from consensus.inputs import (
+    BlocksProved,
     Input,
     MessageReceived,
     OtherEpochHeard,
@@ -53,13 +52,11 @@ from consensus.inputs import (
 )
 from consensus.messages import (
     Block,
-    BlockResponse,
+    BlockRequest,
     ConsensusMessage,
     EpochClosing,
-    EpochProof,
-    Evidence,
     Proposal,
-    QuorumCertificate,
+    Status,
     hash_of,
 )
 from consensus.state import CoreConfig, FinalTip, Signer
@@ -73,9 +70,11 @@ from testnet.byzantine.actor import Actor, Later
 from testnet.byzantine.doppelganger import Doppelganger
 from testnet.checkers import Violation
 from testnet.checkers.signatures import HonestSignatures
+from testnet.sim.catching_up import RangeCatchUp, RangeServer
 from testnet.sim.executors import Executor
 from testnet.sim.files import PowerCut, SimulatedDisk
 from testnet.sim.network import MS, Letter
+from testnet.sim.stores import FinalStore
 
 if TYPE_CHECKING:
     from testnet.sim.simulation import Simulation
@@ -107,69 +106,6 @@ class FearlessManager(EpochManager):
         return core
 
 
-class FinalStore:
-    """Final blocks on disk: each commit is one durable transaction, as LMDB gives it. Also a fork.ShownChain."""
-
-    def __init__(self) -> None:
-        self.blocks: list[Block] = []
-        self.proof: QuorumCertificate | None = None
-        self.by_hash: dict[bytes, int] = {}
-        self.evidence: list[Evidence] = []
-        self.opened: list[tuple[OpenedEpoch, EpochProof]] = []
-        """Every epoch that began here, and the proof that the one before is closed."""
-        self.leaves: dict[bytes, bytes] = {}
-        """The ledger's leaves at the tip, in exchange runs; written in the same transaction as the block."""
-        self.proofs: dict[int, QuorumCertificate] = {}
-        """Of the blocks with a proof of their own, by height."""
-
-    def commit(self, delivered: DeliverFinal) -> tuple[Block, ...]:
-        """Keep what is new; returns it."""
-        fresh = tuple(block for block in delivered.blocks if block.header.height > len(self.blocks))
-        for block in fresh:
-            self.blocks.append(block)
-            self.by_hash[hash_of(block.header)] = len(self.blocks)
-        if fresh:
-            self.proof = delivered.proof
-            if self.by_hash.get(delivered.proof.block) == len(self.blocks):
-                self.proofs[len(self.blocks)] = delivered.proof
-        return fresh
-
-    def wipe(self) -> None:
-        """The disk is gone."""
-        self.blocks, self.proof, self.by_hash, self.proofs = [], None, {}, {}
-        self.leaves, self.evidence, self.opened = {}, [], []
-
-    def tip(self) -> FinalTip | None:
-        """Where a restart begins."""
-        return FinalTip(self.blocks[-1], self.proof) if self.blocks else None
-
-    def heights(self) -> tuple[int, int]:
-        """Everything from genesis up to the highest block with a proof of its own."""
-        return 1, max(self.proofs, default=0)
-
-    def block(self, height: int) -> Block:
-        """A final block."""
-        return self.blocks[height - 1]
-
-    def proof_at(self, height: int) -> QuorumCertificate | None:
-        """Its own proof."""
-        return self.proofs.get(height)
-
-    def step(self, epoch: int) -> EpochStep | None:
-        """How this validator passed from `epoch` to the next."""
-        if epoch >= len(self.opened):
-            return None
-        opened, closing = self.opened[epoch]
-        return EpochStep(closing, opened.validators)
-
-    def serve(self, effect: ServeBlocks) -> BlockResponse:
-        """A block and its ancestors, downwards."""
-        request = effect.request
-        height = self.by_hash.get(request.block, 0)
-        lowest = max(request.height_above, height - request.count_max)
-        return BlockResponse(request.block, tuple(self.blocks[at - 1] for at in range(height, lowest, -1)))
-
-
 class SimulatedValidator:
     """Its process, and what of it survives a crash."""
 
@@ -196,6 +132,9 @@ class SimulatedValidator:
         self.version_max = 1
         """The newest version that the running build knows."""
         self.executor: Executor = world.new_executor(index, self.store)
+        self.range_server = RangeServer(self, world.plan.epoch_blocks)
+        self.catching_up: RangeCatchUp | None = None
+        """Of this life; None while it is down, and in runs that leave catch-up to the core."""
         self.life = 0
         self.performed = 0
         self.crash_at: int | None = None
@@ -203,6 +142,8 @@ class SimulatedValidator:
         self.clock_offset_ns = 0
         self._timers: dict[TimerKind, int] = {}
         self._inbox: deque[Input] = deque()
+        self._late: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        """What came while it stood still, beside the core's inputs."""
         self._waiting: list[Effect] | None = None
         """Effects behind a Persist whose sync has not come back."""
         self._journal: SafetyJournal | None = None
@@ -219,6 +160,11 @@ class SimulatedValidator:
         """Final height, also while it is down."""
         return len(self.store.blocks)
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether it stands still."""
+        return self.standing is Standing.PAUSED
+
     def wall_ns(self) -> int:
         """Its own idea of the time of day."""
         return self.world.now_ns + self.clock_offset_ns
@@ -232,6 +178,7 @@ class SimulatedValidator:
         self.life += 1
         self._timers, self._waiting = {}, None
         self._inbox.clear()
+        self._late.clear()
         try:
             memory = recover(JOURNAL, WATERMARK, self.disk)
         except OperatorError as error:
@@ -259,6 +206,8 @@ class SimulatedValidator:
         self._journal = SafetyJournal(memory.journal, memory.watermark, core.journal_records, COMPACT_BYTES)
         self.executor = self.world.new_executor(self.index, self.store)
         self.standing = Standing.UP
+        if self.world.plan.range_blocks:
+            self.catching_up = RangeCatchUp(self, self.world.plan.range_blocks)
         self.take(Started())
 
     def _new_core(self, memory: SafetyMemory) -> EpochManager:
@@ -286,15 +235,17 @@ class SimulatedValidator:
                 self._persist_waiting()
             except (PowerCut, OperatorError):
                 self.disk.cut_at_sync = False
+        if self.catching_up is not None and self.catching_up.is_fetching:
+            self.world.happened("crash while catching up")
         self.disk.crash()
-        self.core = None
+        self.core = self.catching_up = None
         self.crash_at = None
         self.standing = Standing.DOWN
         self.world.audit(b"crash", self.index)
 
     def stop(self, reason: str) -> None:
         """The process ends itself, saying why."""
-        self.core = None
+        self.core = self.catching_up = None
         self.standing = Standing.STOPPED
         self.world.audit(b"stop", self.index)
         self.world.happened("stopped itself")
@@ -309,6 +260,15 @@ class SimulatedValidator:
         if self.standing is Standing.PAUSED:
             self.standing = Standing.UP
             self._drain()
+            late, self._late = self._late, []
+            for action, arguments in late:
+                action(*arguments)
+            if self.catching_up is not None:
+                self.catching_up.think()
+
+    def when_awake(self, action: Callable[..., None], *arguments: Any) -> None:
+        """For what comes while it stands still: done when it goes on, unless it dies before."""
+        self._late.append((action, arguments))
 
     # --- inputs ---
 
@@ -317,7 +277,7 @@ class SimulatedValidator:
         if self.core is None:
             return
         if self._waiting is not None or self.standing is Standing.PAUSED:
-            if len(self._inbox) < INBOX_MAX:
+            if len(self._inbox) < INBOX_MAX or isinstance(event, BlocksProved):  # The node waits for room.
                 self._inbox.append(event)
             else:
                 self.world.happened("inbox full")
@@ -449,7 +409,8 @@ class SimulatedValidator:
             case DeliverFinal():
                 self._deliver(effect)
             case ServeBlocks(to=to):
-                self._say(self.store.serve(effect), (to,))
+                # As few as ranges have, so that a gap which is large for those is large for the core too.
+                self._say(self.store.serve(effect, self.world.plan.range_blocks), (to,))
             case EnteredView(view=view):
                 self.world.on_view(self, view)
             case ReportEvidence(kind=kind, offender=offender):
@@ -508,6 +469,12 @@ class SimulatedValidator:
     def _say(self, message: ConsensusMessage, receivers: Sequence[int]) -> None:
         if self.is_honest:
             self.signatures.on_sent(message)
+        if (
+            isinstance(message, BlockRequest)
+            and self.catching_up is not None
+            and self.catching_up.is_fetching
+        ):
+            return  # As in the node: it is asked again at the next retry.
         self.world.send(self.index, message, receivers)
 
     def _build(self, effect: BuildPayload) -> None:
@@ -539,6 +506,8 @@ class SimulatedValidator:
 
     def hear(self, letter: Letter) -> None:
         """A message arrives from the network."""
+        if self.catching_up is not None:
+            self._hear_height(letter.message, self.catching_up)
         if self.core is None:
             return
         other = admission.other_epoch(letter.message, self.core.epoch)
@@ -554,6 +523,14 @@ class SimulatedValidator:
         self.take(MessageReceived(ValidatorIndex(letter.sender), letter.message))
         if is_foreign:
             self._check_stopped()
+
+    def _hear_height(self, message: ConsensusMessage, catching_up: RangeCatchUp) -> None:
+        """As the node does, before anything is checked."""
+        final_height = 0 if self.core is None else self.core.final_height
+        if isinstance(message, Status):
+            catching_up.hear_height(message.final_height, final_height)
+        elif isinstance(message, Proposal):
+            catching_up.hear_height(message.block.header.height, final_height)
 
     def can_sign(self) -> bool:
         """Whether it would vote, if there were something to vote for."""

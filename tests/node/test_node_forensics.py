@@ -26,8 +26,8 @@ from testnet.sim import simulation as simulated
 from testnet.sim.campaign import quiet
 from testnet.sim.signers import KeyRing
 from testnet.sim.simulation import Simulation
+from testnet.sim.stores import FinalStore
 from testnet.sim.swarm import Wishes, draw_plan
-from testnet.sim.validator import FinalStore
 from tests.node.network_of_nodes import keys_of
 from tests.node.test_node_epochs import a_staking_genesis
 
