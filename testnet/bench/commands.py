@@ -12,8 +12,8 @@ from rich.table import Table
 
 from testnet.bench.api import ApiPlan, api_figures
 from testnet.bench.execution import execution_figures
-from testnet.bench.flood import FloodBench, flood_figures
 from testnet.bench.finality import FinalityPlan, finality_figures
+from testnet.bench.flood import FloodBench, flood_figures
 from testnet.bench.margin import margin_figures
 from testnet.bench.pricing import pricing_figures
 from testnet.bench.simulation import simulation_figures
