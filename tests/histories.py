@@ -31,6 +31,7 @@ from ledger.staking.parameters import GenesisStake, StakingParameters
 from ledger.staking.penalties import parent_set
 from ledger.staking.state import EpochSet, get_epoch_set, is_staking, scan
 from ledger.trading.parameters import TradingParameters, UnderlyingFees
+from ledger.trading.state import get_open_requests
 from ledger.transactions import (
     UUSD_PER_CENT,
     Action,
@@ -45,7 +46,7 @@ from ledger.transactions import (
 from node.genesis_defaults import default_breakers, default_staking, default_trading
 from primitives.amounts import NS, USD
 from primitives.codec import encode
-from tests.history_actions import PERPETUALS, SESSION_KEYS, Wishes, session_name
+from tests.history_actions import PERPETUALS, Wishes, session_name
 from tests.ledger.exchange import (
     CHAIN,
     DAY_NS,
@@ -56,6 +57,7 @@ from tests.ledger.exchange import (
     a_report,
     a_wallet,
     address_of_person,
+    sign,
     sign_in_wallet,
 )
 from tests.ledger.staking_builders import StakedExchange
@@ -65,8 +67,8 @@ NAMES = ("alice", "bob", "carol", "dave", "wanda", "maker")
 """Wanda signs in a wallet."""
 OPERATORS = ("alice", "bob", "carol", "maker")
 """Of the genesis validators, in order."""
-TERMS_NS = (HOUR_NS, 3 * HOUR_NS, 8 * HOUR_NS, 20 * HOUR_NS, 30 * DAY_NS)
-"""Expiries, so that a long history passes several and always has one ahead."""
+TERMS_NS = (480 * NS, 1_200 * NS, HOUR_NS, 8 * HOUR_NS, 30 * DAY_NS)
+"""Expiries, so that a history passes some and always has one ahead."""
 
 
 def instruments() -> list[Instrument]:
@@ -103,7 +105,7 @@ def nervous_breakers() -> BreakerParameters:
 
 def short_staking() -> StakingParameters:
     """Epochs of a few blocks, and penalties soon."""
-    stakes_usd = (30_000, 30_000, 25_000, 20_000)
+    stakes_usd = (3_000, 3_000, 2_500, 2_000)
     validators = tuple(
         GenesisStake(
             address_of_person(operator),
@@ -120,9 +122,9 @@ def short_staking() -> StakingParameters:
         epoch_blocks=8,
         validators_min=3,
         validators_max=6,
-        min_stake_uusd=5_000 * USD,
+        min_stake_uusd=500 * USD,
         min_delegation_uusd=50 * USD,
-        weight_unit_uusd=100 * USD,
+        weight_unit_uusd=10 * USD,
         commission_rise_ppm_max=50_000,
         unbonding_epochs=5,
         unbonding_ns=60 * NS,
@@ -143,8 +145,8 @@ def tight_trading() -> TradingParameters:
         default_trading(),
         triggers_max=3,
         session_keys_max=2,
-        requests_max=2,
-        requests_total_max=5,
+        requests_max=1,
+        requests_total_max=3,
         request_quotes_max=2,
         request_legs_max=3,
         request_lots_max=500,
@@ -174,10 +176,11 @@ class History:
             instruments(),
             vault_usd=vault_usd,
             breakers=nervous_breakers(),
-            insurance_fund_uusd=3_000 * USD,
+            insurance_fund_uusd=1_000 * USD,
             open_orders_max=20,
-            orders_per_book_max=30,
+            orders_per_book_max=10,
             positions_max=9,
+            settlement_window_ns=240 * NS,
         )
         genesis = replace(genesis, trading=tight_trading())
         if self.random.random() < 0.85:
@@ -191,16 +194,23 @@ class History:
         """The next blocks, executed one after the other."""
         for _ in range(count):
             for name in NAMES:
-                if self.random.random() < (0.9 if name == "maker" else 0.35):
+                if self.random.random() < (0.9 if name == "maker" else 0.45):
                     self._act(name)
+            self._negotiate()
             if self.random.random() < 0.3:
                 self._crowd()
-            if self.random.random() < 0.05:
+            if self.random.random() < 0.4 and self.wishes.for_sale():
+                name = self.random.choice(("maker", "maker", "carol"))
+                self._send(name, 0, self.wishes.bid(name, 0))
+            if self.random.random() < 0.1:
                 self._deposit()
             if self.random.random() < 0.02:
                 self.exchange.does("carol", CancelAll(None), nonce=self.random.randrange(500))
             if self.random.random() < 0.02:
                 self._misname()
+            if self.random.random() < 0.01:
+                sent = Transaction(bytes(32), 0, 0, (CancelAll(None),))
+                self.exchange.waiting.append(sign(a_key("bob"), sent))
             yield self._close()
 
     # --- traders ---
@@ -214,11 +224,13 @@ class History:
         self.exchange.waiting.append(sign_in_wallet(a_wallet("wanda"), sent, [shown]))
 
     def _act(self, name: str) -> None:
-        subaccount = 0 if self.random.random() < 0.85 else self.random.randrange(1, 3)
+        exchange, own = self.exchange, range(3)
+        opened = [item for item in own if exchange.state.account(exchange.key(name, item))]
+        subaccount = 0 if self.random.random() < 0.8 else self.random.choice([*opened, *opened, *own])
         if name == "maker" and self.random.random() < 0.85:
             self._send(name, 0, *self._market_making())
             return
-        many = 1 + (self.random.random() < 0.3) * self.random.randrange(6)
+        many = 1 + (self.random.random() < 0.5) * self.random.randrange(7)
         self._send(name, subaccount, *(self.wishes.action(name, subaccount) for _ in range(many)))
 
     def _market_making(self) -> list[Action]:
@@ -244,9 +256,20 @@ class History:
         exchange.nonces[name, subaccount] = nonce
         if self.random.random() < 0.02:
             nonce = self.random.randrange(500)
-        if self.random.random() < 0.25:
-            signer = session_name(name, self.random.randrange(SESSION_KEYS))
+        sessions = self.wishes.sessions(name, subaccount)
+        if self.random.random() < (0.3 if sessions else 0.02):
+            signer = self.random.choice(sessions or [session_name(name, 0)])
         exchange.does(signer, *actions, subaccount=subaccount, nonce=nonce)
+
+    def _negotiate(self) -> None:
+        """Makers answer the open requests, and who asked takes a quote or not."""
+        state, wishes = self.exchange.state, self.wishes
+        for item in get_open_requests(state):
+            taker = next((name for name in NAMES if self.exchange.key(name)[0] == item.owner), None)
+            if taker is not None and self.random.random() < 0.3:
+                self._send(taker, item.subaccount, wishes.acceptance(taker, item.subaccount))
+            if self.random.random() < 0.5:
+                self._send(self.random.choice(NAMES), 0, wishes.package_quote("", 0))
 
     def _crowd(self) -> None:
         """Many want the same at one price, and a few give it: the lots at the margin must be shared."""
@@ -264,12 +287,19 @@ class History:
 
     # --- prices and time ---
 
+    @property
+    def is_calm(self) -> bool:
+        """Half of the time blocks come soon and marks are right, so that trading is mostly open."""
+        return self.exchange.state.clock.height // 40 % 2 == 0
+
     def _close(self) -> Block:
         exchange, random = self.exchange, self.random
-        move = random.gauss(0, 0.002) if random.random() > 0.04 else random.uniform(-0.45, 0.45)
+        far, often = (0.25, 0.03) if self.is_calm else (0.45, 0.04)
+        move = random.gauss(0, 0.002) if random.random() > often else random.uniform(-far, far)
         self.btc_usd = min(180_000.0, max(50_000.0, self.btc_usd * (1 + move)))
         exchange.vol_ppm = min(1_500_000, max(250_000, exchange.vol_ppm + random.randint(-20_000, 20_000)))
-        exchange.now_ns += random.choice([1, 1, 2, 4, 4, 4, 5, 16, 30]) * NS
+        steps = [1, 1, 2, 3, 4] if self.is_calm else [1, 1, 2, 4, 4, 4, 5, 16, 30]
+        exchange.now_ns += random.choice(steps) * NS
         waiting, exchange.waiting = exchange.waiting, []
         transactions = (encode(build_oracle_update(exchange.state, self._reports())), *waiting)
         height = exchange.state.clock.height + 1
@@ -355,7 +385,9 @@ class History:
         seen: list[int] = []
         for number in asked:
             error_ppm = random.gauss(0, 3_000)
-            if number % 3 == 2 and height % 3 == 1:
+            if self.is_calm:
+                error_ppm /= 10
+            elif number % 3 == 2 and height % 3 == 1:
                 error_ppm += 700_000
             elif number == 0 and height % 5 == 3:
                 error_ppm += 8_000

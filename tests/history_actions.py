@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
+from msgspec.structs import replace
+
+from ledger.accounts import Position
 from ledger.matching.orders import floor_to_tick, next_tick
+from ledger.settlement.state import Liquidation
 from ledger.staking.state import Delegation, get_totals, scan
-from ledger.trading.state import get_open_requests, get_request
+from ledger.trading.state import get_open_requests, get_request, get_trading
 from ledger.transactions import (
     AcceptQuote,
     Action,
+    Announce,
     AttestReadiness,
+    BidAuction,
     BlockTerms,
     BlockTrade,
     CancelAll,
@@ -20,6 +26,7 @@ from ledger.transactions import (
     Delegate,
     LeaveValidatorSet,
     Leg,
+    MarginModel,
     MassQuote,
     PlaceMarket,
     PlaceOrder,
@@ -37,6 +44,7 @@ from ledger.transactions import (
     RotateConsensusKey,
     SetCancelTime,
     SetCommission,
+    SetMarginModel,
     SetProtection,
     TimeInForce,
     TransferCash,
@@ -45,6 +53,7 @@ from ledger.transactions import (
     Withdraw,
     WithdrawRequest,
     block_terms_sign_bytes,
+    peer_proof_bytes,
     session_proof_bytes,
 )
 from primitives.amounts import NS, PPM, USD
@@ -77,22 +86,22 @@ class Wishes:
         self.exchange = exchange
         self.names = names
         self._kinds: dict[Callable[[str, int], Action], int] = {
-            self.some_order: 44,
-            self.cancel: 8,
-            self.until: 5,
-            self.market: 5,
-            self.trigger: 8,
-            self.replacement: 9,
+            self.some_order: 42,
+            self.cancel: 5,
+            self.until: 6,
+            self.market: 6,
+            self.trigger: 9,
+            self.replacement: 10,
             self.few_quotes: 4,
-            self.money: 10,
-            self.setting: 6,
-            self.request: 3,
-            self.package_quote: 6,
-            self.acceptance: 5,
+            self.money: 8,
+            self.setting: 9,
+            self.request: 4,
+            self.package_quote: 2,
+            self.acceptance: 1,
             self.withdrawn_request: 1,
-            self.block_trade: 4,
+            self.block_trade: 5,
             self.stake: 7,
-            self.operation: 3,
+            self.operation: 8,
         }
 
     def action(self, name: str, subaccount: int) -> Action:
@@ -166,8 +175,20 @@ class Wishes:
         how = self.random.choice(["rest", "rest", "now", "now", "kill", "kill", "post", "reduce"])
         # Few different prices, so that orders of one block meet at the same one.
         side, offset = self.random.randrange(2), self.random.choice([-5_000, 5_000, 5_000, 40_000])
+        if how == "reduce" and (held := self._positions(name, subaccount)) and self.chance(0.9):
+            return self._reducing(self.random.choice(held), offset)
         number = self.instrument() if self.chance(0.995) else self._unknown(name)
         return self.order(number, side, -offset if side else offset, how)
+
+    def _positions(self, name: str, subaccount: int) -> list[Position]:
+        account = self.exchange.state.account(self.exchange.key(name, subaccount))
+        return [item for item in account.positions if item.instrument in self.marks()] if account else []
+
+    def _reducing(self, held: Position, offset_ppm: int) -> PlaceOrder:
+        """A part of a position, to rest or to trade."""
+        side = 1 if held.lots > 0 else 0
+        order = self.order(held.instrument, side, -offset_ppm if side else offset_ppm, "reduce")
+        return replace(order, size_lots=self.random.randint(1, min(abs(held.lots), 999)))
 
     def _unknown(self, name: str) -> int:
         """A wallet shows names: its owner cannot ask for what has none."""
@@ -258,17 +279,41 @@ class Wishes:
 
     # --- settings ---
 
+    def sessions(self, name: str, subaccount: int) -> list[str]:
+        """Who signs with the account's session keys, those that are over too."""
+        leaf = get_trading(self.exchange.state, self.exchange.key(name, subaccount))
+        known = leaf.sessions if leaf else ()
+        names = [session_name(name, number) for number in range(SESSION_KEYS)]
+        return [item for item in names if address_of_person(item) in known]
+
+    def bid(self, name: str, subaccount: int) -> Action:
+        """On somebody's portfolio, mostly one that is for sale."""
+        random, leaves = self.random, self.for_sale()
+        owner, number = self.exchange.key(random.choice(self.names))
+        if leaves and self.chance(0.95):
+            found = random.choice(leaves)
+            owner, number = found.owner, found.subaccount
+        at_most = random.choice([1 << 60, 1 << 60, 1 << 60, 2_000 * USD, 0, -1_000 * USD])
+        return BidAuction(owner, number, random.choice([20_000, 200_000, PPM]), at_most)
+
+    def for_sale(self) -> list[Liquidation]:
+        """Accounts below maintenance, by key."""
+        leaves = self.exchange.state.leaves.values
+        return [leaves[key] for key in sorted(leaves) if key[:2] == b"xl"]
+
     def setting(self, name: str, subaccount: int) -> Action:
-        """The dead-man switch, protection or a session key."""
+        """The dead-man switch, the margin model, protection or a session key."""
         what = self.random.random()
-        if what < 0.25:
+        if what < 0.08:
+            return SetMarginModel(self.random.choice([MarginModel.STANDARD, MarginModel.PORTFOLIO]))
+        if what < 0.2:
             return SetCancelTime(0 if self.chance(0.2) else self.soon_ns(30))
-        if what < 0.5:
+        if what < 0.35:
             return self.protection()
-        if what < 0.55:
+        if what < 0.4:
             return ResetProtection(self.random.randrange(2))
         key = a_key(session_name(name, self.random.randrange(SESSION_KEYS)))
-        if what < 0.6:
+        if what < 0.45:
             return RevokeSessionKey(key.public_key)
         if self.chance(0.03):
             key = a_key(self.random.choice(self.names))
@@ -277,7 +322,9 @@ class Wishes:
             proof = bytes(64)
         scope = self.random.choice([15, 15, 9, 1, 2, 6, 11])
         most = self.random.choice([20_000, 200_000, 2_000_000, 10_000_000]) * USD
-        return RegisterSessionKey(key.public_key, scope, self.soon_ns(600), most, proof)
+        return RegisterSessionKey(
+            key.public_key, scope, self.soon_ns(self.random.choice([60, 3_000])), most, proof
+        )
 
     def protection(self) -> SetProtection:
         """Small limits, so that they are reached."""
@@ -392,7 +439,7 @@ class Wishes:
 
     def stake(self, name: str, subaccount: int) -> Action:
         """In, out, or to another validator."""
-        amount = self.random.choice([30, 200, 1_000, 6_000, 20_000]) * USD + self.random.randrange(1_000)
+        amount = self.random.choice([30, 60, 200, 700, 2_000]) * USD + self.random.randrange(1_000)
         what = self.random.random()
         if what < 0.5:
             return Delegate(self.validator(), amount)
@@ -406,7 +453,7 @@ class Wishes:
         own = [item.number for item in scan(state, b"kv") if item.operator == self.exchange.key(name)[0]]
         if own and self.chance(0.9):
             number = self.random.choice(own)
-        fresh = a_key(f"consensus {self.random.randrange(1_000)}").public_key
+        fresh = a_key(f"consensus {self.random.randrange(20)}").public_key
         if self.chance(0.03):
             fresh = bytes(32)
         return self.random.choice(
@@ -421,11 +468,23 @@ class Wishes:
                 RotateConsensusKey(number, fresh),
                 Unjail(number),
                 Unjail(number),
+                self._announcement(name, number),
             ]
         )
+
+    def _announcement(self, name: str, number: int) -> Announce:
+        """Under a network key that agrees; sometimes it does not, or an address is none."""
+        key = a_key(f"network {self.random.randrange(5)}")
+        known = ["/ip4/203.0.113.9/tcp/26600", "/dns/v.example/tcp/1", "/ip6/2001:db8::1/tcp/26600"]
+        addresses = self.random.choices([*known, "/ip4/203.0.113.09/tcp/1"], [5, 5, 5, 1], k=2)
+        proof = key.sign(peer_proof_bytes(CHAIN, self.exchange.key(name)[0], number))
+        return Announce(number, key.public_key, tuple(addresses), proof if self.chance(0.9) else bytes(64))
 
     def _registration(self, fresh: bytes) -> RegisterValidator:
         number = get_totals(self.exchange.state).next_validator
         oracle_key = a_key(f"reporter {number}").public_key if self.chance(0.97) else bytes(32)
-        commission, stake = self.random.choice([0, 50_000, 400_000]), self.random.choice([1_000, 6_000])
+        commission, stake = (
+            self.random.choice([0, 50_000, 600_000]),
+            self.random.choice([100, 600, 1_500]),
+        )
         return RegisterValidator(fresh, oracle_key, f"peer {number}", commission, stake * USD)
