@@ -38,7 +38,7 @@ from tests.node.network_of_nodes import INDEX_UUSD, keys_of
 from tests.node.test_node_sync import EPOCH_BLOCKS, a_short_epoch_genesis
 
 BLOCKS = 40
-A, B, C = (ValidatorIndex(index) for index in range(3))
+A, B, C, D = (ValidatorIndex(index) for index in range(4))
 
 
 @dataclass
@@ -252,3 +252,14 @@ def test_whoever_is_halted_asks_nothing(served: Served) -> None:
     ended = node.thinker.think(node.now_ms, at)
     assert [type(one) for one in ended] == [Abandon, RunEnded]
     assert node.thinker.think(10**9, at) == []
+
+
+def test_who_comes_and_goes_during_a_run_counts_from_the_next_round_on(served: Served) -> None:
+    node = a_node(served)
+    asks = to_ranges(node)
+    node.thinker.know([B, C, D])
+    for ask in asks:
+        node.answer(ask)
+    assert {ask.peer for ask in node.asks()} <= {A, B, C}
+    node.epoch, node.height = 1, EPOCH_BLOCKS
+    assert [ask.peer for ask in node.asks()] == [B, C, D]
