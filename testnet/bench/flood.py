@@ -96,8 +96,8 @@ async def _measure(bench: FloodBench, directory: Path, tell: Callable[[str], Non
             async with _span(flooded, collector):
                 reports.append(await _flood(bench, layout.gateway_ports[0]))
             tell(f"round {number} of {bench.rounds}: {sum(reports[-1].answers.values()):,} requests answered")
-        if collector.divergences:
-            raise OperatorError("two validators computed different states: this is no question of a flood")
+    if collector.divergences:
+        raise OperatorError("two validators computed different states: this is no question of a flood")
     return figures_of(bench, quiet, flooded, reports)
 
 
