@@ -99,8 +99,8 @@ class MarginsView(Wire):
         at = bisect_left(range(len(self.health)), wanted, key=self._key)
         if at == len(self.health) or self._key(at) != wanted:
             return None
-        numbers = _NUMBERS.unpack_from(self.numbers, at * _NUMBERS.size)
-        return MarginRow(owner, subaccount, *numbers, HEALTH_NAMES[self.health[at]])
+        equity_uusd, im_uusd, mm_uusd = _NUMBERS.unpack_from(self.numbers, at * _NUMBERS.size)
+        return MarginRow(owner, subaccount, equity_uusd, im_uusd, mm_uusd, HEALTH_NAMES[self.health[at]])
 
     def _key(self, at: int) -> bytes:
         return self.keys[ACCOUNT_BYTES * at : ACCOUNT_BYTES * (at + 1)]

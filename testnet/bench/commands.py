@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from testnet.bench.api import ApiPlan, api_figures
+from testnet.bench.crowd import CrowdPlan, crowd_figures
 from testnet.bench.execution import execution_figures
 from testnet.bench.finality import FinalityPlan, finality_figures
 from testnet.bench.flood import FloodBench, flood_figures
@@ -21,6 +22,7 @@ from testnet.bench.storage import StoragePlan, storage_figures
 from testnet.bench.sync import SyncPlan, sync_figures
 from testnet.realdata.__main__ import run as replay_real_data
 
+DEFAULT_CROWD = CrowdPlan()
 DEFAULT_SYNC = SyncPlan()
 DEFAULT_STORAGE = StoragePlan()
 
@@ -205,6 +207,27 @@ def finality(
     """
     plan = FinalityPlan(validators=validators, seconds=seconds, min_block_ms=min_block_ms, cometbft=cometbft)
     show(finality_figures(plan, _tell), json_file)
+
+
+@app.command
+def crowd(
+    *,
+    accounts: int = DEFAULT_CROWD.accounts,
+    blocks: int = DEFAULT_CROWD.blocks,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+) -> None:
+    """Processor time of a block when every account is margined and few trade: execution, root, views, store.
+
+    Parameters
+    ----------
+    accounts
+        Of the ledger, in three runs with 0, 2 and 20 options each.
+    blocks
+        Measured in each run.
+    json_file
+        Also write the figures there, as one flat object.
+    """
+    show(crowd_figures(CrowdPlan(accounts=accounts, blocks=blocks)), json_file)
 
 
 @app.command
