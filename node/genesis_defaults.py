@@ -24,8 +24,10 @@ from ledger.genesis import (
     UnderlyingParameters,
 )
 from ledger.instruments import LOTS_PER_CONTRACT, Instrument, Kind, Underlying
+from ledger.listing_schedule import scheduled_expiries, strikes_around
 from ledger.margin.parameters import default_margin_parameters
 from ledger.margin.standard import DEFAULT_STANDARD_PARAMETERS
+from ledger.oracle import genesis_slice
 from ledger.settlement.parameters import (
     AuctionParameters,
     ExposureParameters,
@@ -66,6 +68,7 @@ def default_ledger_genesis(
     instruments: Sequence[Instrument],
     accounts: Sequence[GenesisAccount] = (),
     staking: StakingParameters | None = None,
+    listing: ListingParameters | None = None,
     speed: int = 1,
 ) -> LedgerGenesis:
     """The ledger's genesis with market.md's numbers.
@@ -75,6 +78,7 @@ def default_ledger_genesis(
         index_uusd: starting index of each underlying that is traded.
         instruments: what is listed, ids ascending.
         staking: None for a chain without staking.
+        listing: None: `instruments` are all there will ever be.
         speed: market seconds per real second: network-bound intervals (staleness, oracle epoch) grow with it.
     """
     return LedgerGenesis(
@@ -87,7 +91,7 @@ def default_ledger_genesis(
         parameters=default_ledger_parameters(speed),
         staking=default_staking((), speed=speed) if staking is None else staking,
         trading=default_trading(),
-        protection=default_protection(),
+        protection=default_protection(listing=listing),
         protocol=ProtocolParameters(VERSION_FIRST),
         breakers=default_breakers(speed),
     )
@@ -308,6 +312,22 @@ def default_instruments(time_ns: int, index_uusd: Mapping[Underlying, int]) -> l
     return [
         Instrument(number, int(underlying), int(kind), expiry_ns, strike, LOTS_PER_CONTRACT[underlying])
         for number, (kind, underlying, expiry_ns, strike) in enumerate(keys)
+    ]
+
+
+def scheduled_instruments(
+    time_ns: int, index_uusd: Mapping[Underlying, int], listing: ListingParameters
+) -> list[Instrument]:
+    """A perpetual per underlying, and what the schedule keeps listed at that time, from what genesis believes."""
+    keys = [(underlying, 0, 0, Kind.PERPETUAL) for underlying in sorted(index_uusd)]
+    for underlying in sorted(index_uusd):
+        for expiry_ns in scheduled_expiries(time_ns, listing):
+            believed = genesis_slice(expiry_ns, index_uusd[underlying], time_ns)
+            for strike in strikes_around(believed.forward_uusd, believed.theta_e12, listing):
+                keys += [(underlying, expiry_ns, strike, kind) for kind in (Kind.CALL, Kind.PUT)]
+    return [
+        Instrument(number, int(underlying), int(kind), expiry_ns, strike, LOTS_PER_CONTRACT[underlying])
+        for number, (underlying, expiry_ns, strike, kind) in enumerate(keys)
     ]
 
 

@@ -11,11 +11,12 @@ from node.config import CONFIG_FILE, load_config
 from node.genesis import GenesisDocument, chain_id_of, load_genesis
 from node.genesis_defaults import (
     DEFAULT_INDEX_USD,
-    default_instruments,
     default_ledger_genesis,
+    default_listing,
     default_staking,
     make_genesis,
     reporters_of,
+    scheduled_instruments,
     trial_staking,
 )
 from node.home import create_follower_home, create_homes, entry_of
@@ -62,7 +63,8 @@ def initialise(
         reporters=reporters_of(entries),
         staking=trial_staking(entries) if trial else default_staking(entries),
         index_uusd=index_uusd,
-        instruments=default_instruments(time_ns, index_uusd),
+        instruments=scheduled_instruments(time_ns, index_uusd, default_listing()),
+        listing=default_listing(),
     )
     genesis = make_genesis(chain_name, entries, ledger)
     addresses = [(hosts[index] if hosts else "127.0.0.1", port + index) for index in range(validators)]

@@ -6,6 +6,7 @@ height; whatever was missed while a validator was down is compared from its stor
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from ledger.events import (
     ExpirySettled,
     LiquidationStep,
     OrderAccepted,
+    SeriesListed,
     Trade,
     TransactionRejected,
 )
@@ -26,7 +28,7 @@ from ledger.instruments import Underlying
 from node.rpc.client_trio import CallRefused, NodeClient, open_node_client
 from node.rpc.protocol import BlockTiming, FinalBlockNotice, StatusReply
 from primitives.codec import decode_own
-from testnet.report import Divergence, PhaseFact
+from testnet.report import Divergence, ListingFacts, PhaseFact
 
 RECONNECT_SECONDS = 0.2
 STATUS_SECONDS = 1.0
@@ -58,6 +60,7 @@ class Tally:
     trades: int = 0
     liquidations: int = 0
     expiries_settled: int = 0
+    listing: ListingFacts = field(default_factory=ListingFacts)
     rejected: dict[str, int] = field(default_factory=dict)
     phases: list[PhaseFact] = field(default_factory=list)
 
@@ -68,12 +71,16 @@ class Tally:
                 case Trade():
                     self.trades += 1
                     self.filled_orders.update((event.buy_order_id, event.sell_order_id))
+                    self.listing.on_trade(event.instrument, time.monotonic())
                 case OrderAccepted():
                     self.orders_accepted += 1
                 case LiquidationStep():
                     self.liquidations += 1
                 case ExpirySettled():
                     self.expiries_settled += 1
+                case SeriesListed():
+                    ids = range(event.first_id, event.first_id + event.count)
+                    self.listing.on_listed(ids, time.monotonic())
                 case PhaseChanged():
                     name = Underlying(event.underlying).name
                     self.phases.append(PhaseFact(self.seen_height, name, event.phase, event.causes))

@@ -15,7 +15,7 @@ from rich.live import Live
 
 from primitives.errors import OperatorError
 from testnet.plan import Plan, check_plan
-from testnet.report import Facts, Verdict, broken_promises, doubts, judge, report_of
+from testnet.report import Facts, ListingFacts, Verdict, broken_promises, doubts, judge, report_of
 from testnet.run import Run
 from testnet.setup import Layout, create
 from testnet.view import Picture, render, status_line
@@ -119,6 +119,7 @@ def _print_verdict(console: Console, facts: Facts, verdict: Verdict) -> None:
         f"orders {report['orders'].get('submitted', 0)} submitted, {report['orders'].get('filled', 0)} filled, "
         f"{report['orders']['lost']} lost; {facts.trades} trades, {facts.liquidations} liquidation steps, "
         f"{facts.expiries_settled} expiries settled",
+        _listing_line(facts.listing),
         f"epsilon p50 {report['epsilon_bp']['p50']} bp against venue spread p50 {report['spread_bp']['p50']} bp",
         f"chain's epsilon p50 {drift['epsilon_bp']['p50']} bp, p99 {drift['epsilon_bp']['p99']} bp against half-spread "
         f"p50 {drift['half_spread_bp']['p50']} bp in {drift['epochs']} epochs: {colours or 'nothing judged'}; "
@@ -133,6 +134,12 @@ def _print_verdict(console: Console, facts: Facts, verdict: Verdict) -> None:
         )
     for line in lines:
         console.print(f"  {line}", highlight=False, soft_wrap=True)
+
+
+def _listing_line(listing: ListingFacts) -> str:
+    first = listing.first_trade_seconds
+    when = "" if first is None else f", the first {first:.1f} s after the listing"
+    return f"{listing.series} series listed meanwhile, {listing.trades} trades in them{when}"
 
 
 def _headline(facts: Facts, verdict: Verdict) -> str:

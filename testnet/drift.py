@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from ledger.breakers.state import KEY_RESTART, Colour, Drift, Drifts, Restart
 from ledger.instruments import Instrument
@@ -18,8 +18,9 @@ BP = 10_000
 class DriftLog:
     """What was judged so far, by instrument."""
 
-    def __init__(self, instruments: Sequence[Instrument]) -> None:
-        self._instruments = {item.id: item for item in instruments}
+    def __init__(self, instruments: Mapping[int, Instrument]) -> None:
+        """`instruments`: those listed so far, by id; the caller keeps it up to date."""
+        self._instruments = instruments
         self._epochs = 0
         self._last: dict[int, Drift] = {}
         self.facts = DriftFacts()

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -56,6 +56,31 @@ class DriftFacts:
     colours: Counter[str] = field(default_factory=Counter)
 
 
+@dataclass(slots=True)
+class ListingFacts:
+    """What became of the series that the chain listed during the run. Times in seconds of one clock."""
+
+    series: int = 0
+    trades: int = 0
+    first_trade_seconds: float | None = None
+    """From the block that listed a series to the first trade in any of them."""
+    _listed_at: dict[int, float] = field(default_factory=dict)
+
+    def on_listed(self, instruments: Iterable[int], now: float) -> None:
+        """A series of these instruments was listed."""
+        self.series += 1
+        self._listed_at.update(dict.fromkeys(instruments, now))
+
+    def on_trade(self, instrument: int, now: float) -> None:
+        """Something was traded, perhaps in a listed series."""
+        listed_at = self._listed_at.get(instrument)
+        if listed_at is None:
+            return
+        self.trades += 1
+        if self.first_trade_seconds is None:
+            self.first_trade_seconds = now - listed_at
+
+
 @dataclass(frozen=True, slots=True)
 class PhaseFact:
     """A trading phase that began at a height."""
@@ -88,6 +113,7 @@ class Facts:
     trades: int = 0
     liquidations: int = 0
     expiries_settled: int = 0
+    listing: ListingFacts = field(default_factory=ListingFacts)
     epsilon_bp: list[float] = field(default_factory=list)
     spread_bp: list[float] = field(default_factory=list)
     drift: DriftFacts = field(default_factory=DriftFacts)
@@ -193,6 +219,7 @@ def report_of(facts: Facts) -> dict[str, Any]:
         "trades": facts.trades,
         "liquidations": facts.liquidations,
         "expiries_settled": facts.expiries_settled,
+        "listing": _listing(facts.listing),
         "epsilon_bp": {
             "p50": _rounded(percentile(facts.epsilon_bp, 0.50), 3),
             "p99": _rounded(percentile(facts.epsilon_bp, 0.99), 3),
@@ -223,6 +250,14 @@ def report_of(facts: Facts) -> dict[str, Any]:
         ],
         "rss_mb_max": _rounded(max(facts.rss_mb.values(), default=None), 1),
         "cpu_seconds_per_validator": _per_validator(facts.cpu_seconds),
+    }
+
+
+def _listing(listing: ListingFacts) -> dict[str, Any]:
+    return {
+        "series": listing.series,
+        "trades": listing.trades,
+        "first_trade_seconds": _rounded(listing.first_trade_seconds),
     }
 
 

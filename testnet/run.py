@@ -210,6 +210,7 @@ class Run:
             trades=tally.trades,
             liquidations=tally.liquidations,
             expiries=tally.expiries_settled,
+            series=tally.listing.series,
             conservation_checked=tally.seen_height,
             roots_agree=not collector.divergences,
             compared_heights=collector.compared_heights,
@@ -245,7 +246,7 @@ class Run:
         index = self.truth.index_usd(Underlying.BTC) or 0.0
         options = [
             item
-            for item in self.layout.instruments
+            for item in self.truth.instruments.values()
             if item.underlying == Underlying.BTC and item.expiry_ns > marks.time_ns and vols.get(item.id)
         ]
         for expiry_ns in sorted({item.expiry_ns for item in options})[1:2]:
@@ -303,6 +304,7 @@ class Run:
             trades=tally.trades,
             liquidations=tally.liquidations,
             expiries_settled=tally.expiries_settled,
+            listing=tally.listing,
             epsilon_bp=self.truth.epsilon_bp,
             spread_bp=self.truth.spread_bp,
             drift=self.truth.drift.facts,

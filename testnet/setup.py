@@ -185,6 +185,7 @@ def _genesis(
         index_uusd={item: int(source.index(item) * USD) for item in source.underlyings},
         instruments=instruments,
         accounts=accounts,
+        listing=synthetic.SCHEDULE if plan.is_synthetic else None,
         speed=plan.speed,
     )
     consensus = ConsensusParameters(

@@ -13,8 +13,10 @@ from pathlib import Path
 import trio
 
 from ledger.instruments import Instrument, Kind
+from ledger.listing import Listing
+from ledger.state_keys import listing_key
 from node.oracle.quotes import ChainSnapshot
-from node.oracle.venue_book import VenueBook
+from node.oracle.venue_book import VenueBook, series_of
 from node.oracle.venue_client import VenueClient
 from node.rpc.views import MarksView, ViewName
 from node.storage.block_store import BlockStore
@@ -37,15 +39,15 @@ class Truth:
         now_ns: Callable[[], int],
         store_path: Path,
     ) -> None:
-        listed = {(item.underlying, item.expiry_ns) for item in instruments if item.kind != Kind.PERPETUAL}
-        self._instruments = {item.id: item for item in instruments}
-        self._truth = VenueClient(truth_address, VenueBook("truth", listed, speed), now_ns)
-        self._venue = VenueClient(venue_address, VenueBook("venue", listed, speed), now_ns)
+        self.instruments = {item.id: item for item in instruments}
+        """Everything listed so far."""
+        self._truth = VenueClient(truth_address, VenueBook("truth", series_of(instruments), speed), now_ns)
+        self._venue = VenueClient(venue_address, VenueBook("venue", series_of(instruments), speed), now_ns)
         self._store_path = store_path
         self.epsilon_bp: list[float] = []
         self.spread_bp: list[float] = []
         self.marks: MarksView | None = None
-        self.drift = DriftLog(instruments)
+        self.drift = DriftLog(self.instruments)
 
     async def run(self) -> None:
         """Sample until cancelled. Start it after the first final block: the validator's store must exist."""
@@ -59,10 +61,22 @@ class Truth:
                     raw = store.view(ViewName.MARKS.value)
                     if raw is not None:
                         self.marks = decode_own(MarksView, raw)
+                        self._follow_listing(store, self.marks)
                         self._sample(self.marks)
                     self.drift.look(store)
             finally:
                 store.close()
+
+    def _follow_listing(self, store: BlockStore, marks: MarksView) -> None:
+        """Know what was listed since, and follow it on the streams."""
+        new = [row.instrument for row in marks.rows if row.instrument not in self.instruments]
+        leaves = [leaf for item in new if (leaf := store.leaf(listing_key(item))) is not None]
+        for leaf in leaves:
+            instrument = decode_own(Listing, leaf).instrument
+            self.instruments[instrument.id] = instrument
+        if leaves:
+            for client in (self._truth, self._venue):
+                client.relist(list(self.instruments.values()))
 
     def index_usd(self, underlying: int) -> float | None:
         """The true index now, None before the first quote."""
@@ -73,7 +87,7 @@ class Truth:
         true = _option_quotes(self._truth.book)
         quoted = _option_quotes(self._venue.book)
         for row in marks.rows:
-            item = self._instruments.get(row.instrument)
+            item = self.instruments.get(row.instrument)
             index = self.index_usd(item.underlying) if item is not None else None
             if item is None or index is None:
                 continue

@@ -55,6 +55,7 @@ class Picture:
     trades: int = 0
     liquidations: int = 0
     expiries: int = 0
+    series: int = 0
     conservation_checked: int = 0
     roots_agree: bool = True
     compared_heights: int = 0
@@ -136,7 +137,7 @@ def _market(picture: Picture) -> Table:
         left.add_row("phase", ", ".join(f"{name} {phase}" for name, phase in sorted(picture.phases.items())))
     left.add_row("orders / trades", f"{picture.orders:,} / {picture.trades:,}")
     left.add_row("liquidations", str(picture.liquidations))
-    left.add_row("expiries settled", str(picture.expiries))
+    left.add_row("settled / newly listed", f"{picture.expiries} / {picture.series} expiries")
     left.add_row("conservation", f"exact at {picture.conservation_checked:,} blocks")
     grid = Table.grid(padding=(0, 1))
     cells: list[RenderableType] = [Panel(left, title="market", width=56)]

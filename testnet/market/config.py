@@ -70,6 +70,7 @@ class MarketConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: str = ""
     """REPLAY only: the directory of the data."""
     expiries_max: int = 4
+    """REPLAY only: how many of the data's expiries are quoted."""
     shock_at_ns: int = 0
     """Market time of a scripted jump of every underlying; 0 for none."""
     shock_size_ppm: int = 0

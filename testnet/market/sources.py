@@ -14,5 +14,5 @@ def open_source(config: MarketConfig) -> MarketSource:
     """The market at its start. Raises OperatorError for bad or missing replay data."""
     shock = Shock(config.shock_at_ns, config.shock_size_ppm) if config.shock_at_ns else None
     if config.kind == MarketKind.SYNTHETIC:
-        return SyntheticMarket(config.seed, config.start_market_ns, shock, config.expiries_max)
+        return SyntheticMarket(config.seed, config.start_market_ns, shock)
     return ReplayMarket(Path(config.path), config.start_market_ns, shock, config.expiries_max)

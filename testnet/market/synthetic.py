@@ -1,7 +1,8 @@
 """A made-up market: correlated stochastic volatility with jumps, the same path for the same seed. Pure.
 
 Heston-like variance with mean reversion, Merton jumps that hit both underlyings at once, an SSVI smile per
-expiry that moves with the variance. The path lives on a fixed grid of market time: asking changes nothing.
+expiry that moves with the variance. The path lives on a fixed grid of market time: asking changes nothing. New series
+are quoted from 08:00 on by the chain's own rule, at half its steps, so that what the chain lists is among them.
 """
 
 from __future__ import annotations
@@ -10,18 +11,20 @@ from dataclasses import dataclass
 from math import exp, log, sqrt
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from ledger.instruments import Kind, Underlying
+from ledger.listing_schedule import scheduled_expiries, strikes_around
+from node.genesis_defaults import default_listing
 from node.oracle import ssvi
 from node.oracle.black import price_and_vega
-from primitives.amounts import NS, SECONDS_PER_YEAR
+from primitives.amounts import NS, SECONDS_PER_YEAR, USD
 from testnet.market.source import (
     DAY_NS,
     EXPIRY_LEAD_NS_MIN,
     EXPIRY_OF_DAY_NS,
     EXPIRY_SHARE_OF_RUN,
-    SIGMAS_LISTED,
     Shock,
     TrueChain,
     random_stream,
@@ -37,10 +40,8 @@ CORRELATION = 0.8
 JUMPS_PER_YEAR = 60.0
 JUMP_MEAN, JUMP_DEVIATION = -0.006, 0.018
 """Of the logarithm of a jump; both underlyings jump together."""
-EXPIRY_DAYS = (0, 1, 6, 27)
-"""Expiries listed, in days after the first one."""
-STRIKES = 8
-"""Strikes per expiry, at most; the grid of round numbers may give one more or less."""
+SCHEDULE = replace(default_listing(strikes_max=8), weekly=2, monthly=1, quarterly=0)
+"""Four or five expiries at a time, of which one ends each day: a small market, so that the machine can hold it."""
 FIRST_DAY_NS = 1_767_225_600 * NS
 """2026-01-01T00:00:00Z: where synthetic markets begin unless told otherwise."""
 
@@ -55,13 +56,12 @@ class Dynamics:
     vol_of_vol: float
     leverage: float
     carry: float
-    strike_step_min: float
     tick: float
 
 
 DYNAMICS = {
-    Underlying.BTC: Dynamics(90_000.0, 0.45**2, 18.0, 2.2, -0.45, 0.05, 50.0, 0.1),
-    Underlying.ETH: Dynamics(3_000.0, 0.65**2, 20.0, 3.0, -0.40, 0.04, 2.0, 0.01),
+    Underlying.BTC: Dynamics(90_000.0, 0.45**2, 18.0, 2.2, -0.45, 0.05, 0.1),
+    Underlying.ETH: Dynamics(3_000.0, 0.65**2, 20.0, 3.0, -0.40, 0.04, 0.01),
 }
 
 
@@ -72,9 +72,9 @@ def suggest_start_ns(speed: float, seconds: float) -> int:
 
 
 class SyntheticMarket:
-    """A MarketSource from a seed. Series are fixed at the start, around the first index."""
+    """A MarketSource from a seed. Each series is quoted from its listing on, around the forward of that moment."""
 
-    def __init__(self, seed: int, start_ns: int, shock: Shock | None = None, expiries_max: int = 4) -> None:
+    def __init__(self, seed: int, start_ns: int, shock: Shock | None = None) -> None:
         self.start_ns = start_ns
         self.time_ns = start_ns
         self.underlyings = tuple(sorted(DYNAMICS))
@@ -83,9 +83,8 @@ class SyntheticMarket:
         self._step = 0
         self._block: tuple[int, list[list[float]]] = (-1, [])
         self._state = {u: (d.index, d.long_variance) for u, d in DYNAMICS.items()}
-        first = (start_ns - EXPIRY_OF_DAY_NS) // DAY_NS * DAY_NS + DAY_NS + EXPIRY_OF_DAY_NS
-        self._expiries = tuple(first + days * DAY_NS for days in EXPIRY_DAYS[:expiries_max])
-        self._strikes = {(u, e): self._ladder(u, e) for u in self.underlyings for e in self._expiries}
+        self._strikes: dict[tuple[Underlying, int], NDArray[np.int64]] = {}
+        self._list_series(start_ns)
 
     def advance_to(self, market_time_ns: int) -> None:
         """Move along the grid; between grid points nothing changes but the time left to expiry."""
@@ -99,7 +98,7 @@ class SyntheticMarket:
 
     def expiries(self, underlying: Underlying) -> tuple[int, ...]:
         """Expiries still ahead, ascending."""
-        return tuple(expiry for expiry in self._expiries if expiry > self.time_ns)
+        return tuple(e for u, e in sorted(self._strikes) if u == underlying and e > self.time_ns)
 
     def strikes(self, underlying: Underlying, expiry_ns: int) -> tuple[int, ...]:
         """Strikes in micro-USD, ascending."""
@@ -141,6 +140,16 @@ class SyntheticMarket:
             variance += dynamics.long_variance * 5 * abs(jump)
             self._state[underlying] = (price, max(variance, 0.04 * dynamics.long_variance))
         self._step = step + 1
+        reached_ns = self.start_ns + self._step * GRID_NS
+        if reached_ns % DAY_NS == EXPIRY_OF_DAY_NS:
+            self._list_series(reached_ns)
+
+    def _list_series(self, now_ns: int) -> None:
+        """What the schedule wants at a time and is not there yet."""
+        for underlying in self.underlyings:
+            for expiry_ns in scheduled_expiries(now_ns, SCHEDULE):
+                if (underlying, expiry_ns) not in self._strikes:
+                    self._strikes[underlying, expiry_ns] = self._ladder(underlying, expiry_ns, now_ns)
 
     def _draws(self, step: int) -> list[float]:
         """Four normals, a uniform and a normal for this step."""
@@ -162,15 +171,14 @@ class SyntheticMarket:
         rho = -0.18 - 0.08 * excess
         return theta, rho, 0.4 * ssvi.psi_max(theta, rho)
 
-    def _ladder(self, underlying: Underlying, expiry_ns: int) -> NDArray[np.int64]:
-        """Round strikes over +-SIGMAS_LISTED deviations of the forward."""
-        tau = years_between(self.start_ns, expiry_ns)
-        dynamics = DYNAMICS[underlying]
-        forward = dynamics.index * exp(dynamics.carry * tau)
-        width = forward * sqrt(self._smile(underlying, tau)[0])
-        step = max(_round_step(2 * SIGMAS_LISTED * width / STRIKES), dynamics.strike_step_min)
-        first = round(forward / step) - STRIKES // 2
-        return np.array([round(n * step * 1e6) for n in range(first, first + STRIKES + 1)], dtype=np.int64)
+    def _ladder(self, underlying: Underlying, expiry_ns: int, now_ns: int) -> NDArray[np.int64]:
+        """The strikes of the chain's rule, and those in the middle between them."""
+        tau = years_between(now_ns, expiry_ns)
+        forward = self.index(underlying) * exp(DYNAMICS[underlying].carry * tau)
+        theta_e12 = round(self._smile(underlying, tau)[0] * 1e12)
+        strikes = strikes_around(round(forward * USD), theta_e12, SCHEDULE)
+        step = strikes[1] - strikes[0]
+        return np.arange(strikes[0], strikes[-1] + 1, step // 2, dtype=np.int64)
 
     def _chain(self, underlying: Underlying, expiry_ns: int, forward: float) -> TrueChain:
         dynamics = DYNAMICS[underlying]
@@ -186,9 +194,3 @@ class SyntheticMarket:
         sigmas = np.abs(log_moneyness) / (np.median(vols) * sqrt(tau))
         half_spreads = np.maximum(vegas * 0.006 * (1 + 0.5 * sigmas) + 0.0005 * mids, dynamics.tick)
         return TrueChain(underlying, expiry_ns, forward, strikes, kinds, vols, mids, vegas, half_spreads)
-
-
-def _round_step(width: float) -> float:
-    """The 1, 2, 2.5 or 5 times a power of ten nearest to `width`."""
-    power: float = 10.0 ** np.floor(np.log10(width))
-    return min((power * factor for factor in (1, 2, 2.5, 5, 10)), key=lambda step: abs(np.log(step / width)))

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import trio
 
 from ledger.instruments import Instrument, Kind, Underlying
+from node.client import questions
+from node.client.on_trio import open_client
 from node.clock import MarketClock
 from node.genesis_defaults import PERPETUAL_TICKS_UUSD, PREMIUM_TICKS
+from node.rpc.answers import InstrumentForm
+from node.rpc.stream_forms import Gap, SeriesListedMessage
 from primitives.signing import SigningKey
 from testnet.market.source import random_stream
 from testnet.traders.board import Board
@@ -29,12 +34,29 @@ async def run_traders(config: TradersConfig, outcome: TradersOutcome) -> None:
     board = Board(config.venues, config.instruments, config.speed, clock.now_ns)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(board.run)
+        nursery.start_soon(_follow_listing, config.gateways, board)
         for spec in config.traders:
             nursery.start_soon(_trade, spec, config, board, outcome)
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for _ in signals:
                 break
         nursery.cancel_scope.cancel()
+
+
+async def _follow_listing(gateways: Sequence[str], board: Board) -> None:
+    """Tell the board of each series that the chain lists."""
+    async with open_client(gateways) as client, client.follow("instruments") as messages:
+        async for message in messages:
+            if isinstance(message, Gap):
+                listed = (await client.ask(questions.instruments())).instruments
+                board.list_instruments(_instrument(form) for form in listed if not form.is_settled)
+            elif isinstance(message, SeriesListedMessage):
+                board.list_instruments(_instrument(form) for form in message.instruments)
+
+
+def _instrument(form: InstrumentForm) -> Instrument:
+    numbers = (form.expiry_ns, form.strike_uusd, form.lots_per_contract)
+    return Instrument(form.id, Underlying[form.underlying], Kind[form.kind.upper()], *numbers)
 
 
 async def _trade(spec: TraderSpec, config: TradersConfig, board: Board, outcome: TradersOutcome) -> None:

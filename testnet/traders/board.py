@@ -5,7 +5,7 @@ One board serves all traders of the process; each adds its own error to what the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import log, sqrt
 
@@ -46,21 +46,31 @@ class Board:
     def __init__(
         self,
         venues: Mapping[str, str],
-        instruments: Sequence[Instrument],
+        instruments: Iterable[Instrument],
         speed: float,
         now_ns: Callable[[], int],
     ) -> None:
         """`venues`: name to address; `now_ns`: the market clock."""
-        self.instruments = {item.id: item for item in instruments}
+        self.instruments: dict[int, Instrument] = {}
         self.opinions: dict[int, Opinion] = {}
         self.now_ns = now_ns
-        listed = {(item.underlying, item.expiry_ns) for item in instruments if item.kind != Kind.PERPETUAL}
         self._clients = [
-            VenueClient(address, VenueBook(name, listed, speed), now_ns)
+            VenueClient(address, VenueBook(name, (), speed), now_ns)
             for name, address in sorted(venues.items())
         ]
+        self.list_instruments(instruments)
         self._rules = AggregationRules(speed=speed)
         self._fitter = SurfaceFitter()
+
+    def list_instruments(self, new: Iterable[Instrument]) -> None:
+        """These are traded too; what has expired is forgotten."""
+        now_ns = self.now_ns()
+        known = {**self.instruments, **{item.id: item for item in new}}
+        self.instruments = {
+            item.id: item for item in known.values() if not item.expiry_ns or item.expiry_ns > now_ns
+        }
+        for client in self._clients:
+            client.relist(list(self.instruments.values()))
 
     async def run(self) -> None:
         """Stream venues and refresh opinions until cancelled."""

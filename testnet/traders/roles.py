@@ -112,7 +112,9 @@ def _hedges(stage: Stage) -> Iterable[Action]:
         delta_lots = sum(
             lots * stage.board.opinions[held].delta
             for held, lots in stage.session.positions.items()
-            if held in stage.board.opinions and stage.board.instruments[held].underlying == item.underlying
+            if held in stage.board.opinions
+            and (known := stage.board.instruments.get(held)) is not None
+            and known.underlying == item.underlying
         )
         lots = min(200, abs(round(delta_lots)))
         if lots:

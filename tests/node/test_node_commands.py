@@ -11,8 +11,10 @@ import pytest
 
 from node.config import load_config
 from node.genesis import chain_id_of, load_genesis
+from node.genesis_defaults import DEFAULT_INDEX_USD, default_listing, scheduled_instruments
 from node.keystore import load_keystore
 from node.storage.watermark import START, Watermark, observer_reason
+from primitives.amounts import USD
 
 
 def quorate(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -49,6 +51,13 @@ def test_init_writes_a_home_for_each_validator_of_one_chain(network: Path) -> No
         assert {peer.index for peer in config.peers} == {0, 1, 2, 3} - {index}
         assert observer_reason(Watermark.open(config.watermark_path), START) is None
     assert len({config.gateway.port for config in configs}) == 4
+
+
+def test_a_new_network_lists_by_itself_from_the_first_day_on(network: Path) -> None:
+    ledger = load_genesis(network / "node0" / "genesis.json").ledger
+    assert ledger.protection.listing == default_listing()
+    index_uusd = {underlying: usd * USD for underlying, usd in DEFAULT_INDEX_USD.items()}
+    assert list(ledger.instruments) == scheduled_instruments(ledger.time_ns, index_uusd, default_listing())
 
 
 def test_init_overwrites_nothing(network: Path) -> None:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from gossip.peer_id import peer_id_of_seed
 from ledger.genesis import GenesisAccount
 from ledger.instruments import Underlying
+from ledger.listing_schedule import scheduled_expiries
 from node.genesis import (
     GenesisDocument,
     ValidatorEntry,
@@ -26,9 +27,11 @@ from node.genesis import (
 from node.genesis_defaults import (
     default_instruments,
     default_ledger_genesis,
+    default_listing,
     default_staking,
     make_genesis,
     reporters_of,
+    scheduled_instruments,
 )
 from primitives.amounts import USD
 from primitives.errors import OperatorError
@@ -85,6 +88,22 @@ def plain(value: object) -> object:
     if hasattr(value, "__struct_fields__"):
         return [plain(getattr(value, name)) for name in value.__struct_fields__]
     return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def test_the_series_of_the_schedule_are_listed_from_the_start() -> None:
+    """With an id for each, calls and puts at every strike of the schedule's own rule."""
+    listed = scheduled_instruments(TIME_NS, INDEX_UUSD, default_listing())
+    options = [item for item in listed if item.expiry_ns]
+    assert [item.id for item in listed] == list(range(len(listed)))
+    assert [item.name for item in listed[:2]] == ["BTC-PERPETUAL", "ETH-PERPETUAL"]
+    for underlying, index_uusd in INDEX_UUSD.items():
+        own = [item for item in options if item.underlying == underlying]
+        assert sorted({item.expiry_ns for item in own}) == scheduled_expiries(TIME_NS, default_listing())
+        for expiry_ns in {item.expiry_ns for item in own}:
+            strikes = [item.strike_uusd for item in own if item.expiry_ns == expiry_ns]
+            assert strikes == sorted(strikes) and 16 <= len(strikes) <= 42
+            assert strikes[0] < index_uusd < strikes[-1]
+    assert 600 < len(listed) < default_listing().instruments_max
 
 
 def test_the_file_is_read_by_people(tmp_path: Path) -> None:

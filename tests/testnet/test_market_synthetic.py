@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from ledger.instruments import Kind, Underlying
+from ledger.listing_schedule import scheduled_expiries, strikes_around
 from node.oracle import ssvi
 from primitives.amounts import NS, PPM
 from testnet.market.source import DAY_NS, EXPIRY_OF_DAY_NS, Shock, listing, years_between
-from testnet.market.synthetic import DYNAMICS, SyntheticMarket, suggest_start_ns
+from testnet.market.synthetic import DYNAMICS, SCHEDULE, SyntheticMarket, suggest_start_ns
 
 START = suggest_start_ns(60.0, 60.0)
 
@@ -73,12 +74,39 @@ def test_a_run_too_short_for_a_settlement_window_gets_no_expiry() -> None:
     assert (first - start, first % DAY_NS) == (2_000 * NS, EXPIRY_OF_DAY_NS)
 
 
-def test_an_expired_chain_is_gone() -> None:
+def test_at_eight_the_expired_chain_is_gone_and_its_successors_are_there() -> None:
     market = SyntheticMarket(7, START)
     first, *others = market.expiries(Underlying.ETH)
+    market.advance_to(first - 1)
+    assert market.expiries(Underlying.ETH) == (first, *others)
     market.advance_to(first)
-    assert market.expiries(Underlying.ETH) == tuple(others)
-    assert [chain.expiry_ns for chain in market.chain(Underlying.ETH)] == others
+    assert market.expiries(Underlying.ETH) == tuple(scheduled_expiries(first, SCHEDULE))
+    assert first not in market.expiries(Underlying.ETH) and set(others) < set(market.expiries(Underlying.ETH))
+    assert [chain.expiry_ns for chain in market.chain(Underlying.ETH)] == list(
+        market.expiries(Underlying.ETH)
+    )
+
+
+def test_a_new_chain_does_not_depend_on_when_one_looked() -> None:
+    at_once, later = SyntheticMarket(7, START), SyntheticMarket(7, START)
+    for step in range(0, 4_000, 7):
+        at_once.advance_to(START + step * NS)
+    later.advance_to(at_once.time_ns)
+    for underlying in later.underlyings:
+        for one, other in zip(at_once.chain(underlying), later.chain(underlying), strict=True):
+            assert (one.strikes_uusd.tolist(), one.mids.tolist()) == (
+                other.strikes_uusd.tolist(),
+                other.mids.tolist(),
+            )
+
+
+def test_venues_quote_what_the_chain_lists_by_its_rule_and_strikes_in_between() -> None:
+    market = SyntheticMarket(7, START)
+    for chain in market.chain(Underlying.BTC):
+        theta = market._smile(Underlying.BTC, years_between(market.time_ns, chain.expiry_ns))[0]
+        listed = strikes_around(round(chain.forward * 1e6), round(theta * 1e12), SCHEDULE)
+        assert 3 <= len(listed) <= SCHEDULE.strikes_max
+        assert np.unique(chain.strikes_uusd)[::2].tolist() == listed
 
 
 def test_smiles_bear_no_arbitrage_between_expiries() -> None:
@@ -95,8 +123,11 @@ def test_smiles_bear_no_arbitrage_between_expiries() -> None:
 
 
 def test_the_listing_is_sorted_with_perpetuals_first() -> None:
-    instruments = listing(SyntheticMarket(7, START), expiries_max=4, strikes_max=8)
-    assert [item.id for item in instruments] == list(range(2 + 2 * 4 * 8 * 2))
+    market = SyntheticMarket(7, START)
+    instruments = listing(market, expiries_max=4, strikes_max=8)
+    strikes = [len(market.strikes(u, e)) for u in market.underlyings for e in market.expiries(u)]
+    assert len(strikes) == 8 and min(strikes) >= 5
+    assert [item.id for item in instruments] == list(range(2 + 2 * sum(min(8, count) for count in strikes)))
     assert [item.name for item in instruments[:2]] == ["BTC-PERPETUAL", "ETH-PERPETUAL"]
     keys = [(item.underlying, item.expiry_ns, item.strike_uusd, item.kind) for item in instruments[2:]]
     assert keys == sorted(set(keys))

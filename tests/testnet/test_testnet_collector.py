@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 import trio
+from msgspec.structs import replace
 
 from ledger.events import (
     ActionRejected,
@@ -14,6 +16,7 @@ from ledger.events import (
     ExpirySettled,
     LiquidationStep,
     OrderAccepted,
+    SeriesListed,
     Trade,
     TransactionRejected,
 )
@@ -21,7 +24,7 @@ from node.rpc.node_socket import NodeSocket
 from node.rpc.protocol import BlockTiming, FinalBlockNotice, StatusReply, SubmitReply
 from primitives.codec import encode
 from testnet.collector import Collector, Tally
-from testnet.report import Divergence
+from testnet.report import Divergence, ListingFacts
 
 A, B = b"\x0a" * 20, b"\x0b" * 20
 ID, ROOT, OTHER_ROOT = bytes(32), b"\x01" * 32, b"\x02" * 32
@@ -92,7 +95,19 @@ def test_a_tally_counts_each_kind_of_event() -> None:
             TransactionRejected(ID, "bad_nonce", ""),
         ]
     )
-    assert tally == Tally(0, 1, {1, 2, 3}, 2, 1, 1, {"off_tick": 2, "bad_nonce": 1})
+    nothing_new = ListingFacts()
+    assert tally == Tally(0, 1, {1, 2, 3}, 2, 1, 1, nothing_new, {"off_tick": 2, "bad_nonce": 1})
+
+
+def test_a_tally_counts_what_is_listed_and_when_it_is_first_traded(monkeypatch: pytest.MonkeyPatch) -> None:
+    tally, now = Tally(), [100.0]
+    monkeypatch.setattr("testnet.collector.time.monotonic", lambda: now[0])
+    tally.add([SeriesListed(0, 7, 50, 4), SeriesListed(1, 7, 54, 2)])
+    for instrument in (49, 55, 53, 56):
+        now[0] += 2
+        tally.add([replace(TRADE, instrument=instrument)])
+    found = tally.listing
+    assert (found.series, found.trades, found.first_trade_seconds, tally.trades) == (2, 2, 4.0, 4)
 
 
 async def test_events_of_a_height_count_once_whoever_shows_them_first(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def judged(store: BlockStore, height: int, restart: Restart, drift: Drift) -> No
 
 
 def test_each_judged_epoch_is_counted_once(tmp_path: Path) -> None:
-    store, log = BlockStore.open(tmp_path / "blocks"), DriftLog(INSTRUMENTS)
+    store, log = BlockStore.open(tmp_path / "blocks"), DriftLog({item.id: item for item in INSTRUMENTS})
     log.look(store)
     assert log.facts == DriftFacts()
     judged(store, 0, replace(NO_RESTART, judged_epochs=1), a_drift(30, Colour.GREEN))
