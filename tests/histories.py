@@ -182,12 +182,15 @@ class History:
             positions_max=9,
             settlement_window_ns=240 * NS,
         )
-        genesis = replace(genesis, trading=tight_trading())
+        soon = replace(genesis.protection, governance_delay_ns=40 * NS)
+        genesis = replace(genesis, trading=tight_trading(), protection=soon)
         if self.random.random() < 0.85:
             genesis = replace(genesis, staking=short_staking())
         self.exchange = StakedExchange()
         self.exchange.start(genesis)
         self.wishes = Wishes(self.random, self.exchange, NAMES)
+        self.voters = Wishes(Random(seed + 1), self.exchange, NAMES) if seed % 3 == 2 else None
+        """In every third history numbers of policy change all the time."""
         self.btc_usd = 100_000.0
 
     def blocks(self, count: int) -> Iterator[Block]:
@@ -199,6 +202,7 @@ class History:
             self._negotiate()
             if self.random.random() < 0.3:
                 self._crowd()
+            self._vote()
             if self.random.random() < 0.4 and self.wishes.for_sale():
                 name = self.random.choice(("maker", "maker", "carol"))
                 self._send(name, 0, self.wishes.bid(name, 0))
@@ -212,6 +216,12 @@ class History:
                 sent = Transaction(bytes(32), 0, 0, (CancelAll(None),))
                 self.exchange.waiting.append(sign(a_key("bob"), sent))
             yield self._close()
+
+    def _vote(self) -> None:
+        """Now and then every operator votes, and mostly for the same."""
+        if self.voters is not None and self.voters.chance(0.3):
+            for name in OPERATORS:
+                self.exchange.does(name, *(self.voters.vote(name) for _ in range(2)))
 
     # --- traders ---
 

@@ -8,7 +8,9 @@ from random import Random
 from msgspec.structs import replace
 
 from ledger.accounts import Position
+from ledger.governance import parameter_value
 from ledger.matching.orders import floor_to_tick, next_tick
+from ledger.policy import get_numbers
 from ledger.settlement.state import Liquidation
 from ledger.staking.state import Delegation, get_totals, scan
 from ledger.trading.state import get_open_requests, get_request, get_trading
@@ -50,6 +52,7 @@ from ledger.transactions import (
     TransferCash,
     Unbond,
     Unjail,
+    VoteParameter,
     Withdraw,
     WithdrawRequest,
     block_terms_sign_bytes,
@@ -285,6 +288,20 @@ class Wishes:
         known = leaf.sessions if leaf else ()
         names = [session_name(name, number) for number in range(SESSION_KEYS)]
         return [item for item in names if address_of_person(item) in known]
+
+    def vote(self, name: str) -> VoteParameter:
+        """For a value that others want too, because it follows from the time; rarely for another, or for nonsense."""
+        state, random = self.exchange.state, self.random
+        own = [item.number for item in scan(state, b"kv") if item.operator == self.exchange.key(name)[0]]
+        number = random.choice(own) if own and self.chance(0.97) else self.validator()
+        campaign = Random(state.clock.height // 8 * 10 + random.randrange(3))
+        numbers = get_numbers(state)
+        wanted = campaign.choice(sorted(numbers))
+        now, bounds = parameter_value(state, wanted), numbers[wanted].bounds
+        value = now + round(abs(now) * campaign.uniform(-0.3, 0.3)) + campaign.randint(-1, 1)
+        if self.chance(0.9):
+            value = max(bounds.low, min(bounds.high, value))
+        return VoteParameter(number, wanted if self.chance(0.97) else "auction.nothing_ppm", value)
 
     def bid(self, name: str, subaccount: int) -> Action:
         """On somebody's portfolio, mostly one that is for sale."""

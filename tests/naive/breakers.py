@@ -6,6 +6,7 @@ from math import isqrt
 from typing import TYPE_CHECKING, Any
 
 from ledger.breakers.events import DriftJudged, InstrumentPaused, PhaseChanged
+from ledger.breakers.parameters import BreakerParameters
 from ledger.breakers.state import Bucket, Drift, Drifts, Restart, UnderlyingPhase, drift_key, phase_key
 from ledger.instruments import Instrument, Kind
 from ledger.transactions import OracleReport
@@ -62,13 +63,17 @@ class NaiveBreakers:
 
     def __init__(self, ledger: NaiveLedger) -> None:
         self.ledger = ledger
-        self.rules = ledger.genesis.breakers
         self.underlyings = {item.underlying: NaiveUnderlying() for item in ledger.genesis.underlyings}
         self.drifts: dict[int, NaiveDrift] = {}
         self.times: list[int] = []
         self.judged: list[int] = []
         self.fresh_left = self.fresh_ns = self.post_only_until = self.auction_until = self.auction_ns = 0
         self.phases_before: dict[int, int] = {}
+
+    @property
+    def rules(self) -> BreakerParameters:
+        """The numbers in force."""
+        return self.ledger.genesis.breakers
 
     # --- a block ---
 

@@ -4,10 +4,9 @@ What it takes from the fast ledger: the wire types and their encoding, the leave
 block the risk arrays as the kernel gives them. The last bits of a mark are decided by the kernel's binary64
 operations, so a second implementation of them could only repeat them; the kernel is held to
 ledger.pricing.fixed_math and to reference values by its own tests. From its integers on, everything is
-written again here, a file for each part: oracle medians, breakers, margins, health, liquidation, transactions,
-orders of every kind, quotes and protection, session keys, packages, calls, fees, settlement, staking, the fund,
-the leaves and the root. Leaves it has no rules for (parameters) must not change in the histories it is used on,
-or the roots differ.
+written again here, a file for each part: oracle medians, breakers, both margin models, health, liquidation, bids,
+transactions, orders of every kind, quotes and protection, session keys, packages, calls, fees, settlement, staking,
+governance, the fund, the leaves and the root.
 
 Refusals are compared by reason; the sentence for people is left out (`plain`).
 """
@@ -28,21 +27,23 @@ from ledger.events import (
     ExpirySettled,
     HealthChanged,
     OrderCancelled,
+    ParameterDropped,
     Trade,
     TransactionRejected,
 )
+from ledger.genesis import LedgerGenesis, LedgerParameters
 from ledger.instruments import Instrument, Kind
 from ledger.listing import Listing
 from ledger.matching.book import Book
 from ledger.matching.orders import RestingOrder
 from ledger.oracle import UnderlyingOracle
+from ledger.settlement.parameters import ProtectionParameters
 from ledger.settlement.state import (
     KEY_EXPOSURE,
     Exposure,
     Funding,
     Liquidation,
     funding_key,
-    get_protection,
     liquidation_key,
 )
 from ledger.state import Clock, Marks, State, Supply, Totals
@@ -58,6 +59,7 @@ from ledger.state_keys import (
     reporter_key,
     window_key,
 )
+from ledger.trading.parameters import TradingParameters
 from ledger.trading.state import QuoteRequest, Session
 from primitives.codec import encode
 from primitives.hashing import digest
@@ -68,6 +70,7 @@ from tests.naive.epochs import end, staking_leaves
 from tests.naive.exposure import exposure, shortfalls_uusd
 from tests.naive.fees import fee_uusd
 from tests.naive.funding import accrue, paid_uusd
+from tests.naive.governance import NaiveGovernance, apply_decided, governance_leaves, set_model
 from tests.naive.liquidation import liquidate
 from tests.naive.margin import PPM, NaiveMargin, Rows
 from tests.naive.oracle import NaiveOracle
@@ -91,7 +94,6 @@ class NaiveLedger:
     def __init__(self, state: State) -> None:
         """From a state at height 0, whose leaves it reads once."""
         self.genesis = state.genesis
-        self.parameters, self.trading_rules = state.genesis.parameters, state.genesis.trading
         self.chain_id = state.chain_id
         self.instruments: dict[int, Instrument] = {item.id: item for item in state.genesis.instruments}
         self.ticks = {item.underlying: item for item in state.genesis.underlyings}
@@ -107,13 +109,9 @@ class NaiveLedger:
         self.averages: dict[tuple[int, int], NaiveAverage] = {}
         self.settled: dict[int, int] = {}
         self.height, self.time_ns, self.next_order_id, self.silent_blocks = 0, state.clock.time_ns, 1, 0
-        self.unruled = {
-            key: raw for key, raw in state.all_leaves() if key[:1] not in b"abckiormst" or key == b"kp"
-        }
         self.marks: Marks | None = None
         self.staking = genesis_staking(self)
-        self.protocol_version = state.genesis.protocol.version
-        self.protection = get_protection(state)
+        self.governance = NaiveGovernance(state.genesis)
         self.funding: dict[int, Funding] = {}
         self.exposure: Exposure | None = None
         self.liquidations: dict[AccountKey, Liquidation] = {}
@@ -122,6 +120,34 @@ class NaiveLedger:
         self.held_before: dict[AccountKey, dict[int, int]] = {}
         """Lots of each account when the block's margins were computed."""
         self.events: list[Event] = []
+
+    # --- policy ---
+
+    @property
+    def parameters(self) -> LedgerParameters:
+        """General numbers in force."""
+        return self.genesis.parameters
+
+    @property
+    def trading_rules(self) -> TradingParameters:
+        """Of order types, fees and the standard model."""
+        return self.genesis.trading
+
+    @property
+    def protection(self) -> ProtectionParameters:
+        """Of auctions, funding, listing and exposure."""
+        return self.genesis.protection
+
+    @property
+    def protocol_version(self) -> int:
+        """What sets decided from now on carry."""
+        return self.genesis.protocol.version
+
+    def take_policy(self, genesis: LedgerGenesis) -> None:
+        """Go on as if genesis had had these numbers."""
+        self.genesis = self.oracle.genesis = genesis
+        if self.staking is not None:
+            self.staking.rules = genesis.staking
 
     # --- one block ---
 
@@ -138,10 +164,12 @@ class NaiveLedger:
         is_halted = self.breakers.fresh_left > 0
         if reports:
             accrue(self, is_halted=is_halted)
+        apply_decided(self)
         if self.staking is not None:
             begin(self, self.staking, reports, context)
         self._settle(bool(reports) and not is_halted)
         self.rows = Rows(risk, {number: paid_uusd(self, item) for number, item in self.instruments.items()})
+        set_model(self, self.rows, risk.underlyings)
         self.breakers.add_surcharges(self.rows)
         live = [item for item in sorted(self.instruments) if item not in self.settled]
         assert live == sorted(self.rows.row_of), "the kernel priced what is live"
@@ -423,9 +451,10 @@ class NaiveLedger:
         values |= self.breakers.leaves()
         values |= trading_leaves(self)
         values |= request_leaves(self)
+        values |= governance_leaves(self)
         if self.staking is not None:
             values |= staking_leaves(self, self.staking)
-        return self.unruled | {key: encode(value) for key, value in values.items()}
+        return {key: encode(value) for key, value in values.items()}
 
     def root(self) -> bytes:
         """The state root."""
@@ -473,6 +502,8 @@ def _resting(order: Order) -> RestingOrder:
 def plain(events: list[Event] | tuple[Event, ...]) -> list[Event]:
     """Events without the sentences for people."""
     return [
-        replace(item, detail="") if isinstance(item, ActionRejected | TransactionRejected) else item
+        replace(item, detail="")
+        if isinstance(item, ActionRejected | TransactionRejected | ParameterDropped)
+        else item
         for item in events
     ]

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from ledger import oracle
 from ledger.breakers import drift, monitors, phases
 from ledger.breakers.state import Colour
+from ledger.margin import standard
 from ledger.matching import call
-from ledger.settlement import liquidation
+from ledger.settlement import auction, liquidation
 from ledger.trading import fees
 from tests.histories import History
 from tests.naive.ledger import NaiveLedger, plain
@@ -54,6 +55,12 @@ def test_both_agree_on_long_histories_in_which_much_happens() -> None:
     assert set(seen) >= RARE
 
 
+def test_both_agree_while_votes_change_the_numbers_of_policy() -> None:
+    seen = replay(seed=2, blocks=120) + replay(seed=8, blocks=120)
+    assert set(seen) >= {"VoteCounted", "ParameterDecided", "ParameterChanged", "Trade", "HealthChanged"}
+    assert seen["ParameterChanged"] > 40
+
+
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32))
 def test_both_agree_on_any_history(seed: int) -> None:
@@ -85,27 +92,37 @@ def never_late(*_: Any) -> tuple[int, bool]:
     return 1_000_000, False
 
 
+def no_discount(*_: Any) -> int:
+    return 0
+
+
+def running_on(values: Any, *_: Any) -> Any:
+    return values.cumsum()
+
+
 REAL_FEE, REAL_MEDIAN = fees.fee_uusd, oracle.weighted_median
 
 
 @pytest.mark.parametrize(
-    ("place", "name", "planted"),
+    ("place", "name", "planted", "seed"),
     [
-        (fees, "fee_uusd", fee_rounded_down),
-        (call, "share_pro_rata", first_come_first_served),
-        (oracle, "weighted_median", upper_median),
-        (liquidation._Step, "_hedge", no_hedge),
-        (drift, "colour_of", always_green),
-        (monitors, "BUCKETS", 11),
-        (phases, "latency_of", never_late),
+        (fees, "fee_uusd", fee_rounded_down, 1),
+        (call, "share_pro_rata", first_come_first_served, 1),
+        (oracle, "weighted_median", upper_median, 1),
+        (liquidation._Step, "_hedge", no_hedge, 1),
+        (drift, "colour_of", always_green, 1),
+        (monitors, "BUCKETS", 11, 1),
+        (phases, "latency_of", never_late, 1),
+        (auction, "discount_ppm", no_discount, 10),
+        (standard, "_running", running_on, 5),
     ],
 )
 def test_a_planted_difference_is_noticed(
-    monkeypatch: pytest.MonkeyPatch, place: Any, name: str, planted: Any
+    monkeypatch: pytest.MonkeyPatch, place: Any, name: str, planted: Any, seed: int
 ) -> None:
     monkeypatch.setattr(place, name, planted)
     with pytest.raises(AssertionError):
-        replay(seed=1, blocks=300)
+        replay(seed, blocks=300)
 
 
 @pytest.mark.slow

@@ -6,10 +6,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ledger.events import TransactionApplied, TransactionRejected
-from ledger.transactions import BidAuction, Deposit, NamedInstrument, PlaceTrigger, TransferCash, Withdraw
+from ledger.transactions import (
+    BidAuction,
+    Deposit,
+    NamedInstrument,
+    PlaceTrigger,
+    TransferCash,
+    VoteParameter,
+    Withdraw,
+)
 from tests.naive.account import AccountKey, NaiveAccount
 from tests.naive.bids import bid
 from tests.naive.cancels import cancel_due, cancel_requested, cancel_silent
+from tests.naive.governance import vote
 from tests.naive.orders import place_orders
 from tests.naive.preferences import SETTINGS, change_setting
 from tests.naive.sent import Sent, actions_of, read, refuse
@@ -147,6 +156,7 @@ PHASES: tuple[tuple[tuple[type, ...], Perform], ...] = (
     ((Deposit,), _deposit),
     ((Withdraw, TransferCash), _move_out),
     ((BidAuction,), bid),
+    ((VoteParameter,), vote),
     (STAKING, perform),
     (SETTINGS, change_setting),
 )
