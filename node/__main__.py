@@ -184,7 +184,7 @@ def init_validator(
 ) -> None:
     """Write the home of a validator that is to join a running chain; until it has a place, its node follows.
 
-    Then fund an account, `quorate validator bond`, `quorate validator join` (docs/operators.md).
+    Then fund an account, `quorate validator bond`, `announce` and `join` (docs/operators.md).
 
     Example: quorate init-validator --home mine --genesis genesis.json --peers 10.0.0.1:26600 10.0.0.2:26600
 
@@ -195,7 +195,7 @@ def init_validator(
     genesis
         The chain's genesis.json, from a source that you trust.
     peers
-        HOST:PORT of every validator of genesis, in its order.
+        HOST:PORT of one or two validators to start from, in the order of genesis; - for one that you leave out.
     listen_host
         This validator's address for the others.
     listen_port

@@ -38,6 +38,8 @@ class ListenConfig(_Section, frozen=True, kw_only=True):
 
     host: Text = "127.0.0.1"
     port: Port = 26_600
+    dial_private: bool = False
+    """Dial announced addresses of private ranges too; a node that listens on one does so anyway."""
 
 
 class PeerAddress(_Section, frozen=True, kw_only=True):

@@ -125,7 +125,7 @@ def initialise_sentry(
     return [
         f"{home}  is to be the face of validator {config.index} ({config.name}) at {host} port {port}",
         f"start it with: quorate start --home {home}",
-        f"the other validators must dial this address for index {config.index}",
+        f"announce it: quorate validator announce --home {validator_home} --address {host}:{port}",
         f"then add to {validator_home / CONFIG_FILE}, and start the validator again:",
         "",
         "[[sentries]]",
@@ -150,8 +150,6 @@ def initialise_validator(
     """
     genesis = load_genesis(genesis_path)
     addresses = _addresses(genesis, peers)
-    if len(addresses) < len(genesis.validators):
-        raise OperatorError(f"--peers must name all {len(genesis.validators)} validators of genesis")
     host, port = listen
     settings = {
         "name": home.name,

@@ -10,6 +10,7 @@ from typing import Annotated, NamedTuple
 
 from cyclopts import App, Parameter
 
+from gossip.peer_id import peer_id_of
 from node.config import load_config
 from node.genesis import chain_id_of, load_genesis
 from node.keystore import (
@@ -108,6 +109,24 @@ def new_consensus(*, home: Home, password_file: PasswordFile = None) -> None:
         seed = os.urandom(SEED_BYTES)
         replace_seeds({**seeds, f"consensus-{count + 1}": seed}, places.keystore, password)
     print(f"consensus-{count + 1}  {SigningKey(seed).public_key.hex()}")
+
+
+@app.command
+def new_network(*, home: Home, password_file: PasswordFile = None) -> None:
+    """Replace the network key of a stopped home. Announce the new one before the node starts again.
+
+    A sentry has its validator's network key: write its home anew afterwards.
+
+    Example: quorate keys new-network --home network/node0
+    """
+    with _stopped(home) as places:
+        seeds, password = open_seeds(places.keystore, password_file)
+        if "network" not in seeds:
+            raise OperatorError(f"{places.keystore} holds no network key")
+        seed = os.urandom(SEED_BYTES)
+        replace_seeds({**seeds, "network": seed}, places.keystore, password)
+    print(f"network  {peer_id_of(SigningKey(seed).public_key)}")
+    print(f"now: quorate validator announce --home {home}, then start the node")
 
 
 @app.command

@@ -5,7 +5,9 @@ A validator is its own face to the others, or has sentries that are; a follower 
 
 from __future__ import annotations
 
-from gossip.network import NetworkConfig, PeerConfig, Topic
+import ipaddress
+
+from gossip.network import Network, NetworkConfig, PeerConfig, Topic
 from gossip.relay import SentryNetwork, private_peer_id
 from gossip.request_response import OnRequest
 from gossip.service import Libp2pNetwork
@@ -26,10 +28,9 @@ def open_network(
     return Libp2pNetwork(found, on_request)
 
 
-def other_validators(config: NodeConfig, genesis: GenesisDocument) -> list[ValidatorIndex]:
-    """Everybody but the validator that we are or stand before."""
-    known = {*range(len(genesis.validators)), *(peer.index for peer in config.peers)}
-    return [ValidatorIndex(index) for index in sorted(known - {face_of(config)})]
+def others_in(network: Network) -> list[ValidatorIndex]:
+    """Every validator that a network knows, but the one that we are or stand before."""
+    return [peer.index for peer in network.peers()]
 
 
 def face_of(config: NodeConfig) -> int | None:
@@ -37,62 +38,56 @@ def face_of(config: NodeConfig) -> int | None:
     return config.index if config.index is not None else config.sentry.validator
 
 
-def _check_sentry(config: NodeConfig, genesis: GenesisDocument, keys: ValidatorKeys) -> None:
-    """That a sentry has the network key of its validator, as far as genesis tells. Raises OperatorError."""
-    index, count = config.sentry.validator or 0, len(genesis.validators)
-    if index < count and keys.peer_id != genesis.validators[index].peer_id:
-        raise OperatorError(
-            f"the network key in {config.keystore_path} is not that of validator {index} "
-            f"({genesis.validators[index].name}): quorate init-sentry writes a sentry's home"
-        )
+def known_validators(
+    config: NodeConfig, genesis: GenesisDocument, keys: ValidatorKeys
+) -> tuple[PeerConfig, ...]:
+    """What is known before the state is asked: genesis' validators and those whose peer id node.toml tells, by index.
 
-
-def _joined_later(config: NodeConfig, genesis: GenesisDocument, keys: ValidatorKeys) -> list[PeerConfig]:
-    """Validators that are not in genesis, ourselves perhaps among them, by place. Raises OperatorError."""
-    count, found = len(genesis.validators), {}
-    for peer in config.peers:
-        if peer.index < count:
-            continue
-        if not peer.peer_id:
-            raise OperatorError(
-                f"node.toml: peers: validator {peer.index} joined later, so it needs its peer_id"
-            )
-        found[peer.index] = PeerConfig(ValidatorIndex(peer.index), peer.peer_id, peer.host, peer.port)
+    Ourselves are among them, under our own network key.
+    """
+    written = {peer.index: peer for peer in config.peers}
+    peer_ids = {index: peer.peer_id for index, peer in written.items() if peer.peer_id}
+    peer_ids |= {index: entry.peer_id for index, entry in enumerate(genesis.validators)}
+    found = {
+        index: PeerConfig(ValidatorIndex(index), peer_id, written[index].host, written[index].port)
+        if index in written
+        else PeerConfig(ValidatorIndex(index), peer_id, "", 0)
+        for index, peer_id in peer_ids.items()
+    }
     own = face_of(config)
-    if own is not None and own >= count:
-        listens = (config.listen.host, config.listen.port)
-        found[own] = PeerConfig(ValidatorIndex(own), keys.peer_id, *listens)
-    return [found[index] for index in sorted(found)]
+    if own is not None:
+        found[own] = PeerConfig(ValidatorIndex(own), keys.peer_id, config.listen.host, config.listen.port)
+    return tuple(found[index] for index in sorted(found))
 
 
 def network_config(config: NodeConfig, genesis: GenesisDocument, keys: ValidatorKeys) -> NetworkConfig:
     """What `gossip.service.Libp2pNetwork` is built from.
 
     Raises:
-        OperatorError: a validator's node.toml must name every other validator, a follower's at least one.
+        OperatorError: node.toml names nobody at all.
     """
-    if config.sentry.validator is not None:
-        _check_sentry(config, genesis, keys)
-    addresses = {peer.index: (peer.host, peer.port) for peer in config.peers}
     own = face_of(config)
-    own_index = None if own is None else ValidatorIndex(own)
-    peers: list[PeerConfig] = []
-    for index, entry in enumerate(genesis.validators):
-        listens = (config.listen.host, config.listen.port) if index == own_index else None
-        address = listens or addresses.get(index)
-        if address is None and own_index is not None and not config.sentries:
-            raise OperatorError(f"node.toml names no address for validator {index} ({entry.name})")
-        peers.append(PeerConfig(ValidatorIndex(index), entry.peer_id, *(address or ("", 0))))
-    peers += _joined_later(config, genesis, keys)
-    if not config.sentries and not any(peer.host for peer in peers):
-        raise OperatorError("node.toml names no address of any validator: there is nobody to follow")
+    peers = known_validators(config, genesis, keys)
+    others = [peer for peer in peers if peer.index != own]
+    if others and not config.sentries and not any(peer.host for peer in others):
+        raise OperatorError("node.toml names no address of any validator: there is nobody to start from")
     return NetworkConfig(
         chain_id=chain_id_of(genesis),
-        own_index=own_index,
+        own_index=None if own is None else ValidatorIndex(own),
         identity_seed=keys.network_seed,
         listen_host=config.listen.host,
         listen_port=config.listen.port,
-        validators=tuple(peers),
+        validators=peers,
         sentry_of=private_peer_id(keys.network_seed) if config.sentry.validator is not None else "",
+        dials_private=config.listen.dial_private or listens_privately(config),
         topics=() if config.index is not None else (Topic.FINAL_BLOCKS,),
     )
+
+
+def listens_privately(config: NodeConfig) -> bool:
+    """Whether our own address is one of a private range (not "all of them"): then the network is a local one."""
+    try:
+        found = ipaddress.ip_address(config.listen.host)
+    except ValueError:
+        return False
+    return not found.is_unspecified and not found.is_global

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -21,9 +21,10 @@ from consensus.messages import Block, EvidenceMessage
 from consensus.state import CoreConfig, Parameters, Signer
 from consensus.validator_set import ValidatorSet
 from consensus.watch import Watch
-from gossip.network import Topic
+from gossip.network import PeerConfig, Topic
 from ledger.staking.state import EpochSet, scan
 from ledger.state import State
+from node.address_book import AddressBook
 from node.clock import MarketClock
 from node.config import NodeConfig
 from node.consensus_service import ConsensusService
@@ -35,7 +36,7 @@ from node.keystore import ValidatorKeys
 from node.ledger_service import LedgerService
 from node.messages import TransactionBundle
 from node.metrics import NodeMetrics
-from node.network_config import open_network, other_validators
+from node.network_config import open_network, others_in
 from node.oracle.adapters import open_adapter
 from node.oracle.aggregate import AggregationRules
 from node.oracle_service import OracleService, ReportPool
@@ -125,10 +126,9 @@ def check_identity(
             f"node.toml says index {config.index}, genesis has only {count} validators, from 0"
         )
     entry = genesis.validators[config.index]
-    ours = (keys.oracle.public_key, keys.peer_id) == (entry.oracle_key, entry.peer_id)
     if signers is None:
         signers = keys.consensus_keys or (keys.consensus.public_key,)
-    if not ours or entry.consensus_key not in signers:
+    if keys.oracle.public_key != entry.oracle_key or entry.consensus_key not in signers:
         raise OperatorError(
             f"the keys in {config.keystore_path} are not those of validator {config.index} ({entry.name}) in genesis"
         )
@@ -272,6 +272,7 @@ class Wiring:
             self.transactions.run,
             self.disk.run,
             self.sync.run,
+            AddressBook(self.config, self.genesis, self.keys, self.ledger, self._know).run,
         ]
         if self.remote is not None:
             self.remote.on_return = self.consensus.on_signer_back
@@ -293,6 +294,13 @@ class Wiring:
         """Blocks in an epoch; 0: one endless epoch."""
         staking = self.genesis.ledger.staking
         return staking.epoch_blocks if staking.validators else 0
+
+    def _know(self, validators: Sequence[PeerConfig]) -> None:
+        self.network.know(validators)
+        others = others_in(self.network)
+        self.sync.know(others)
+        if self.forwarder is not None:
+            self.forwarder.know(others)
 
     async def _on_bundle(self, bundle: TransactionBundle) -> None:
         await self.transactions.receive(bundle)
@@ -351,7 +359,7 @@ class Wiring:
         """Only a follower has one: validators have lanes."""
         if self.config.index is not None:
             return None
-        return OrderForwarder(self.network, other_validators(self.config, self.genesis), self.metrics)
+        return OrderForwarder(self.network, others_in(self.network), self.metrics)
 
     def _sync(self) -> SyncService:
         return SyncService(
@@ -360,7 +368,7 @@ class Wiring:
             network=self.network,
             verifier=self.verifier,
             metrics=self.metrics,
-            peers=other_validators(self.config, self.genesis),
+            peers=others_in(self.network),
             is_follower=self.config.index is None,
         )
 

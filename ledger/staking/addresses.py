@@ -7,6 +7,7 @@ depend on a library's version. Source: https://github.com/multiformats/multiaddr
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from ledger.staking.reasons import StakingReason
 from primitives.errors import ProtocolViolation
@@ -33,7 +34,7 @@ def parse_address(text: str) -> tuple[str, int]:
     parts = text.split("/")
     if len(parts) == 5 and not parts[0] and parts[3] == "tcp" and _PORT.fullmatch(parts[4]):
         kind, host, port = parts[1], parts[2], int(parts[4])
-        is_host = {"ip4": _IP4.fullmatch, "ip6": _is_ip6, "dns": _DNS.fullmatch}.get(kind)
+        is_host = _HOSTS.get(kind)
         if is_host is not None and is_host(host) and port <= _PORT_MAX:
             return host, port
     raise ProtocolViolation(
@@ -48,3 +49,6 @@ def _is_ip6(host: str) -> bool:
     is_short = len(halves) == 2 and len(groups) < _IP6_PARTS
     is_whole = len(halves) == 1 and len(groups) == _IP6_PARTS
     return (is_short or is_whole) and all(_IP6_PART.fullmatch(group) for group in groups)
+
+
+_HOSTS: dict[str, Callable[[str], object]] = {"ip4": _IP4.fullmatch, "ip6": _is_ip6, "dns": _DNS.fullmatch}

@@ -12,8 +12,10 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from gossip.peer_id import peer_id_of
+from ledger.staking.addresses import address_text, parse_address
 from ledger.transactions import (
     Action,
+    Announce,
     AttestReadiness,
     Delegate,
     LeaveValidatorSet,
@@ -23,6 +25,7 @@ from ledger.transactions import (
     Unbond,
     Unjail,
     VoteParameter,
+    peer_proof_bytes,
 )
 from node.client import policy_commands, questions
 from node.client.blocking import Client
@@ -39,11 +42,13 @@ from node.client.terminal import (
     print_json,
     table,
 )
-from node.keystore import is_consensus_name, read_public_keys
+from node.config import load_config
+from node.keystore import is_consensus_name, open_seeds, read_public_keys
 from node.rpc.answers import ValidatorForm, ValidatorsAnswer
 from node.signer.desk import KEYSTORE_FILE
 from primitives.amounts import PPM
-from primitives.errors import OperatorError
+from primitives.errors import OperatorError, ProtocolViolation
+from primitives.signing import SigningKey
 
 app = App(name="validator", help="Become a validator, stand in its sets, rotate its key, leave.")
 
@@ -145,11 +150,75 @@ def join(
         while client.ask(questions.validators()).epoch <= mine.joined_epoch and not mine.is_ready:
             told = _tell(told, f"waiting for epoch {mine.joined_epoch + 1}")
             time.sleep(POLL_SECONDS)
+    if not mine.addresses and not gateway.as_json:
+        print("it has announced no address, so nobody can dial it: see `quorate validator announce`")
     if not mine.is_ready:
         perform(signing, gateway, lambda _: AttestReadiness(mine.number))
     if no_wait:
         return
     _follow(gateway, mine.number)
+
+
+@app.command
+def announce(
+    number: Number = None,
+    /,
+    *,
+    home: Home,
+    address: Annotated[
+        tuple[str, ...],
+        Parameter(
+            negative="", consume_multiple=True, help="HOST:PORT for the others; [listen] of its node.toml."
+        ),
+    ] = (),
+    unlisted: Annotated[bool, Parameter(negative="", help="No address: it dials the others itself.")] = False,
+    home_password_file: Annotated[
+        Path | None, Parameter(help="The home's password; else QUORATE_PASSWORD, else you are asked.")
+    ] = None,
+    signing: Signing = DEFAULT_SIGNING,
+    gateway: Gateway = DEFAULT_GATEWAY,
+) -> None:
+    """Tell the chain, and so every node, under which network key and at which addresses the validator is reached.
+
+    Whenever one of them changes, announce again. A validator behind sentries announces their addresses.
+
+    Example: quorate validator announce --home validator --key operator.json --address 203.0.113.9:26600
+    """
+    if unlisted and address:
+        raise OperatorError("--unlisted announces no address: leave --address out")
+    addresses = () if unlisted else _addresses(home, address)
+    seeds, _ = open_seeds(home / KEYSTORE_FILE, home_password_file)
+    if "network" not in seeds:
+        raise OperatorError(f"{home} is not the home of a validator")
+    network = SigningKey(seeds["network"])
+
+    def make(client: Client) -> Action:
+        mine, chain_id = _own(client, signing, number), client.ask(questions.status()).chain_id
+        proof = network.sign(peer_proof_bytes(chain_id, mine.operator, mine.number))
+        return Announce(mine.number, network.public_key, addresses, proof)
+
+    perform(signing, gateway, make)
+    if not gateway.as_json:
+        print(f"{peer_id_of(network.public_key)} is at {', '.join(addresses) or 'no address'}")
+
+
+def _addresses(home: Path, given: tuple[str, ...]) -> tuple[str, ...]:
+    """As they are announced. Raises OperatorError for what is none, and when the home cannot tell its own."""
+    if not given:
+        config = load_config(home)
+        if config.sentries or config.listen.host in ("0.0.0.0", "::"):
+            raise OperatorError(f"{home} does not tell where others reach it: give --address or --unlisted")
+        given = (f"{config.listen.host}:{config.listen.port}",)
+    texts = []
+    for one in given:
+        host, _, port = one.rpartition(":")
+        text = address_text(host.strip("[]"), int(port)) if port.isdecimal() else one
+        try:
+            parse_address(text)
+        except ProtocolViolation:
+            raise OperatorError(f"--address: {one!r} is not HOST:PORT") from None
+        texts.append(text)
+    return tuple(texts)
 
 
 @app.command

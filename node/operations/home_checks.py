@@ -75,6 +75,10 @@ def _keys(config: NodeConfig, genesis: GenesisDocument | None) -> list[Finding]:
 def _identity(
     config: NodeConfig, index: int, public: Mapping[str, bytes], genesis: GenesisDocument
 ) -> Finding:
+    if index >= len(genesis.validators) and genesis.ledger.staking.validators:
+        return Finding(
+            "identity", Level.NOTE, f"place {index}, given after genesis: the chain says whose it is"
+        )
     if index >= len(genesis.validators):
         found = f"index {index}, but genesis has {len(genesis.validators)} validators, counted from 0"
         return Finding("identity", Level.PROBLEM, found, "correct `index`, or leave it out to follow")
@@ -94,18 +98,14 @@ def _peers(config: NodeConfig, genesis: GenesisDocument) -> list[Finding]:
         return [Finding("peers", Level.GOOD, f"through {len(config.sentries)} sentries of our own")]
     named = {peer.index for peer in config.peers}
     missing = [i for i in range(len(genesis.validators)) if i not in named and i != face_of(config)]
-    if missing and named and face_of(config) is None:
-        return [Finding("peers", Level.GOOD, f"follows {len(named)} of {len(genesis.validators)} validators")]
-    unknown = sorted(named - set(range(len(genesis.validators))))
-    findings = []
-    if missing:
-        who = ", ".join(f"{i} ({genesis.validators[i].name})" for i in missing)
-        advice = "add a [[peers]] entry for each: without two thirds of the power in reach nothing is final"
-        findings.append(Finding("peers", Level.PROBLEM, f"no address of validator {who}", advice))
-    if unknown:
-        found = f"addresses of validators {unknown} that genesis does not have"
-        findings.append(Finding("peers", Level.WARNING, found, "remove them, or correct their index"))
-    return findings or [Finding("peers", Level.GOOD, f"{len(named)} addresses")]
+    if not named and missing:
+        found, advice = "no address of any validator", "add a [[peers]] entry for at least one"
+        return [Finding("peers", Level.PROBLEM, found, advice)]
+    if not missing or face_of(config) not in range(len(genesis.validators)):
+        return [Finding("peers", Level.GOOD, f"{len(named)} addresses; others as they are announced")]
+    who = ", ".join(f"{i} ({genesis.validators[i].name})" for i in missing)
+    advice = "until they announce one (quorate validator announce) or dial us, add a [[peers]] entry for each"
+    return [Finding("peers", Level.WARNING, f"no address of validator {who}", advice)]
 
 
 def _gateway(config: NodeConfig) -> list[Finding]:

@@ -28,7 +28,7 @@ from node.config import NodeConfig, SyncConfig
 from node.epoch_service import decide
 from node.genesis import GenesisDocument, chain_id_of
 from node.keystore import ValidatorKeys
-from node.network_config import open_network, other_validators
+from node.network_config import open_network, others_in
 from node.recovery import install, state_of
 from node.storage.block_store import BlockStore
 from node.storage.epoch_files import EpochFiles
@@ -396,7 +396,7 @@ async def prepare(config: NodeConfig, genesis: GenesisDocument, keys: ValidatorK
             store=store,
             snapshots=snapshots,
             epochs=EpochFiles(config.data_path / "epochs"),
-            peers=other_validators(config, genesis),
+            peers=others_in(network),
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(network.run)

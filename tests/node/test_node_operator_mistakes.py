@@ -173,7 +173,7 @@ def store_is_a_file(home: Path) -> None:
         (another_validators_keys, "not those of validator 0 (node0) in genesis"),
         (index_beyond_genesis, "says index 7, but no set that this node knows of"),
         (broken_journal, "journal corrupt at byte"),
-        (a_peer_is_missing, "names no address for validator 1 (node1)"),
+        (a_peer_is_missing, "names no address of any validator"),
         (store_is_a_file, "cannot be opened"),
     ],
 )

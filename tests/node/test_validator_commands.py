@@ -10,7 +10,7 @@ import pytest
 import structlog
 import trio
 
-from node.client import policy_commands
+from node.client import policy_commands, questions
 from node.client import validator_commands as commands
 from node.client.terminal import Gateway, Signing
 from node.keystore import save_keystore, save_seeds
@@ -72,6 +72,51 @@ async def test_an_operator_bonds_and_is_told_what_is_possible(
 
     async with a_gateway(tmp_path / "node", monkeypatch) as url:
         await trio.to_thread.run_sync(work)
+
+
+async def test_an_operator_announces_where_the_validator_is(
+    tmp_path: Path, desk: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    save_keystore(keys_of(0), desk / "node0.json", None)
+    (desk / "node.toml").write_text('name = "mine"\n[listen]\nhost = "203.0.113.9"\n')
+
+    def work() -> None:
+        oracle, gateway = Signing(key=desk / "node0.json"), Gateway(node=url)
+
+        def announced(*address: str, **options: Any) -> tuple[str, tuple[str, ...]]:
+            commands.announce(home=desk, address=address, **options, signing=oracle, gateway=gateway)
+            assert f"{keys_of(7).peer_id} is at " in capsys.readouterr().out
+            with gateway.client() as client:
+                (told,) = client.ask(questions.validators()).validators
+            return told.peer_id, told.addresses
+
+        assert announced() == (keys_of(7).peer_id, ("/ip4/203.0.113.9/tcp/26600",))
+        assert announced("Validator.example:1", "[2001:DB8::9]:2")[1] == (
+            "/dns/validator.example/tcp/1",
+            "/ip6/2001:db8::9/tcp/2",
+        )
+        assert announced(unlisted=True)[1] == ()
+
+    async with a_gateway(tmp_path / "node", monkeypatch) as url:
+        await trio.to_thread.run_sync(work)
+
+
+@pytest.mark.parametrize(
+    ("toml", "options", "why"),
+    [
+        ('[listen]\nhost = "0.0.0.0"', {}, "does not tell where others reach it"),
+        ('index = 0\n[[sentries]]\nhost = "10.0.0.1"\nport = 1', {}, "does not tell where others reach it"),
+        ("", {"address": ("here",)}, "'here' is not HOST:PORT"),
+        ("", {"address": ("10.0.0.1:70000",)}, "'10.0.0.1:70000' is not HOST:PORT"),
+        ("", {"address": ("10.0.0.1:1",), "unlisted": True}, "leave --address out"),
+    ],
+)
+def test_an_announcement_that_leads_nowhere_is_refused(
+    desk: Path, toml: str, options: dict[str, Any], why: str
+) -> None:
+    (desk / "node.toml").write_text(f'name = "mine"\n{toml}\n')
+    with pytest.raises(OperatorError, match=why):
+        commands.announce(home=desk, **options)
 
 
 async def test_the_operator_of_a_genesis_validator_signs_with_its_keystore(

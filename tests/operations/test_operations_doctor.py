@@ -48,6 +48,17 @@ def edit(home: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
+def forget_peers(home: Path) -> None:
+    path = home / "node.toml"
+    path.write_text(path.read_text().partition("[[peers]]")[0])
+
+
+def test_a_validator_whose_address_only_the_chain_may_know_is_a_warning(home: Path) -> None:
+    edit(home, "[[peers]]\nindex = 3", "[[peers]]\nindex = 9")
+    finding = found_in(home)["peers"]
+    assert (finding.level, finding.found) == (Level.WARNING, "no address of validator 3 (node3)")
+
+
 def test_a_new_home_would_start_and_is_told_what_it_lacks(home: Path) -> None:
     findings = found_in(home)
 
@@ -65,7 +76,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda home: (home.parent / "node2" / "keystore.json").replace(home / "keystore.json"),
         "not those of validator 1",
     ),
-    "peers": (lambda home: edit(home, "[[peers]]\nindex = 3", "[[peers]]\nindex = 9"), "validator 3 (node3)"),
+    "peers": (forget_peers, "no address of any validator"),
     "gateway": (
         lambda home: edit(home, "[gateway]", '[gateway]\ntoken_file = "nowhere"'),
         "there is no token file",

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from gossip.peer_id import peer_id_of
 from node.config import load_config
 from node.genesis import chain_id_of
 from node.home import create_homes
@@ -19,6 +20,7 @@ from node.keys_commands import (
     export_protection,
     import_protection,
     new_consensus,
+    new_network,
     show,
 )
 from node.keystore import load_keystore, read_public_keys
@@ -102,6 +104,16 @@ def test_no_password_anywhere_is_said(home: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(OperatorError, match="give --password-file or set QUORATE_NEW_PASSWORD"):
         change_password(home=home)
+
+
+def test_a_new_network_key_takes_the_place_of_the_old_one_and_leaves_the_others(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = read_public_keys(home / "keystore.json")
+    new_network(home=home)
+    after = read_public_keys(home / "keystore.json")
+    assert {name for name in before if before[name] != after[name]} == {"network"}
+    assert capsys.readouterr().out.startswith(f"network  {peer_id_of(after['network'])}\n")
 
 
 def test_a_new_consensus_key_stands_behind_the_old_one(home: Path) -> None:

@@ -119,6 +119,13 @@ class Network:
         ]
         return max(heights)
 
+    def met(self) -> list[list[int]]:
+        """Whom each of the four is connected to."""
+        answers = [self.ask("/v1/status", f"http://127.0.0.1:{port}") for port in self.layout.gateway_ports]
+        return [
+            [peer["index"] for peer in (one or {}).get("peers", ()) if peer["connected"]] for one in answers
+        ]
+
     def stored(self, height: int) -> Iterator[tuple[Block, QuorumCertificate]]:
         """Final blocks above a height that have their own proof, from the first validator's store."""
         store = BlockStore.open(self.layout.node_homes[0] / "data" / "blocks", read_only=True)
@@ -158,11 +165,11 @@ def settings_of(home: Path) -> dict[str, Any]:
     return tomllib.loads((home / "node.toml").read_text())
 
 
-def change_settings(home: Path, change: dict[str, Any], *peers: PeerAddress) -> None:
+def change_settings(home: Path, change: dict[str, Any]) -> None:
     """Edit node.toml, as its operator would."""
     settings = settings_of(home)
-    known = [PeerAddress(**peer) for peer in settings.pop("peers")]
-    (home / "node.toml").write_text(config_toml({**settings, **change}, [*known, *peers]))
+    peers = [PeerAddress(**peer) for peer in settings.pop("peers")]
+    (home / "node.toml").write_text(config_toml({**settings, **change}, peers))
 
 
 def with_trial_staking(layout: Layout) -> GenesisDocument:
@@ -206,9 +213,9 @@ def test_a_validator_comes_and_goes_by_the_operators_guide(tmp_path: Path) -> No
 
 
 def follow_and_fund(network: Network) -> None:
-    """Make a home and follow the chain; open the operator's account; register with stake."""
+    """Make a home that knows one validator, and follow the chain; open the operator's account; register with stake."""
     settings = [settings_of(home) for home in network.layout.node_homes]
-    peers = [f"127.0.0.1:{one['listen']['port']}" for one in settings]
+    peers = [f"127.0.0.1:{settings[0]['listen']['port']}"]
     listen, gateway = free_ports(2)
     made = network.quorate(
         *("init-validator", "--home", str(network.mine), "--insecure-keys", "--peers", *peers),
@@ -235,7 +242,10 @@ def follow_and_fund(network: Network) -> None:
 
 
 def join(network: Network) -> None:
-    """Attest readiness; once the place is known, be in everybody's node.toml; vote and report prices."""
+    """Announce the address, attest readiness; once the place is known, restart as a validator; vote and report."""
+    told = network.quorate("validator", "announce", "--home", str(network.mine), key="operator.json")
+    own = settings_of(network.mine)["listen"]
+    assert f"/ip4/{own['host']}/tcp/{own['port']}" in told
     network.quorate("validator", "join", "--no-wait", key="operator.json")
     network.tell("readiness attested")
 
@@ -244,14 +254,9 @@ def join(network: Network) -> None:
         return any(one["place"] == PLACE for one in members)
 
     network.until("in the next set", is_decided)
-    own = settings_of(network.mine)["listen"]
-    peer_id = network.standing()["peer_id"]
-    newcomer = PeerAddress(index=PLACE, host=own["host"], port=own["port"], peer_id=peer_id)
-    for process, home in zip(network.nodes, network.layout.node_homes, strict=True):
-        change_settings(home, {}, newcomer)
-        network.restart(process, home)
     change_settings(network.mine, {"index": PLACE})
     network.restart(network.newcomer, network.mine)
+    network.until("all four have met it", lambda: all(PLACE in met for met in network.met()))
     said = network.quorate("validator", "join", key="operator.json")
     assert f"votes at place {PLACE}" in said
     height = network.height()
@@ -262,11 +267,16 @@ def join(network: Network) -> None:
 
 
 def rotate(network: Network) -> None:
-    """Another consensus key: one restart, one transaction, and from the epoch after the next it votes."""
+    """Other consensus and network keys: one restart, a transaction for each."""
     old = network.standing()["consensus_key"]
     stop(network.newcomer)
     network.quorate("keys", "new-consensus", "--home", str(network.mine))
+    network.quorate("keys", "new-network", "--home", str(network.mine))
+    peer_id = network.standing()["peer_id"]
+    network.quorate("validator", "announce", "--home", str(network.mine), key="operator.json")
+    assert network.standing()["peer_id"] != peer_id
     network.newcomer.start()
+    network.until("all four have met its new key", lambda: all(PLACE in met for met in network.met()))
     said = network.quorate("validator", "rotate-key", "--home", str(network.mine), key="operator.json")
     assert "keep both keys until then" in said
     epoch = network.ask("/v1/validators")["epoch"]
