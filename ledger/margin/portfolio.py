@@ -191,17 +191,26 @@ class PortfolioTable(Generic[Key]):
         return portfolios, self._layout
 
     def _splice(self, risk: RiskArrays) -> None:
-        """Take every account's positions from where they are now: the old columns or the replacements."""
-        known = len(self._offsets) - 1
-        places = np.array(sorted(self._pending), dtype=np.int64)
-        arranged, replaced = sorted_positions(risk, [self._pending[place] for place in places.tolist()])
-        starts, lengths = np.zeros((2, len(self.accounts)), dtype=np.int64)
-        starts[:known], lengths[:known] = self._offsets[:-1], np.diff(self._offsets)
-        starts[places] = self._columns.shape[1] + np.cumsum(replaced) - replaced
-        lengths[places] = replaced
+        """Put the replacements between what stays: runs of accounts are copied as they stand, for most do."""
+        places = sorted(self._pending)
+        arranged, lengths = sorted_positions(risk, [self._pending[place] for place in places])
         ends = np.cumsum(lengths)
-        source = np.arange(int(ends[-1])) + np.repeat(starts - (ends - lengths), lengths)
-        self._columns = np.take(np.concatenate((self._columns, arranged), axis=1), source, axis=1)
-        self._offsets = np.concatenate((np.zeros(1, dtype=np.int64), ends))
+        at = np.array(places, dtype=np.int64)
+        known = len(self._offsets) - 1
+        new_lengths = np.zeros(len(self.accounts), dtype=np.int64)
+        new_lengths[:known] = np.diff(self._offsets)
+        new_lengths[at] = lengths
+        is_first = np.diff(at, prepend=-2) != 1
+        firsts, lasts = at[is_first], at[np.roll(is_first, -1)]
+        stops = ends[np.roll(is_first, -1)]
+        old_starts = self._offsets[np.minimum(np.concatenate(([0], lasts + 1)), known)].tolist()
+        old_stops = self._offsets[np.minimum(np.concatenate((firsts, [known])), known)].tolist()
+        pieces = [self._columns[:, old_starts[0] : old_stops[0]]]
+        start = 0
+        for stop, old_start, old_stop in zip(stops.tolist(), old_starts[1:], old_stops[1:], strict=True):
+            pieces += [arranged[:, start:stop], self._columns[:, old_start:old_stop]]
+            start = stop
+        self._columns = np.concatenate(pieces, axis=1)
+        self._offsets = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(new_lengths)))
         self._pending.clear()
         self._layout = None
