@@ -134,7 +134,7 @@ def apply_block(state: State, context: BlockContext, transactions: tuple[bytes, 
     end_staking(workspace)
     workspace.write_back()
     state.put(KEY_CLOCK, Clock(context.height, context.time_ns, workspace.next_order_id, silent))
-    record_exposure(state, valuation, valuation.stress)
+    record_exposure(workspace, valuation)
     state.put(KEY_MARKS, Marks(valuation.marks(), valuation.margins_digest()))
     keep_prices(state, valuation)
     check_invariants(workspace)

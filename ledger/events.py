@@ -197,6 +197,27 @@ class ParameterDropped(Wire, tag=80):
     detail: str
 
 
+class ExposureLimitsChanged(Wire, tag=84):
+    """The protocol's own exposure has passed a limit, or is within both again.
+
+    What 1 % of the index and one volatility point would cost it, over all underlyings, against the fund.
+    """
+
+    is_within_limits: bool
+    delta_uusd: U63
+    vega_uusd: U63
+    fund_uusd: U63
+
+
+class StressChanged(Wire, tag=85):
+    """The stress shortfall has passed its part of fund and vault, or is below again, or the initial factor moved."""
+
+    is_stressed: bool
+    shortfall_uusd: U63
+    cover_uusd: U63
+    im_extra_ppm: U32
+
+
 class SeriesListed(Wire, tag=76):
     """Calls and puts of a new expiry, `count` of them from `first_id` on."""
 
@@ -231,6 +252,8 @@ Event = (
     | Deleveraged
     | DebtChanged
     | SeriesListed
+    | ExposureLimitsChanged
+    | StressChanged
     | VoteCounted
     | ParameterDecided
     | ParameterChanged

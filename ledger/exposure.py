@@ -3,7 +3,8 @@
 Stress shortfall S(s) = sum over accounts of max(0, -(equity + PnL(s))) for every scenario of the margin model,
 without expiry discounts and with undamped tails: what would be owed and not be there. While its maximum is above
 a part of fund and vault, the initial factor rises step by step; accounts whose own shortfall makes up the
-maximum may be held to reducing. Source: market.md section 8.
+maximum may be held to reducing. The protocol's own exposure (vault, accounts in liquidation) is held against parts
+of the fund; passing one is told, and prevents nothing (decision 0028). Source: market.md section 8.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ledger.events import ExposureLimitsChanged, StressChanged
 from ledger.margin.scenarios import VALUE_SCALE, RiskArrays
 from ledger.pricing.kernel import Ints
 from ledger.settlement.parameters import ExposureParameters
@@ -24,12 +26,13 @@ from ledger.settlement.state import (
     get_exposure,
     get_protection,
 )
-from primitives.amounts import PPM
+from primitives.amounts import PPM, ceil_div
 
 if TYPE_CHECKING:
     from ledger.margin.portfolio import Portfolios
     from ledger.state import State
     from ledger.valuation import Valuation
+    from ledger.workspace import Workspace
 
 _CHUNK_POSITIONS = 8_192
 _LOW_BITS = 20
@@ -82,14 +85,21 @@ def compute_stress(risk: RiskArrays, portfolios: Portfolios, equity_uusd: Ints) 
     return Stress(totals, scenario, at[short[:, scenario] > 0])
 
 
-def record_exposure(state: State, valuation: Valuation, stress: Stress) -> None:
-    """Write this block's leaf, the step of the initial factor included."""
-    parameters = get_protection(state).exposure
-    before = get_exposure(state)
-    cover_uusd = protection_uusd(state)
+def record_exposure(workspace: Workspace, valuation: Valuation) -> None:
+    """Write this block's leaf, the step of the initial factor included, and say what has passed a limit."""
+    state, stress = workspace.state, valuation.stress
+    parameters, before = get_protection(state).exposure, get_exposure(state)
+    cover_uusd, fund_uusd = protection_uusd(state), state.supply.fund_uusd
     is_stressed = stress.maximum_uusd * PPM > parameters.rise_from_ppm * cover_uusd
-    extra, since_ns = next_step(before, is_stressed, state.clock.time_ns, parameters)
+    extra, since_ns = next_step(before, is_stressed, workspace.time_ns, parameters)
     net = _net_exposures(state, valuation)
+    costs_uusd = _costs(net)
+    is_within = all(
+        cost * PPM <= limit_ppm * fund_uusd
+        for cost, limit_ppm in zip(
+            costs_uusd, (parameters.delta_limit_ppm, parameters.vega_limit_ppm), strict=True
+        )
+    )
     exposure = Exposure(
         stress.shortfalls_uusd,
         stress.scenario,
@@ -98,9 +108,13 @@ def record_exposure(state: State, valuation: Valuation, stress: Stress) -> None:
         since_ns,
         _expiries(valuation),
         net,
-        _is_within_limits(net, cover_uusd, parameters),
+        is_within,
     )
     state.put(KEY_EXPOSURE, exposure)
+    if is_within != (before is None or before.is_within_limits):
+        workspace.events.append(ExposureLimitsChanged(is_within, *costs_uusd, fund_uusd))
+    if (is_stressed, extra) != ((before.is_stressed, before.im_extra_ppm) if before else (False, 0)):
+        workspace.events.append(StressChanged(is_stressed, stress.maximum_uusd, cover_uusd, extra))
 
 
 def is_critical(state: State, stress: Stress) -> bool:
@@ -166,11 +180,6 @@ def _net_exposures(state: State, valuation: Valuation) -> tuple[NetExposure, ...
     return tuple(NetExposure(underlying, *totals[underlying]) for underlying in sorted(totals))
 
 
-def _is_within_limits(net: tuple[NetExposure, ...], cover_uusd: int, parameters: ExposureParameters) -> bool:
-    """Whether 1 % of the index and one volatility point cost at most their parts of fund and vault."""
-    delta_uusd = sum(abs(item.delta_uusd) for item in net) // 100
-    vega_uusd = sum(abs(item.vega_uusd) for item in net)
-    return (
-        delta_uusd * PPM <= parameters.delta_limit_ppm * cover_uusd
-        and vega_uusd * PPM <= parameters.vega_limit_ppm * cover_uusd
-    )
+def _costs(net: tuple[NetExposure, ...]) -> tuple[int, int]:
+    """What 1 % of every index and one volatility point cost the protocol, each the wrong way: micro-USD, rounded up."""
+    return ceil_div(sum(abs(item.delta_uusd) for item in net), 100), sum(abs(item.vega_uusd) for item in net)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from ledger.events import HealthChanged
+from ledger.events import ExposureLimitsChanged, HealthChanged, StressChanged, VaultTook
 from ledger.exposure import compute_stress, next_step
 from ledger.instruments import Underlying
 from ledger.margin.health import Health
@@ -166,6 +166,57 @@ def test_open_interest_greeks_are_those_of_what_is_held_long() -> None:
     assert month.delta_ppm == 2 * int(risk.delta_ppm[call]) + int(risk.delta_ppm[put] * 50 // 100)
     assert month.gamma_1pct_ppm > 0
     assert month.rho_uusd < 0
+
+
+def test_stress_and_each_step_of_the_factor_are_told() -> None:
+    exchange = an_exchange()
+    (begun,) = events_of(exchange.block(), StressChanged)
+    leaf = exposure(exchange)
+    assert begun == StressChanged(True, max(leaf.shortfalls_uusd), 1_000 * USD, 0)
+    assert events_of(exchange.block(), StressChanged) == []
+    (step,) = events_of(exchange.block(3_600), StressChanged)
+    assert (step.is_stressed, step.im_extra_ppm) == (True, 50_000)
+
+
+def test_a_limit_that_is_passed_and_kept_again_is_told_once() -> None:
+    """One bitcoin in liquidation: 1 % of it is $930, beyond 5 % of a fund of $1,000, within 5 % of one of $100,000."""
+    told = {}
+    for fund_usd in (1_000, 100_000):
+        genesis = a_genesis({"alice": 20_000, "bob": 1_000_000}, insurance_fund_uusd=fund_usd * USD)
+        exchange = Exchange().start(replace(genesis, protection=default_protection(1_000_000 * USD)))
+        exchange.block()
+        exchange.does("alice", buy(BTC_PERP, 100_000, 100))
+        exchange.does("bob", sell(BTC_PERP, 100_000, 100))
+        exchange.block()
+        exchange.btc_usd = 93_000
+        first = events_of(exchange.block(), ExposureLimitsChanged)
+        again = events_of(exchange.block(), ExposureLimitsChanged)
+        exchange.btc_usd = 100_000
+        last = events_of(exchange.block(), ExposureLimitsChanged)
+        told[fund_usd] = (first, again, last)
+    broken = ExposureLimitsChanged(False, 930 * USD, 0, 1_000 * USD)
+    kept = ExposureLimitsChanged(True, 0, 0, 1_000 * USD)
+    assert told == {1_000: ([broken], [], [kept]), 100_000: ([], [], [])}, (
+        "the vault's million does not count"
+    )
+
+
+def test_the_vault_takes_over_beyond_the_limits_for_that_changes_nothing_of_them() -> None:
+    exchange = Exchange().start(
+        replace(
+            a_genesis({"alice": 20_000, "bob": 1_000_000}, insurance_fund_uusd=1_000 * USD),
+            protection=default_protection(1_000_000 * USD),
+        )
+    )
+    exchange.block()
+    exchange.does("alice", buy(BTC_PERP, 100_000, 100))
+    exchange.does("bob", sell(BTC_PERP, 100_000, 100))
+    exchange.block()
+    exchange.btc_usd = 79_000
+    result = exchange.block()
+    assert len(events_of(result, VaultTook)) == 1
+    assert exposure(exchange).net[0].delta_uusd == 79_000 * USD
+    assert not exposure(exchange).is_within_limits
 
 
 def test_accounts_in_liquidation_are_the_protocols_own_exposure() -> None:

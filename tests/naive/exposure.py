@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ledger.events import ExposureLimitsChanged, StressChanged
 from ledger.settlement.state import VAULT_KEY, ExpiryExposure, Exposure, NetExposure
 
 if TYPE_CHECKING:
@@ -39,12 +40,15 @@ def exposure(ledger: NaiveLedger, shortfalls: tuple[int, ...], before: Exposure 
             since_ns += rules.step_ns
             extra += rules.step_ppm if is_stressed else -rules.step_ppm
             extra = sorted((0, extra, rules.im_extra_max_ppm))[1]
-    net = _net(ledger)
-    is_within = (
-        sum(abs(item.delta_uusd) for item in net) // 100 * PPM <= rules.delta_limit_ppm * cover
-        and sum(abs(item.vega_uusd) for item in net) * PPM <= rules.vega_limit_ppm * cover
-    )
+    net, fund = _net(ledger), ledger.supply["fund_uusd"]
+    percent = -(-sum(abs(item.delta_uusd) for item in net) // 100)
+    point = sum(abs(item.vega_uusd) for item in net)
+    is_within = percent * PPM <= rules.delta_limit_ppm * fund and point * PPM <= rules.vega_limit_ppm * fund
     worst = shortfalls.index(max(shortfalls))
+    if is_within != (before.is_within_limits if before else True):
+        ledger.events.append(ExposureLimitsChanged(is_within, percent, point, fund))
+    if (before.is_stressed, before.im_extra_ppm) != (is_stressed, extra) if before else is_stressed:
+        ledger.events.append(StressChanged(is_stressed, max(shortfalls), cover, extra))
     return Exposure(shortfalls, worst, extra, is_stressed, since_ns, _open_interest(ledger), net, is_within)
 
 
