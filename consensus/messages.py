@@ -25,7 +25,8 @@ SKIPS_MAX = 256
 """Skip certificates in one justification; longer runs of failed views wait for a lower parent or operators."""
 TRANSACTIONS_MAX = 4_096
 """Transactions in one block, the oracle update included."""
-TRANSACTION_BYTES_MAX = 65_536
+TRANSACTION_BYTES_MAX = 262_144
+"""The largest are oracle updates; a client's have a limit of their own."""
 BLOCK_BYTES_MAX = 4 * 1024 * 1024
 BLOCKS_PER_RESPONSE_MAX = 64
 VOTES_PER_MESSAGE_MAX = 1_024

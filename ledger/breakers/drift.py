@@ -37,9 +37,11 @@ if TYPE_CHECKING:
     from ledger.transactions import OracleReport
 
 
-OTHER_BYTES = 900
-"""What a signed report takes at most beside its quotes, with slices for eight expiries."""
-QUOTE_BYTES = 14
+OTHER_BYTES = 260
+"""What a signed report takes at most beside its quotes and slices."""
+SLICE_BYTES = 53
+"""What one slice takes at most."""
+QUOTE_BYTES = 15
 """What one quote takes at most: an id, and two numbers of cents."""
 
 
@@ -63,16 +65,18 @@ def quoted_instruments(state: State, epoch: int) -> list[int]:
     marked = [state.instruments.get(item) for item, _ in state.marks.marks] if state.marks else []
     perpetuals = [item.id for item in marked if item is not None and item.kind == Kind.PERPETUAL]
     options = [item.id for item in marked if item is not None and item.kind != Kind.PERPETUAL]
-    most = min(get_breakers(state).drift.quotes_max, quotes_that_fit(len(reporters_of(state))))
+    slices = sum(len(state.oracle(item.underlying).slices) for item in state.genesis.underlyings)
+    most = min(get_breakers(state).drift.quotes_max, quotes_that_fit(len(reporters_of(state)), slices))
     room = max(1, most - len(perpetuals))
     turns = max(1, -(-len(options) // room))
     turn = epoch % turns
     return sorted(perpetuals + options[turn * room : (turn + 1) * room])
 
 
-def quotes_that_fit(reporters: int) -> int:
+def quotes_that_fit(reporters: int, slices: int) -> int:
     """How many quotes each of so many reports may carry, beside its slices, for all of them to fit one update."""
-    return (UPDATE_BYTES_MAX // max(1, reporters) - OTHER_BYTES) // QUOTE_BYTES
+    room = UPDATE_BYTES_MAX // max(1, reporters) - OTHER_BYTES - SLICE_BYTES * slices
+    return room // QUOTE_BYTES
 
 
 def agreed_quotes(state: State, reports: Sequence[OracleReport]) -> dict[int, External]:

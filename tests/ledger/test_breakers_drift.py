@@ -21,10 +21,19 @@ from ledger.breakers.drift import (
 from ledger.breakers.events import DriftJudged, InstrumentPaused
 from ledger.breakers.state import Colour, Drift, get_drift_table, get_restart
 from ledger.genesis import OracleReporter
+from ledger.instruments import Underlying
 from ledger.oracle import UPDATE_BYTES_MAX, build_oracle_update, check_report
 from ledger.reasons import LedgerReason
 from ledger.state import State
-from ledger.transactions import QUOTES_REPORTED_MAX, OracleReport, QuotesReport
+from ledger.transactions import (
+    DELAYS_MAX,
+    QUOTES_REPORTED_MAX,
+    IndexReport,
+    OracleReport,
+    QuotesReport,
+    SeenDelay,
+    SurfaceReport,
+)
 from node.genesis_defaults import default_breakers
 from primitives.amounts import USD
 from primitives.codec import encode
@@ -41,10 +50,12 @@ from tests.ledger.exchange import (
     Exchange,
     a_genesis,
     a_report,
+    a_slice,
     buy,
     events_of,
     no_breakers,
     sell,
+    sign_report,
 )
 
 INDEX = 100_000 * USD
@@ -251,13 +262,25 @@ def test_an_option_that_stays_red_is_post_only_alone_and_green_again_trades_agai
     assert [(item.instrument, item.is_paused) for item in told[1:]] == [(CALL_110, False)]
 
 
-@pytest.mark.parametrize("reporters", [4, 16, 21, 40, 64])
-def test_reports_with_quotes_and_eight_slices_of_all_reporters_fit_one_update(reporters: int) -> None:
-    count = min(QUOTES_REPORTED_MAX, quotes_that_fit(reporters))
-    dear = QuotesReport(tuple(range(4_000, 4_000 + count)), (10**9,) * count, (10**6,) * count)
-    expiries = [START_NS + day * DAY_NS for day in range(1, 9)]
-    report = a_report(0, START_NS + 1, expiries=expiries, quotes=dear)
-    assert reporters * len(encode(report)) <= UPDATE_BYTES_MAX
+@pytest.mark.parametrize("reporters", [4, 16, 21, 64, 100])
+@pytest.mark.parametrize("expiries", [0, 4, 11])
+def test_reports_with_quotes_and_slices_of_all_reporters_fit_one_update(
+    reporters: int, expiries: int
+) -> None:
+    """Eleven expiries are what the default schedule keeps listed, 100 validators what staking admits."""
+    count = min(QUOTES_REPORTED_MAX, quotes_that_fit(reporters, 2 * expiries))
+    dear = QuotesReport(tuple(range(100_000, 100_000 + count)), (2**31,) * count, (2**31,) * count)
+    slices = [START_NS + day * DAY_NS for day in range(1, expiries + 1)]
+    shape = {"theta_e12": 9 * 10**12, "rho_e6": -900_000, "psi_e9": 4 * 10**9, "wings_e9": 10**6}
+    surfaces = tuple(
+        SurfaceReport(item, tuple(a_slice(one, START_NS, 500_000 * USD, **shape) for one in slices))
+        for item in Underlying
+    )
+    indices = tuple(IndexReport(item, 500_000 * USD) for item in Underlying)
+    delays = tuple(SeenDelay(10**6 + place, 99, 10**7) for place in range(DELAYS_MAX))
+    report = sign_report(OracleReport(CHAIN, 3, START_NS, indices, surfaces, delays, dear))
+    assert count >= 20
+    assert reporters * len(encode(report)) <= UPDATE_BYTES_MAX - 16
 
 
 def test_quotes_of_another_shape_are_refused_with_their_report() -> None:
