@@ -60,6 +60,8 @@ class DriftFacts:
 class ListingFacts:
     """What became of the series that the chain listed during the run. Times in seconds of one clock."""
 
+    is_scheduled: bool = False
+    """Whether the chain was to list any."""
     series: int = 0
     trades: int = 0
     first_trade_seconds: float | None = None
@@ -159,6 +161,8 @@ def broken_promises(facts: Facts) -> list[str]:
         broken.append(f"{facts.lost_accepted} accepted orders never reached a final block")
     if facts.equivocations:
         broken.append(f"{facts.equivocations} equivocations by validators that should all be honest")
+    if facts.listing.is_scheduled and facts.expiries_settled and not facts.listing.series:
+        broken.append("an expiry was settled and no series was listed after it")
     broken.extend(facts.double_signed[:5])
     broken.extend(f"a validator halted: {reason}" for reason in facts.halted)
     broken.extend(f"a process ended by itself: {what}" for what in facts.crashed)

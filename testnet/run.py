@@ -276,6 +276,7 @@ class Run:
     def _facts(self) -> Facts:
         collector, tally = self.collector, self.collector.tally
         outcome = self._traders_outcome()
+        tally.listing.is_scheduled = self.layout.genesis.ledger.protection.listing.strikes_max > 0
         audit = audit_stores([home / "data" / "blocks" for home in self.layout.node_homes], outcome.accepted)
         final = set(outcome.final)
         twice, signatures = double_signed(self.layout.node_homes)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 from math import sin
 
+import pytest
 from msgspec.structs import replace
 
 from ledger.events import ExpirySettled, SeriesListed, Trade
 from ledger.instruments import Kind
 from ledger.listing_schedule import scheduled_expiries
+from ledger.market import Slice
+from ledger.oracle import current_market
 from ledger.prices import live_instruments
 from node.genesis_defaults import default_listing
 from primitives.amounts import NS, USD
@@ -138,3 +141,34 @@ def test_a_series_whose_listing_block_came_late_is_listed_in_the_next_block() ->
     exchange.block((MORNING_NS - exchange.now_ns) // NS - 1)
     listed = events_of(exchange.block(3 * 86_400 + 1), SeriesListed)
     assert {day_of(event.expiry_ns) for event in listed} == wanted_dates(time_of(exchange))
+
+
+def test_a_series_that_is_never_reported_keeps_a_mark_and_takes_only_orders_that_take_nothing() -> None:
+    """Reporters here say nothing of ETH's volatility: what was believed at the listing is rolled, for weeks."""
+    exchange = Exchange().start(a_genesis({"alice": 500_000, "bob": 500_000}, PERPETUALS, listing=SCHEDULE))
+    exchange.block((MORNING_NS - exchange.now_ns) // NS - 1)
+    listed = events_of(exchange.block(2), SeriesListed)
+    monthly = next(
+        event for event in listed if (event.underlying, day_of(event.expiry_ns)) == (1, date(2026, 2, 27))
+    )
+    call = middle_of(exchange, monthly)
+    slices: list[Slice] = []
+    for days in (0, 1, 14):
+        exchange.block(days * 86_400 + 1)
+        market = current_market(exchange.state, 1, exchange.state.clock.time_ns)
+        slices += [item for item in market.slices if item.expiry_ns == monthly.expiry_ns]
+        mark = dict(exchange.state.marks.marks)[call] if exchange.state.marks else 0
+        assert mark > 0
+        price = mark // USD
+        exchange.does("alice", sell(call, price + 1, 1, post_only=True))
+        exchange.does("bob", buy(call, price + 1, 1))
+        assert reasons(exchange.block()) == ["only_post_only"]
+    assert {item.confidence_ppm for item in slices} == {0}
+    left = [item.theta_e12 / slices[0].theta_e12 for item in slices]
+    assert left == pytest.approx([25 / 25, 24 / 25, 10 / 25], abs=0.001), "variance shrinks with time alone"
+
+
+def middle_of(exchange: Exchange, listed: SeriesListed) -> int:
+    """The call nearest to the money of a series."""
+    instruments = [exchange.state.instruments[listed.first_id + place] for place in range(0, listed.count, 2)]
+    return min(instruments, key=lambda item: abs(item.strike_uusd - 4_000 * USD)).id

@@ -11,6 +11,7 @@ import pytest
 from testnet.report import (
     Divergence,
     Facts,
+    ListingFacts,
     Recovery,
     Verdict,
     broken_promises,
@@ -98,6 +99,13 @@ def test_a_run_in_which_nothing_happened_keeps_no_promise() -> None:
 
 def test_broken_beats_inconclusive() -> None:
     assert judge(a_good_run(trades=0, lost_final=1)) is Verdict.BROKEN
+
+
+def test_a_scheduled_market_whose_expiry_has_no_successor_is_broken() -> None:
+    assert judge(a_good_run(expiries_settled=2, listing=ListingFacts(True))) is Verdict.BROKEN
+    assert judge(a_good_run(expiries_settled=2, listing=ListingFacts(True, series=4))) is Verdict.KEPT
+    assert judge(a_good_run(expiries_settled=2, listing=ListingFacts(False))) is Verdict.KEPT
+    assert judge(a_good_run(expiries_settled=0, listing=ListingFacts(True))) is Verdict.KEPT
 
 
 def test_exit_codes_are_for_scripts() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import MockClock
 
 from ledger.admission import check_order_shape
@@ -14,7 +15,9 @@ from ledger.instruments import Kind
 from ledger.state import State
 from ledger.transactions import CancelAll, PlaceOrder, Side, TimeInForce
 from node.genesis import chain_id_of
-from primitives.amounts import USD
+from node.oracle.quotes import ForwardQuote
+from primitives.amounts import NS, USD
+from primitives.errors import ProtocolViolation
 from testnet.market.source import random_stream
 from testnet.traders.__main__ import _pause_of, _tick
 from testnet.traders.board import Board, Opinion
@@ -54,6 +57,22 @@ def a_stage(now_ns: int = TIME_NS) -> tuple[Stage, Notebook]:
     }
     notebook = Notebook()
     return Stage(notebook, board, random_stream(1, "role"), _tick, 1.0), notebook  # type: ignore[arg-type]
+
+
+def test_a_board_takes_what_is_listed_and_forgets_what_has_expired() -> None:
+    near = min(item.expiry_ns for item in INSTRUMENTS if item.expiry_ns)
+    now_ns = [TIME_NS]
+    board = Board({"north": "unix:/nowhere"}, INSTRUMENTS, 1.0, lambda: now_ns[0])
+    new = replace(INSTRUMENTS[2], id=900, expiry_ns=near + 90 * 86_400 * NS)
+    now_ns[0] = near
+    board.list_instruments([new])
+    assert board.instruments == {
+        item.id: item for item in (*INSTRUMENTS, new) if not item.expiry_ns or item.expiry_ns > near
+    }
+    quote = ForwardQuote(new.underlying, new.expiry_ns, near, 100_000 * USD, 100_000 * USD)
+    board._clients[0].book.add(quote, near)
+    with pytest.raises(ProtocolViolation, match="BTC expiring"):
+        board._clients[0].book.add(replace(quote, expiry_ns=near + 1), near)
 
 
 async def play(role: Role, stage: Stage, seconds: float) -> None:
