@@ -80,7 +80,8 @@ class Tally:
                     self.expiries_settled += 1
                 case SeriesListed():
                     ids = range(event.first_id, event.first_id + event.count)
-                    self.listing.on_listed(ids, time.monotonic())
+                    series = (event.underlying, event.expiry_ns)
+                    self.listing.on_listed(series, ids, time.monotonic())
                 case PhaseChanged():
                     name = Underlying(event.underlying).name
                     self.phases.append(PhaseFact(self.seen_height, name, event.phase, event.causes))

@@ -139,7 +139,10 @@ def _print_verdict(console: Console, facts: Facts, verdict: Verdict) -> None:
 def _listing_line(listing: ListingFacts) -> str:
     first = listing.first_trade_seconds
     when = "" if first is None else f", the first {first:.1f} s after the listing"
-    return f"{listing.series} series listed meanwhile, {listing.trades} trades in them{when}"
+    return (
+        f"{listing.series} new series and {listing.options} options listed meanwhile, "
+        f"{listing.trades} trades in the series{when}"
+    )
 
 
 def _headline(facts: Facts, verdict: Verdict) -> str:

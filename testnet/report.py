@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -62,16 +62,24 @@ class ListingFacts:
 
     is_scheduled: bool = False
     """Whether the chain was to list any."""
+    known: set[tuple[int, int]] = field(default_factory=set)
+    """(underlying, expiry) of what is listed."""
     series: int = 0
+    options: int = 0
+    """Listed during the run, in new series and as further strikes of old ones."""
     trades: int = 0
+    """In those of new series."""
     first_trade_seconds: float | None = None
     """From the block that listed a series to the first trade in any of them."""
     _listed_at: dict[int, float] = field(default_factory=dict)
 
-    def on_listed(self, instruments: Iterable[int], now: float) -> None:
-        """A series of these instruments was listed."""
-        self.series += 1
-        self._listed_at.update(dict.fromkeys(instruments, now))
+    def on_listed(self, series: tuple[int, int], instruments: Collection[int], now: float) -> None:
+        """These instruments of a series were listed."""
+        self.options += len(instruments)
+        if series not in self.known:
+            self.known.add(series)
+            self.series += 1
+            self._listed_at.update(dict.fromkeys(instruments, now))
 
     def on_trade(self, instrument: int, now: float) -> None:
         """Something was traded, perhaps in a listed series."""
@@ -260,6 +268,7 @@ def report_of(facts: Facts) -> dict[str, Any]:
 def _listing(listing: ListingFacts) -> dict[str, Any]:
     return {
         "series": listing.series,
+        "options": listing.options,
         "trades": listing.trades,
         "first_trade_seconds": _rounded(listing.first_trade_seconds),
     }

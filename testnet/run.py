@@ -14,6 +14,7 @@ import trio
 
 from ledger.instruments import Underlying, date_of
 from node.clock import MarketClock
+from node.oracle.venue_book import series_of
 from primitives.amounts import NS
 from primitives.errors import OperatorError
 from testnet.audit import audit_stores
@@ -21,7 +22,7 @@ from testnet.collector import Collector
 from testnet.market.config import TRUTH, venue_address
 from testnet.plan import Kill, Plan
 from testnet.processes import Process
-from testnet.report import Facts, Recovery, percentile
+from testnet.report import Facts, ListingFacts, Recovery, percentile
 from testnet.setup import Layout
 from testnet.signatures import double_signed
 from testnet.traders.config import TradersOutcome
@@ -75,6 +76,9 @@ class Run:
         clock = MarketClock(market.start_market_ns, market.start_monotonic_ns, int(market.speed))
         self.clock = clock
         self.collector = Collector(layout.sockets)
+        self.collector.tally.listing = ListingFacts(
+            layout.genesis.ledger.protection.listing.strikes_max > 0, series_of(layout.instruments)
+        )
         honest = next(venue.name for venue in market.venues if not venue.lies)
         self.truth = Truth(
             venue_address(market.socket_dir, TRUTH),
@@ -276,7 +280,6 @@ class Run:
     def _facts(self) -> Facts:
         collector, tally = self.collector, self.collector.tally
         outcome = self._traders_outcome()
-        tally.listing.is_scheduled = self.layout.genesis.ledger.protection.listing.strikes_max > 0
         audit = audit_stores([home / "data" / "blocks" for home in self.layout.node_homes], outcome.accepted)
         final = set(outcome.final)
         twice, signatures = double_signed(self.layout.node_homes)

@@ -1,8 +1,8 @@
 """A made-up market: correlated stochastic volatility with jumps, the same path for the same seed. Pure.
 
 Heston-like variance with mean reversion, Merton jumps that hit both underlyings at once, an SSVI smile per
-expiry that moves with the variance. The path lives on a fixed grid of market time: asking changes nothing. New series
-are quoted from 08:00 on by the chain's own rule, at half its steps, so that what the chain lists is among them.
+expiry that moves with the variance. The path lives on a fixed grid of market time: asking changes nothing. New expiries
+and strikes are quoted each hour by the chain's own rule, at half its steps, so that what the chain lists is among them.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from testnet.market.source import (
     years_between,
 )
 
+HOUR_NS = DAY_NS // 24
 GRID_NS = NS
 """One step of the path: a second of market time."""
 BLOCK_STEPS = 3_600
@@ -141,15 +142,16 @@ class SyntheticMarket:
             self._state[underlying] = (price, max(variance, 0.04 * dynamics.long_variance))
         self._step = step + 1
         reached_ns = self.start_ns + self._step * GRID_NS
-        if reached_ns % DAY_NS == EXPIRY_OF_DAY_NS:
+        if reached_ns % HOUR_NS == 0:
             self._list_series(reached_ns)
 
     def _list_series(self, now_ns: int) -> None:
-        """What the schedule wants at a time and is not there yet."""
+        """What the schedule wants at a time; an expiry that is there already keeps its strikes beside the new ones."""
         for underlying in self.underlyings:
             for expiry_ns in scheduled_expiries(now_ns, SCHEDULE):
-                if (underlying, expiry_ns) not in self._strikes:
-                    self._strikes[underlying, expiry_ns] = self._ladder(underlying, expiry_ns, now_ns)
+                ladder = self._ladder(underlying, expiry_ns, now_ns)
+                held = self._strikes.get((underlying, expiry_ns), ladder)
+                self._strikes[underlying, expiry_ns] = np.union1d(held, ladder)
 
     def _draws(self, step: int) -> list[float]:
         """Four normals, a uniform and a normal for this step."""

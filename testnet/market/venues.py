@@ -91,7 +91,10 @@ class Venue:
     def _chain_snapshot(self, chain: TrueChain, time_ns: int) -> ChainSnapshot:
         key = (chain.underlying, chain.expiry_ns)
         fresh = self._random.standard_normal(len(chain.mids)) * (self.spec.vol_noise_points / 100)
-        errors = PERSISTENCE * self._vol_errors.get(key, fresh) + sqrt(1 - PERSISTENCE**2) * fresh
+        before = self._vol_errors.get(key, fresh)
+        if len(before) != len(fresh):  # More strikes are listed.
+            before = fresh
+        errors = PERSISTENCE * before + sqrt(1 - PERSISTENCE**2) * fresh
         self._vol_errors[key] = errors
         mids = chain.mids
         if self.spec.index_bias_ppm or self.spec.vol_factor_ppm != PPM:

@@ -102,12 +102,14 @@ def test_a_tally_counts_each_kind_of_event() -> None:
 def test_a_tally_counts_what_is_listed_and_when_it_is_first_traded(monkeypatch: pytest.MonkeyPatch) -> None:
     tally, now = Tally(), [100.0]
     monkeypatch.setattr("testnet.collector.time.monotonic", lambda: now[0])
-    tally.add([SeriesListed(0, 7, 50, 4), SeriesListed(1, 7, 54, 2)])
+    tally.listing.known.add((0, 5))
+    tally.add([SeriesListed(0, 7, 50, 4), SeriesListed(1, 7, 54, 2), SeriesListed(0, 5, 56, 2)])
     for instrument in (49, 55, 53, 56):
         now[0] += 2
         tally.add([replace(TRADE, instrument=instrument)])
     found = tally.listing
-    assert (found.series, found.trades, found.first_trade_seconds, tally.trades) == (2, 2, 4.0, 4)
+    assert (found.series, found.options, found.trades, tally.trades) == (2, 8, 2, 4)
+    assert found.first_trade_seconds == 4.0
 
 
 async def test_events_of_a_height_count_once_whoever_shows_them_first(tmp_path: Path) -> None:
