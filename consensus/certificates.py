@@ -7,12 +7,13 @@ listed by `signatures_of_certificate` so that the driver can verify many at once
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from consensus.epoch import Epoch
 from consensus.messages import (
     SKIPS_MAX,
+    SUFFIX_BYTES_MAX,
     Block,
     BlockEvidence,
     Certificate,
@@ -32,6 +33,7 @@ from consensus.messages import (
 )
 from consensus.reasons import ConsensusReason
 from consensus.validator_set import ValidatorSet
+from primitives.codec import encode
 from primitives.errors import ProtocolViolation
 from primitives.identifiers import NO_BLOCK, BlockHash
 from primitives.signing import is_valid
@@ -252,6 +254,14 @@ def check_place(block: Block, epoch: Epoch) -> None:
         raise _refuse(ConsensusReason.WRONG_PLACE, "a suffix block is not empty")
 
 
+def epoch_proof_of(tail: Sequence[Block], certificate: QuorumCertificate) -> EpochProof:
+    """Of the first in `tail`, an epoch's last block; the others are suffix blocks, and the last one is certified."""
+    justifications = tuple(block.justification for block in tail[1:])
+    if len(encode(justifications)) > SUFFIX_BYTES_MAX:
+        justifications = ()
+    return EpochProof(tuple(block.header for block in tail), certificate, justifications)
+
+
 def check_epoch_proof(proof: EpochProof, epoch: Epoch) -> None:
     """That the boundary of `epoch` is final, directly or through suffix blocks (signatures apart).
 
@@ -267,6 +277,9 @@ def check_epoch_proof(proof: EpochProof, epoch: Epoch) -> None:
         if here != place or not linked:
             raise _refuse(ConsensusReason.NOT_CLOSED, "the headers do not lead up from the boundary")
         parent = hash_of(header)
+    roots = [justification_root(one) for one in proof.justifications]
+    if roots and roots != [header.justification_root for header in proof.headers[1:]]:
+        raise _refuse(ConsensusReason.NOT_CLOSED, "the justifications are not the headers'")
     if epoch.last_height is None or proof.certificate.block != parent:
         raise _refuse(ConsensusReason.NOT_CLOSED, "the certificate is for another block")
     if finality_proof(proof.certificate, epoch.validators) is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from consensus.block_tree import Node, Standing
+from consensus.certificates import epoch_proof_of
 from consensus.effects import CancelTimer, ClosedEpoch, Conflict, DeliverFinal, EpochClosed, Send, SetTimer
 from consensus.inputs import TimerKind
 from consensus.messages import Block, EpochClosing, EpochProof, QuorumCertificate, hash_of
@@ -58,7 +59,7 @@ def close_if_proved(state: ConsensusState) -> None:
     proof = state.boundary_proof
     if not state.tail or proof is None or state.is_stopped:
         return
-    if hash_of(proof.headers[0]) != hash_of(state.tail[0]):
+    if hash_of(proof.headers[0]) != hash_of(state.tail[0].header):
         _alarm(state, "conflicting_finality", proof.certificate, None)
         return
     state.closed = proof
@@ -124,11 +125,11 @@ def _end_epoch(state: ConsensusState, path: list[Node], proof: QuorumCertificate
     last = state.epoch.last_height
     for node in path:
         if last is not None and node.height >= last:
-            state.tail.append(node.block.header)
+            state.tail.append(node.block)
             if node.height == last:
                 state.boundary_block = node.block
     if state.tail and state.boundary_proof is None and proof.block == path[-1].hash:
-        state.boundary_proof = EpochProof(tuple(state.tail), proof)
+        state.boundary_proof = epoch_proof_of(state.tail, proof)
     close_if_proved(state)
 
 

@@ -2,7 +2,8 @@
 
 Chains are compared by height, so that little of them is looked at: the lowest height at which they differ, and from
 there up to the lowest block with a finality proof of its own. The epoch's validators are proved along the chain from
-genesis, as for a light client: each epoch's last block is final, and names the next epoch's set.
+genesis, as for a light client: each epoch's last block is final, and names the next epoch's set. A last
+block that is final through suffix blocks alone, which nobody stores, is proved by the proof that its epoch is closed.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ class Fork:
     epoch: Epoch
     steps: tuple[EpochStep, ...]
     """From the first epoch to that one."""
+    chains: tuple[FinalChain, FinalChain]
+    """What of each was judged: from that height up to a proof."""
     accusations: list[Accusation]
 
 
@@ -77,8 +80,8 @@ def find_fork(
     number = 0 if first.last_height is None else (height - 1) // first.last_height
     steps = tuple(_step(one, epoch) for epoch in range(number))
     epoch = epoch_after(first, steps, verify)
-    parts = [_part(chain, height, epoch) for chain in (one, other)]
-    return Fork(height, epoch, steps, find_culprits(parts[0], parts[1], epoch, verify))
+    chains = _part(one, height, epoch), _part(other, height, epoch)
+    return Fork(height, epoch, steps, chains, find_culprits(*chains, epoch, verify))
 
 
 def epoch_after(first: Epoch, steps: Sequence[EpochStep], verify: Verify = is_valid_check) -> Epoch:
@@ -140,7 +143,7 @@ def _parting(one: ShownChain, other: ShownChain) -> int | None:
 
 
 def _part(chain: ShownChain, height: int, epoch: Epoch) -> FinalChain:
-    """From the height of the fork up to the lowest block of the epoch that is final by a proof of its own."""
+    """From the height of the fork up to the lowest block of the epoch with a proof of its own, or up to its end."""
     last = chain.heights()[1]
     if epoch.last_height is not None:
         last = min(last, epoch.last_height)
@@ -151,6 +154,21 @@ def _part(chain: ShownChain, height: int, epoch: Epoch) -> FinalChain:
         proof = chain.proof_at(at)
         if proof is not None and proof.block == hash_of(block.header):
             return FinalChain(tuple(blocks), proof)
-    raise ProtocolViolation(
-        ConsensusReason.UNPROVED, f"from height {height} to {last} no block has a finality proof of its own"
-    )
+    return _through_suffix(chain, blocks, epoch)
+
+
+def _through_suffix(chain: ShownChain, blocks: list[Block], epoch: Epoch) -> FinalChain:
+    """Up to the last suffix block, by the proof that the epoch is closed."""
+    step, boundary = chain.step(epoch.number), blocks[-1].header
+    if step is None or step.closing.headers[0] != boundary:
+        raise ProtocolViolation(
+            ConsensusReason.UNPROVED,
+            f"from height {blocks[0].header.height} to {boundary.height} no block has a finality proof of its own",
+        )
+    suffix = step.closing.suffix
+    if len(suffix) < len(step.closing.headers) - 1:
+        raise ProtocolViolation(
+            ConsensusReason.UNPROVED,
+            f"why its suffix blocks are justified was not kept with epoch {epoch.number}",
+        )
+    return FinalChain((*blocks, *suffix), step.closing.certificate)

@@ -32,6 +32,8 @@ BLOCKS_PER_RESPONSE_MAX = 64
 VOTES_PER_MESSAGE_MAX = 1_024
 SUFFIX_HEADERS_MAX = 600
 """Headers in one epoch proof: more than a validator keeps above its final tip (TREE_HEIGHTS_MAX of block_tree.py)."""
+SUFFIX_BYTES_MAX = 1024 * 1024
+"""Justifications in one epoch proof; longer ones (of hundreds of views that failed in a row) are left out of it."""
 EVIDENCE_BYTES_MAX = 64 * 1024
 """One piece of evidence; a larger one (an unjustified block with dozens of skips) is neither kept nor accepted."""
 EVIDENCE_ITEMS_MAX = 16
@@ -273,6 +275,14 @@ class EpochProof(Wire):
 
     headers: Annotated[tuple[Header, ...], msgspec.Meta(min_length=1, max_length=SUFFIX_HEADERS_MAX)]
     certificate: QuorumCertificate
+    justifications: Annotated[tuple[Justification, ...], msgspec.Meta(max_length=SUFFIX_HEADERS_MAX)]
+    """Of the suffix headers, so that a fork can be judged by this proof alone; none when they are too long to keep."""
+
+    @property
+    def suffix(self) -> tuple[Block, ...]:
+        """The suffix blocks, as far as the justifications go: all of them or none."""
+        pairs = zip(self.headers[1:], self.justifications, strict=False)
+        return tuple(Block(header, (), (), justification) for header, justification in pairs)
 
 
 class EpochRequest(Wire, tag=12):

@@ -14,6 +14,7 @@ from typing import Protocol
 from consensus.block_tree import BlockTree, Node
 from consensus.catch_up import Fetcher, FinalTargets
 from consensus.certificate_store import CertificateStore
+from consensus.certificates import epoch_proof_of
 from consensus.effects import (
     Admitted,
     Broadcast,
@@ -34,7 +35,6 @@ from consensus.messages import (
     Certificate,
     EpochProof,
     Evidence,
-    Header,
     QuorumCertificate,
     Vote,
     Votes,
@@ -195,12 +195,12 @@ class ConsensusState:
         """What leads to the end of the epoch; the tip may be its boundary."""
         self.closed: EpochProof | None = None
         """Why this epoch is over: nothing is voted or delivered any more, only questions are answered."""
-        self.tail: list[Header] = []
+        self.tail: list[Block] = []
         """The boundary and the suffix blocks upon it that are final: headers of the epoch's proof."""
         self.boundary_proof: EpochProof | None = None
         """The proof that a peer gave us, before we have delivered the boundary."""
         if self.tree.root.height == self.epoch.last_height:
-            self.tail.append(tip.block.header)
+            self.tail.append(tip.block)
         self.boundary_block = tip.block
         """The epoch's last block, once it is delivered."""
 
@@ -225,7 +225,7 @@ class ConsensusState:
         elif tip.proof.block == self.tree.root.hash:
             self.certificates.add(tip.proof)
             if self.tail:
-                self.boundary_proof = EpochProof(tuple(self.tail), tip.proof)
+                self.boundary_proof = epoch_proof_of(self.tail, tip.proof)
         elif not self.tail:
             self.targets.prove(tip.proof)
         for block_hash, block in restored.held.items():

@@ -16,7 +16,7 @@ from typing import Any
 
 from consensus.certificates import finality_proof
 from consensus.effects import EpochSet
-from consensus.messages import Block, EpochProof, Header, QuorumCertificate, VoteKind, hash_of
+from consensus.messages import Block, Header, QuorumCertificate, VoteKind, hash_of
 from consensus.validator_set import ValidatorSet
 from ledger.accounts import Account
 from ledger.breakers.state import KEY_BREAKERS, drift_key, phase_key
@@ -44,6 +44,13 @@ class NotProvable(OperatorError):
     """There is nothing to prove yet; the sentence says what is missing."""
 
 
+class FinalityProof(Wire):
+    """A header, those of empty blocks upon it if there are any, and a finality certificate for the last."""
+
+    headers: tuple[Header, ...]
+    certificate: QuorumCertificate
+
+
 class EpochLink(Wire):
     """What leads from one epoch's validators to the next one's; `next_set` None: they are the same."""
 
@@ -57,7 +64,7 @@ class Snapshot:
     """One state under a root that validators have signed."""
 
     tip: Header
-    finality: EpochProof
+    finality: FinalityProof
     tree: StateTree
     leaves: dict[bytes, bytes]
     made_s: float
@@ -151,16 +158,16 @@ class Prover:
         now_s = time.monotonic()
         return Snapshot(header, finality, tree, dict(before.leaves), now_s, now_s - start_s)
 
-    def _finality(self, header: Header, before: Before) -> EpochProof:
+    def _finality(self, header: Header, before: Before) -> FinalityProof:
         name, members = hash_of(header), self.set_of(header.epoch)
         if before.proof:
             certificate = decode_own(QuorumCertificate, before.proof)
             if certificate.block == name and finality_proof(certificate, members) is not None:
-                return EpochProof((header,), trimmed(certificate, members))
+                return FinalityProof((header,), trimmed(certificate, members))
         closing = self._epochs.proof_of(header.epoch)
         if closing is not None and hash_of(closing.headers[0]) == name:
             # The last block of an epoch may be final only through empty blocks upon it.
-            return EpochProof(closing.headers, trimmed(closing.certificate, members))
+            return FinalityProof(closing.headers, trimmed(closing.certificate, members))
         raise NotProvable(f"the finality proof of block {header.height} is that of a later one: ask again")
 
     def proof_file(self, kind: str, subject: bytes, first_epoch: int = 0) -> bytes:

@@ -146,7 +146,7 @@ class History:
         decided = await self.ledger.read(lambda state: decide(state, number, known))
         boundary = self._tip.header
         self.epoch = self.epoch.following(hash_of(boundary), decided.validators, decided.version)
-        self.epochs.keep(EpochOpened(opened(self.epoch), EpochProof((boundary,), self._proof)))
+        self.epochs.keep(EpochOpened(opened(self.epoch), EpochProof((boundary,), self._proof, ())))
         self._proof = None
 
     def _reports(self, height: int) -> Iterator[SignedReport]:

@@ -30,7 +30,6 @@ from consensus.messages import (
     TimeoutCertificate,
     hash_of,
 )
-from consensus.reasons import ConsensusReason
 from consensus.state import CoreConfig, Parameters
 from consensus.validator_set import ValidatorSet
 from node.sync.catch_up import Ask
@@ -238,7 +237,7 @@ class Simulation:
 
     def _check_forks(self) -> list[frozenset[int]]:
         """From any two conflicting chains alone: f+1 or more guilty, nobody honest, every proof stands by itself."""
-        held = [v for v in self.validators if v.is_honest and v.store.proofs]
+        held = [v for v in self.validators if v.is_honest and v.store.heights()[1]]
         if self.chain.forked_at is None:
             return []
         found = (self._fork_of(one, two) for place, one in enumerate(held) for two in held[place + 1 :])
@@ -249,16 +248,17 @@ class Simulation:
         try:
             fork = find_fork(one.store, two.store, first, self.ring.is_valid)
         except ProtocolViolation as lacking:
-            if lacking.reason is not ConsensusReason.UNPROVED:
-                raise Violation("culprits", f"chains of honest validators: {lacking}") from None
-            self.happened("fork not proved by the stored blocks")
-            return None
+            raise Violation(
+                "culprits", f"the chains of honest validators {one.index} and {two.index}: {lacking}"
+            ) from None
         if fork is None:
             return None
         for accusation in fork.accusations:
             check_accusation(accusation, fork.epoch, self.ring.is_valid)
         guilty = frozenset(accusation.offender for accusation in fork.accusations)
         self.happened("fork" if fork.epoch.number == 0 else "fork in a later epoch")
+        if any(fork.epoch.is_suffix(chain.blocks[-1].header.height) for chain in fork.chains):
+            self.happened("fork judged through suffix blocks")
         where = f"the fork between validators {one.index} and {two.index} at height {fork.height}"
         if not guilty <= self.plan.traitor_set:
             raise Violation("culprits", f"{where} names honest {sorted(guilty - self.plan.traitor_set)}")

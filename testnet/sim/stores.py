@@ -48,8 +48,9 @@ class FinalStore:
         return FinalTip(self.blocks[-1], self.proof) if self.blocks else None
 
     def heights(self) -> tuple[int, int]:
-        """Everything from genesis up to the highest block with a proof of its own."""
-        return 1, max(self.proofs, default=0)
+        """Everything from genesis up to the highest block with a proof of its own, or at the end of its epoch."""
+        boundary = self.opened[-1][0].first_height if self.opened else 0
+        return 1, max(boundary, *self.proofs, 0)
 
     def block(self, height: int) -> Block:
         """A final block."""

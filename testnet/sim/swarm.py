@@ -54,7 +54,7 @@ def draw_plan(seed: int, wishes: Wishes = DEFAULT_WISHES) -> Plan:
     total = sum(weights) or count
     quorum = 2 * total // 3 + 1
     faulty = total - quorum
-    lengths = [0, 0, 6] if wishes.over_threshold else [0, 0, 4, 4, 10]
+    lengths = [0, 0, 6, 2] if wishes.over_threshold else [0, 0, 4, 4, 10]
     epoch_blocks = stream(seed, "epochs").choice(lengths)
     base = Plan(
         seed=seed,
@@ -197,7 +197,9 @@ def _divided(seed: int, base: Plan, traitors: list[Traitor]) -> Plan:
     )
     return Plan(
         **{name: getattr(base, name) for name in base.__struct_fields__ if name not in _REDRAWN},
-        network=NetworkPlan(delay_min_ms=1, delay_max_ms=rng.choice([15, 60])),
+        network=NetworkPlan(
+            delay_min_ms=1, delay_max_ms=rng.choice([15, 60]), loss_ppm=rng.choice([0, 0, 100_000])
+        ),
         traitors=tuple(traitors),
         faults=(cut,),
         healed=(),

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from consensus import admission
-from consensus.certificates import check_epoch_proof
+from consensus.certificates import check_epoch_proof, epoch_proof_of
 from consensus.effects import (
     DeliverFinal,
     Effect,
@@ -84,7 +84,7 @@ SUFFIX = a_suffix_block(BOUNDARY)
 
 def a_proof(*blocks: Block) -> EpochProof:
     last = blocks[-1].header
-    return EpochProof(tuple(block.header for block in blocks), a_finalization(last.view, hash_of(last)))
+    return epoch_proof_of(blocks, a_finalization(last.view, hash_of(last)))
 
 
 def refusal(call: Callable[[], Any]) -> Reason:
@@ -98,7 +98,7 @@ def test_a_boundary_is_proved_directly_or_through_its_suffix() -> None:
     check_epoch_proof(a_proof(BOUNDARY), EPOCH)
     check_epoch_proof(a_proof(BOUNDARY, SUFFIX), EPOCH)
     heavy = a_notarization(2, name_of(BOUNDARY), range(4))
-    check_epoch_proof(EpochProof((BOUNDARY.header,), heavy), EPOCH)
+    check_epoch_proof(EpochProof((BOUNDARY.header,), heavy, ()), EPOCH)
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,8 @@ def test_a_boundary_is_proved_directly_or_through_its_suffix() -> None:
         a_proof(SUFFIX),
         a_proof(BOUNDARY, a_child(BOUNDARY)),
         a_proof(BOUNDARY, a_suffix_block(SUFFIX)),
-        EpochProof((BOUNDARY.header, SUFFIX.header), a_finalization(2, name_of(BOUNDARY))),
-        EpochProof((BOUNDARY.header,), a_notarization(2, name_of(BOUNDARY))),
+        EpochProof((BOUNDARY.header, SUFFIX.header), a_finalization(2, name_of(BOUNDARY)), ()),
+        EpochProof((BOUNDARY.header,), a_notarization(2, name_of(BOUNDARY)), ()),
     ],
     ids=["not the boundary", "from below", "above it", "no suffix", "a gap", "another block", "not final"],
 )
@@ -119,7 +119,7 @@ def test_what_does_not_prove_the_boundary_final_is_refused(proof: EpochProof) ->
 
 
 def test_a_proof_needs_a_quorum_and_an_epoch_that_ends() -> None:
-    short = EpochProof((BOUNDARY.header,), a_finalization(2, name_of(BOUNDARY), (0, 1)))
+    short = EpochProof((BOUNDARY.header,), a_finalization(2, name_of(BOUNDARY), (0, 1)), ())
     assert refusal(lambda: check_epoch_proof(short, EPOCH)) == Reason.BELOW_QUORUM
     endless = first_epoch(CHAIN_ID, a_validator_set(4))
     assert refusal(lambda: check_epoch_proof(a_proof(BOUNDARY), endless)) == Reason.NOT_CLOSED
@@ -282,6 +282,6 @@ def test_a_proof_of_another_boundary_than_ours_is_an_alarm() -> None:
     follower.see(FIRST)
     follower.see(BOUNDARY)
     state = follower.manager.state
-    state.tail.append(BOUNDARY.header)
+    state.tail.append(BOUNDARY)
     follower.hear(EpochClosing(a_proof(other)))
     assert follower.manager.is_halted

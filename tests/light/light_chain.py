@@ -145,7 +145,7 @@ class LightChain:
                     flags=int(Flag.SUFFIX),
                 )
             )
-        proof = EpochProof(tuple(headers), self.certificate(headers[-1]))
+        proof = EpochProof(tuple(headers), self.certificate(headers[-1]), ())
         self.epoch += 1
         self.validators, self.next_set = self.next_set, following or self.next_set
         sets = [

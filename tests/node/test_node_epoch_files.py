@@ -13,7 +13,7 @@ from primitives.errors import OperatorError
 from tests.consensus.builders import a_block, a_finalization, name_of
 
 BLOCK = a_block(1)
-PROOF = EpochProof((BLOCK.header,), a_finalization(1, name_of(BLOCK)))
+PROOF = EpochProof((BLOCK.header,), a_finalization(1, name_of(BLOCK)), ())
 SET = EpochSet((b"k" * 32,), (1,), 1)
 
 

@@ -132,7 +132,7 @@ def test_a_range_of_an_old_epoch_is_none_of_a_later_one(chain: Chain) -> None:
 
 
 def test_an_epoch_is_not_over_because_a_block_in_its_middle_is_final(chain: Chain) -> None:
-    proof = EpochProof((chain.blocks[4].header,), chain.proofs[4])
+    proof = EpochProof((chain.blocks[4].header,), chain.proofs[4], ())
     assert refused(check_closing, proof, chain.epoch) == "not_closed"
 
 

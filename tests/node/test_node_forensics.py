@@ -14,10 +14,10 @@ from consensus.effects import EpochOpened
 from consensus.messages import hash_of
 from node import forensics_commands as forensics
 from node.config import NodeConfig, load_config
-from node.genesis import GenesisDocument, chain_id_of
+from node.genesis import GenesisDocument, chain_id_of, save_genesis
 from node.home import create_homes
 from node.rpc.supervisor import GatewayProcess
-from node.shown_chains import opened_chain
+from node.shown_chains import ChainFile, opened_chain
 from node.storage.block_store import BlockStore, FinalBlock
 from node.storage.epoch_files import EpochFiles
 from primitives.codec import encode
@@ -30,6 +30,7 @@ from testnet.sim.stores import FinalStore
 from testnet.sim.swarm import Wishes, draw_plan
 from tests.node.network_of_nodes import keys_of
 from tests.node.test_node_epochs import a_staking_genesis
+from tests.simulation import forging
 
 
 @dataclass(frozen=True)
@@ -45,23 +46,23 @@ class Forked:
         return forensics.culprits(str(one), str(other), genesis=self.genesis, output=output)
 
 
-def a_genesis_of(ring: KeyRing) -> GenesisDocument:
-    """With the consensus keys of a simulated run."""
+def a_genesis_of(keys: list[bytes], epoch_blocks: int = 6) -> GenesisDocument:
+    """With these consensus keys."""
     genesis = a_staking_genesis()
-    keys = [signer.public_key for signer in ring.signers]
     entries = tuple(
         replace(one, consensus_key=key) for one, key in zip(genesis.validators, keys, strict=True)
     )
     staking = genesis.ledger.staking
     stakes = tuple(replace(one, consensus_key=key) for one, key in zip(staking.validators, keys, strict=True))
-    ledger = replace(genesis.ledger, staking=replace(staking, validators=stakes))
+    staking = replace(staking, validators=stakes, epoch_blocks=epoch_blocks)
+    ledger = replace(genesis.ledger, staking=staking)
     return replace(genesis, validators=entries, ledger=ledger)
 
 
 def a_fork_in_a_later_epoch(seed: int) -> tuple[GenesisDocument, Simulation] | None:
     """The run of a seed, on the chain of a genesis of its own, if colluders fork it after an epoch has passed."""
     plan = draw_plan(seed, Wishes(validators=4, hostile_ms=6_000, over_threshold=True))
-    genesis = a_genesis_of(KeyRing(seed, 4, "ed25519"))
+    genesis = a_genesis_of([signer.public_key for signer in KeyRing(seed, 4, "ed25519").signers])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(simulated, "CHAIN_ID", chain_id_of(genesis))
         simulation = Simulation(replace(plan, signatures="ed25519", epoch_blocks=6))
@@ -151,6 +152,31 @@ async def test_two_gateways_are_enough_to_name_the_guilty(
         assert await trio.to_thread.run_sync(lambda: forked.judge(urls[1], forked.homes[1])) == 0
         nursery.cancel_scope.cancel()
     assert forensics.verify(proof, genesis=forked.genesis) == 0
+
+
+def test_a_last_block_of_an_epoch_that_only_suffix_blocks_make_final_names_the_guilty_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    genesis = a_genesis_of([key.public_key for key in forging.KEYS], epoch_blocks=1)
+    save_genesis(genesis, tmp_path / "genesis.json")
+    epoch = forensics._first_epoch(genesis)
+    files = []
+    for name, shown in (
+        ("direct", forging.directly(3, epoch)),
+        ("indirect", forging.through_suffix(1, 4, epoch)),
+    ):
+        step, proof = shown.step(0), shown.proof_at(1)
+        assert step is not None
+        file = ChainFile((shown.block(1),), () if proof is None else (proof,), (step,))
+        files.append(tmp_path / name)
+        files[-1].write_bytes(encode(file))
+    paths = [str(file) for file in files]
+    proof_path = tmp_path / "proof"
+    assert forensics.culprits(*paths, genesis=tmp_path / "genesis.json", output=proof_path) == 1
+    said = capsys.readouterr().out
+    assert "the chains part at height 1, in epoch 0" in said
+    assert [line.split()[1] for line in said.splitlines() if line.startswith("validator ")] == ["0", "1"]
+    assert forensics.verify(proof_path, genesis=tmp_path / "genesis.json") == 0
 
 
 def broken_proofs() -> list[tuple[str, Callable[[forensics.ProofFile], forensics.ProofFile], str]]:

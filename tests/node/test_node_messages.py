@@ -40,7 +40,7 @@ BULK_LANE = [
     BlockRequest(bytes(32), 0, 1),
     BlockResponse(bytes(32), (a_block(1),)),
     EvidenceMessage(pair(a_vote(1, 1, bytes(32), 0), a_vote(1, 1, b"A" * 32, 0))),
-    EpochClosing(EpochProof((a_block(1).header,), a_notarization(1, bytes(32)))),
+    EpochClosing(EpochProof((a_block(1).header,), a_notarization(1, bytes(32)), ())),
     TransactionBundle((b"raw",)),
     ReportMessage(SignedReport(b"payload", 0, bytes(64))),
 ]

@@ -2,83 +2,40 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
-from consensus.certificates import assemble_quorum, assemble_timeout
 from consensus.epoch import Epoch, first_epoch
 from consensus.evidence import Offence
 from consensus.forensics import Accusation, FinalChain, check_accusation, find_culprits
+from consensus.fork import find_fork
 from consensus.messages import (
-    Block,
     BlockEvidence,
-    Certificate,
-    Header,
     Justification,
     PairEvidence,
-    QuorumCertificate,
-    TimeoutCertificate,
-    Vote,
-    VoteKind,
-    evidence_root,
     hash_of,
-    justification_root,
-    sign_bytes,
-    transaction_root,
 )
-from consensus.validator_set import ValidatorSet
 from primitives.errors import ProtocolViolation
 from primitives.identifiers import NO_BLOCK
-from primitives.signing import SigningKey
 from testnet.sim.campaign import quiet, run_seed
+from testnet.sim.plan import from_json
+from testnet.sim.simulation import verdict_of
 from testnet.sim.swarm import Wishes
-
-CHAIN_ID = bytes(range(32))
-KEYS = [SigningKey(bytes([index]) * 32) for index in range(4)]
-EPOCH: Epoch = first_epoch(CHAIN_ID, ValidatorSet(tuple(key.public_key for key in KEYS)))
-NOTARIZE, NULLIFY, FINALIZE = VoteKind
-
-
-def a_vote(kind: int, view: int, subject: bytes, signer: int) -> Vote:
-    signature = KEYS[signer].sign(sign_bytes(CHAIN_ID, kind, 0, view, subject))
-    return Vote(kind, 0, view, subject, signer, signature)
-
-
-def a_quorum(kind: int, block: Block, signers: tuple[int, ...]) -> QuorumCertificate:
-    view, name = block.header.view, hash_of(block.header)
-    return assemble_quorum({s: a_vote(kind, view, name, s) for s in signers})
-
-
-def a_timeout(view: int, reports: dict[int, bytes]) -> TimeoutCertificate:
-    return assemble_timeout({s: a_vote(NULLIFY, view, report, s) for s, report in reports.items()})
-
-
-def a_block(
-    view: int,
-    parent: Block | None = None,
-    certificate: Certificate | None = None,
-    skips: tuple[TimeoutCertificate, ...] = (),
-    text: bytes = b"one",
-) -> Block:
-    justification = Justification(certificate, skips)
-    header = Header(
-        version=EPOCH.version,
-        chain_id=CHAIN_ID,
-        epoch=0,
-        view=view,
-        height=1 if parent is None else parent.header.height + 1,
-        parent_hash=EPOCH.genesis if parent is None else hash_of(parent.header),
-        parent_view=0 if parent is None else parent.header.view,
-        proposer=EPOCH.leaders.leader_of(view),
-        time_ns=view,
-        transaction_root=transaction_root((text,)),
-        parent_state_root=bytes(32),
-        next_set_hash=EPOCH.validators.set_hash(),
-        justification_root=justification_root(justification),
-        evidence_root=evidence_root(()),
-        flags=0,
-    )
-    return Block(header, (text,), (), justification)
+from tests.simulation.forging import (
+    CHAIN_ID,
+    EPOCH,
+    FINALIZE,
+    NOTARIZE,
+    Shown,
+    a_block,
+    a_quorum,
+    a_timeout,
+    a_vote,
+    directly,
+    through_suffix,
+)
 
 
 def named(accusations: list[Accusation]) -> list[tuple[int, Offence]]:
@@ -161,6 +118,57 @@ def test_a_proof_that_proves_no_finality_is_refused() -> None:
     light = FinalChain((ONE,), a_quorum(NOTARIZE, ONE, (0, 1, 2)))
     with pytest.raises(ProtocolViolation, match="does not make its block final"):
         find_culprits(light, FinalChain((OTHER,), a_quorum(FINALIZE, OTHER, (0, 1, 2))), EPOCH)
+
+
+# --- an epoch's last block, final through suffix blocks alone ---
+
+
+SHORT: Epoch = first_epoch(CHAIN_ID, EPOCH.validators, 1)
+"""Epochs of one block: it is the last of its epoch."""
+BOTH = [(0, Offence.FINALIZED_AND_NULLIFIED), (1, Offence.FINALIZED_AND_NULLIFIED)]
+
+
+@pytest.mark.parametrize(
+    ("final_view", "boundary_view", "suffix_view"),
+    [(1, 2, 3), (3, 1, 4), (2, 1, 4)],
+    ids=["skipped below the boundary", "skipped below the suffix", "skipped between"],
+)
+def test_a_branch_that_is_final_through_suffix_blocks_is_judged_by_its_epoch_proof(
+    final_view: int, boundary_view: int, suffix_view: int
+) -> None:
+    direct, indirect = directly(final_view, SHORT), through_suffix(boundary_view, suffix_view, SHORT)
+    for one, other in ((direct, indirect), (indirect, direct)):
+        fork = find_fork(one, other, SHORT)
+        assert fork is not None and fork.height == 1
+        for accusation in fork.accusations:
+            check_accusation(accusation, SHORT)
+        assert [(one.offender, one.offence) for one in fork.accusations] == BOTH
+
+
+def test_the_proof_of_a_later_view_is_the_witness_when_the_suffix_comes_first() -> None:
+    direct, indirect = directly(4, SHORT), through_suffix(1, 2, SHORT)
+    fork = find_fork(direct, indirect, SHORT)
+    assert fork is not None
+    assert {one.offender for one in fork.accusations} == {0, 1}
+
+
+def test_without_the_suffix_blocks_justifications_the_fork_is_not_judged_and_that_is_said() -> None:
+    whole = through_suffix(1, 4, SHORT)
+    bare = Shown(whole.block(1), None, msgspec.structs.replace(whole.closing, justifications=()), SHORT)
+    with pytest.raises(ProtocolViolation, match="suffix blocks are justified was not kept"):
+        find_fork(directly(3, SHORT), bare, SHORT)
+
+
+def test_simulated_validators_that_fork_at_an_epochs_end_are_judged_through_suffix_blocks() -> None:
+    quiet()
+    plan = from_json((Path(__file__).parent / "regressions" / "fork_through_suffix.json").read_bytes())
+    simulation, violation = verdict_of(plan)
+    assert violation is None
+    assert simulation.sometimes["fork judged through suffix blocks"] >= 1
+    assert all(len(guilty) > 2 and guilty <= plan.traitor_set for guilty in simulation.forks)
+
+
+# --- forks by the hundred ---
 
 
 def test_every_fork_of_colluders_names_enough_of_them_and_nobody_honest() -> None:
