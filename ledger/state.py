@@ -17,6 +17,7 @@ from ledger.breakers.state import LEAF_KINDS as BREAKER_KINDS
 from ledger.genesis import LedgerGenesis, LedgerParameters, UnderlyingParameters, check_genesis
 from ledger.instruments import Instrument
 from ledger.listing import Listing
+from ledger.margin.requirements import Spread
 from ledger.matching.book import EMPTY_BOOK, Book
 from ledger.matching.orders import AccountKey, RestingOrder
 from ledger.oracle import ReporterState, UnderlyingOracle, genesis_oracle
@@ -185,6 +186,8 @@ class State:
         self._dirty: set[bytes] = set()
         self.caches: dict[str, Any] = {}
         """What ledger modules derive from this state and keep between blocks; never replicated."""
+        self.spread: Spread = map
+        """How work on many accounts is divided; a node gives the map of its threads, and no unit changes."""
         self.instruments: dict[int, Instrument] = {item.id: item for item in genesis.instruments}
 
     # --- making one ---

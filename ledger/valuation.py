@@ -131,7 +131,7 @@ class Valuation(Prices):
         super().__init__(state)
         accounts: AccountTable = state.caches.setdefault("accounts", AccountTable())
         self.table = accounts.follow(state)
-        self.margins: MarginArrays = compute_margins(self.risk, accounts.portfolios)
+        self.margins: MarginArrays = compute_margins(self.risk, accounts.portfolios, state.spread)
         overwrite_standard(state, self.risk, accounts.portfolios, self.margins)
         self._place_of = accounts.portfolios.place_of
         self._portfolios = accounts.portfolios

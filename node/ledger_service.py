@@ -6,7 +6,9 @@ when another branch is asked for. All calls that touch the state run on one work
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
@@ -46,6 +48,9 @@ PAYLOAD_TRANSACTIONS_MAX = 2_000
 EXECUTION_GRACE_SECONDS = 0.03
 """How long execution ahead of finality waits for the votes: on a fast network the block is final before, and its votes
 had the cores and the interpreter for themselves; on a slow one the block executes while its votes travel."""
+
+_THREADS = ThreadPoolExecutor(os.cpu_count(), "margins")
+"""Compute the margins of many accounts, on every core; the numbers are the same on any."""
 
 log = structlog.get_logger()
 
@@ -98,6 +103,7 @@ class LedgerService:
         verifier: SignatureVerifier,
     ) -> None:
         self._state = state
+        state.spread = _THREADS.map
         self._store = store
         self._verifier = verifier
         self._lock = trio.Lock()

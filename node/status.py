@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import psutil
 
 from gossip.network import Network
-from ledger.breakers.queries import get_breakers_view
+from ledger.breakers.queries import BreakersView, get_breakers_view
 from ledger.staking.queries import get_validators
 from node.clock import MarketClock
 from node.consensus_service import ConsensusService
@@ -66,8 +66,10 @@ class NodeAnswers:
 
     def status(self) -> StatusReply:
         """Where this node stands, from memory."""
-        drifts = get_breakers_view(self._ledger.state_for_reading).drifts
-        epsilons = sorted(item.epsilon_ppm for item in drifts)
+        return self._status(get_breakers_view(self._ledger.state_for_reading))
+
+    def _status(self, breakers: BreakersView) -> StatusReply:
+        epsilons = sorted(item.epsilon_ppm for item in breakers.drifts)
         p50_us, p99_us = self._metrics.finality_percentiles_us()
         times = self._process.cpu_times()
         counters = {
@@ -119,8 +121,9 @@ class NodeAnswers:
     def metrics_text(self) -> bytes:
         """Prometheus text; the validators' part is as of the last executed block."""
         self._metrics.set_validators(get_validators(self._ledger.state_for_reading))
-        self._metrics.set_breakers(get_breakers_view(self._ledger.state_for_reading))
-        self._metrics.set_status(self.status())
+        breakers = get_breakers_view(self._ledger.state_for_reading)
+        self._metrics.set_breakers(breakers)
+        self._metrics.set_status(self._status(breakers))
         venues = {} if self._oracle is None else self._oracle.venue_counters()
         disk = {("disk_bytes", part): count for part, count in self._disk_use().items()}
         return self._metrics.text({**self._network.counters.snapshot(), **venues, **disk})

@@ -290,7 +290,8 @@ class _PartLosses:
         self._idle: list[kernel_sums.SumWork] = []
 
     def compute(self, spread: Spread) -> Losses:
-        deque(spread(self._stretch, _stretches(self._layout, self._part_ends)), maxlen=0)
+        stretches = _stretches(self._layout, self._part_ends)
+        deque((spread if len(stretches) > 1 else map)(self._stretch, stretches), maxlen=0)
         return self.losses
 
     def _stretch(self, stretch: Stretch) -> None:
