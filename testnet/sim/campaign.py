@@ -1,4 +1,7 @@
-"""Many runs on many cores, and what they came to. Starts worker processes; reads no clock inside a run."""
+"""Many runs on many cores or machines, and what they came to. Starts worker processes; reads no clock inside a run.
+
+A campaign is a list of tasks. `Spread` is where they are done: in processes here, or on a cluster (cluster.py).
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ import gc
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from typing import Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -21,7 +25,18 @@ from testnet.sim.twins import TwinScenario
 
 TWICE_EVERY = 20
 """One seed in so many is run twice: both must give one event hash."""
+SEEDS_PER_TASK = 4
 TWINS_PER_TASK = 500
+"""A task takes a second or so: it outweighs what it costs to hand out (Dask asks for 100 ms)."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Spread(Protocol):
+    """Does tasks somewhere; the results come in the order of the tasks."""
+
+    def __call__(self, work: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R]: ...
 
 
 class RunResult(msgspec.Struct, kw_only=True):
@@ -89,6 +104,11 @@ def run_seed(wishes: Wishes, seed: int) -> RunResult:
     return result_of(draw_plan(seed, wishes), twice=seed % TWICE_EVERY == 0)
 
 
+def run_seeds(wishes: Wishes, seeds: Sequence[int]) -> list[RunResult]:
+    """Some seeds of a campaign."""
+    return [run_seed(wishes, seed) for seed in seeds]
+
+
 def run_twins(first_count: tuple[int, int], validators: int = 4) -> TwinsResult:
     """Scenarios of consecutive seeds."""
     start = time.process_time()
@@ -112,25 +132,30 @@ def quiet() -> None:
     gc.set_threshold(1_000_000, 20, 100)
 
 
-def campaign(seeds: Iterable[int], wishes: Wishes, jobs: int) -> Iterator[RunResult]:
+def in_processes(jobs: int) -> Spread:
+    """In so many processes of this machine; in this one if it is one."""
+
+    def spread(work: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R]:
+        if jobs == 1:
+            yield from map(work, tasks)
+            return
+        with ProcessPoolExecutor(jobs, initializer=quiet) as pool:
+            yield from pool.map(work, tasks)
+
+    return spread
+
+
+def campaign(seeds: Sequence[int], wishes: Wishes, spread: Spread) -> Iterator[RunResult]:
     """Results in the order of the seeds."""
-    work = partial(run_seed, wishes)
-    if jobs == 1:
-        yield from map(work, seeds)
-        return
-    with ProcessPoolExecutor(jobs, initializer=quiet) as pool:
-        yield from pool.map(work, seeds, chunksize=4)
+    tasks = [seeds[first : first + SEEDS_PER_TASK] for first in range(0, len(seeds), SEEDS_PER_TASK)]
+    for results in spread(partial(run_seeds, wishes), tasks):
+        yield from results
 
 
-def twins_campaign(scenarios: int, validators: int, jobs: int) -> Iterator[TwinsResult]:
+def twins_campaign(scenarios: int, validators: int, spread: Spread) -> Iterator[TwinsResult]:
     """Results for each few hundred scenarios."""
     tasks = [(first, min(TWINS_PER_TASK, scenarios - first)) for first in range(0, scenarios, TWINS_PER_TASK)]
-    work = partial(run_twins, validators=validators)
-    if jobs == 1:
-        yield from map(work, tasks)
-        return
-    with ProcessPoolExecutor(jobs, initializer=quiet) as pool:
-        yield from pool.map(work, tasks)
+    yield from spread(partial(run_twins, validators=validators), tasks)
 
 
 def sum_sometimes(results: Iterable[RunResult]) -> Counter[str]:

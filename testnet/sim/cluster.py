@@ -1,55 +1,59 @@
-"""Seeds spread over a Dask cluster (extra `cluster`), results in the order of the seeds. Talks to its scheduler."""
+"""Tasks spread over a Dask cluster (extra `cluster`), results in the order of the tasks. Talks to its scheduler."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from primitives.errors import OperatorError
-from testnet.sim.campaign import RunResult, quiet, run_seed
-from testnet.sim.swarm import Wishes
+from testnet.sim.campaign import R, Spread, T, quiet
 
-SEEDS_PER_TASK = 8
-"""At some 50 ms a seed or more, a task outweighs what it costs to hand out (Dask asks for 100 ms)."""
 CONNECT_S = 10
 """How long the scheduler has to answer, and then to find a first worker."""
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("consensus", "gossip", "ledger", "node", "primitives", "testnet")
 
 
-def cluster_campaign(address: str, seeds: Sequence[int], wishes: Wishes) -> Iterator[RunResult]:
-    """What `campaign` gives, from the workers of the scheduler at `address` (tcp://host:port).
+def on_cluster(address: str) -> Spread:
+    """On the workers of the scheduler at `address` (tcp://host:port).
 
-    Raises OperatorError without the extra, a scheduler or a worker, and when a worker has other source files.
+    Raises OperatorError, when used, without the extra, a scheduler or a worker, and when a worker has other source
+    files.
     """
-    try:
-        distributed = import_module("distributed")
-    except ImportError:
-        raise OperatorError("--cluster needs Dask: install the extra quorate[cluster].") from None
-    _check_address(address)
-    tasks = [seeds[first : first + SEEDS_PER_TASK] for first in range(0, len(seeds), SEEDS_PER_TASK)]
-    try:
-        client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
-    except OSError as error:
-        raise OperatorError(f"no Dask scheduler answers at {address}: {error}") from None
-    with client:
+
+    def spread(work: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R]:
         try:
-            client.wait_for_workers(1, timeout=CONNECT_S)
-        except TimeoutError:
-            raise OperatorError(f"the Dask scheduler at {address} has no workers.") from None
-        # Impure: a result of an earlier campaign must never stand for one of this build.
-        futures = client.map(partial(run_seeds, wishes), tasks, pure=False)
-        while futures:
-            build, results = futures.pop(0).result()
-            if build != build_hash():
-                raise OperatorError(
-                    "a worker of the cluster has other source files: install this version there."
-                )
-            yield from results
+            distributed = import_module("distributed")
+        except ImportError:
+            raise OperatorError("--cluster needs Dask: install the extra quorate[cluster].") from None
+        _check_address(address)
+        try:
+            client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
+        except OSError as error:
+            raise OperatorError(f"no Dask scheduler answers at {address}: {error}") from None
+        with client:
+            yield from _gathered(client, address, work, tasks)
+
+    return spread
+
+
+def _gathered(client: Any, address: str, work: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R]:
+    try:
+        client.wait_for_workers(1, timeout=CONNECT_S)
+    except TimeoutError:
+        raise OperatorError(f"the Dask scheduler at {address} has no workers.") from None
+    # Impure: a result of an earlier campaign must never stand for one of this build.
+    futures = client.map(partial(_done_there, work), tasks, pure=False)
+    while futures:
+        build, result = futures.pop(0).result()
+        if build != build_hash():
+            raise OperatorError("a worker of the cluster has other source files: install this version there.")
+        yield result
 
 
 def _check_address(address: str) -> None:
@@ -63,10 +67,10 @@ def _check_address(address: str) -> None:
         raise OperatorError(f"a scheduler's address is like tcp://127.0.0.1:8786, not {address!r}.")
 
 
-def run_seeds(wishes: Wishes, seeds: Sequence[int]) -> tuple[str, list[RunResult]]:
-    """One task: the build it ran on, and its results."""
+def _done_there(work: Callable[[T], R], task: T) -> tuple[str, R]:
+    """One task: the build it ran on, and its result."""
     quiet()
-    return build_hash(), [run_seed(wishes, seed) for seed in seeds]
+    return build_hash(), work(task)
 
 
 @cache

@@ -13,9 +13,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from primitives.errors import OperatorError
-from testnet.sim.campaign import RunResult, campaign, quiet, result_of, twins_campaign
+from testnet.sim.campaign import (
+    TWINS_PER_TASK,
+    RunResult,
+    Spread,
+    campaign,
+    in_processes,
+    quiet,
+    result_of,
+    twins_campaign,
+)
 from testnet.sim.canaries import CANARIES, SECONDS_MAX, canary_campaign
-from testnet.sim.cluster import cluster_campaign
+from testnet.sim.cluster import on_cluster
 from testnet.sim.plan import Plan, from_json, to_json
 from testnet.sim.report import (
     Verdict,
@@ -99,15 +108,26 @@ def run(
 
 @app.command
 def fork(
-    *, seeds: str, validators: int = 0, jobs: int = 0, report: Path | None = None, save: Path = Path(".")
+    *,
+    seeds: str,
+    validators: int = 0,
+    jobs: int = 0,
+    cluster: str = "",
+    report: Path | None = None,
+    save: Path = Path("."),
 ) -> int:
     """Let more than f (at most 2f) validators collude: every fork must name f+1 of them, and nobody honest.
 
     Example: quorate sim fork --seeds 1..200
+
+    Parameters
+    ----------
+    cluster
+        Dask scheduler (tcp://host:port) on whose workers the seeds run instead.
     """
     quiet()
     wishes = Wishes(validators=validators, over_threshold=True)
-    results = _campaign(seeds, wishes, jobs)
+    results = _campaign(seeds, wishes, jobs, cluster)
     _save_failures(results, wishes, None, save)
     return _finish("Forks", verdict_on(results, forks_wanted=True), report_of_runs(results), report)
 
@@ -118,15 +138,22 @@ def twins(
     scenarios: Annotated[int, Parameter(name=("--scenarios", "-n"))] = 20_000,
     validators: int = 4,
     jobs: int = 0,
+    cluster: str = "",
     report: Path | None = None,
 ) -> int:
     """Give f validators two cores with one key each, and draw a partition for every (view, kind).
 
     Example: quorate sim twins --scenarios 100000
+
+    Parameters
+    ----------
+    cluster
+        Dask scheduler (tcp://host:port) on whose workers the scenarios run instead.
     """
     quiet()
-    tasks = -(-scenarios // 500)
-    results = list(_watched(twins_campaign(scenarios, validators, _jobs(jobs)), tasks, "x 500 scenarios"))
+    tasks = -(-scenarios // TWINS_PER_TASK)
+    runs = twins_campaign(scenarios, validators, _spread(jobs, cluster))
+    results = list(_watched(runs, tasks, f"x {TWINS_PER_TASK} scenarios"))
     found = report_of_twins(results, validators)
     verdict = Verdict.BROKEN if found["violations"] else Verdict.KEPT
     if not found["with_finality"] or not found["with_offences"]:
@@ -159,12 +186,16 @@ def _application(name: str) -> str:
     return name
 
 
-def _campaign(seeds: str, wishes: Wishes, jobs: int, cluster: str = "") -> list[RunResult]:
+def _campaign(seeds: str, wishes: Wishes, jobs: int, cluster: str) -> list[RunResult]:
     if cluster and not seeds:
         raise OperatorError("--cluster spreads many runs: give it --seeds, for example --seeds 1..1000.")
     wanted = _seeds(seeds)
-    runs = cluster_campaign(cluster, wanted, wishes) if cluster else campaign(wanted, wishes, _jobs(jobs))
-    return list(_watched(runs, len(wanted), "runs"))
+    return list(_watched(campaign(wanted, wishes, _spread(jobs, cluster)), len(wanted), "runs"))
+
+
+def _spread(jobs: int, cluster: str) -> Spread:
+    """Where a campaign's tasks are done."""
+    return on_cluster(cluster) if cluster else in_processes(_jobs(jobs))
 
 
 def _seeds(text: str) -> range:

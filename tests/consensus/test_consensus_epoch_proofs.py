@@ -49,6 +49,7 @@ from consensus.messages import (
 )
 from consensus.reasons import ConsensusReason as Reason
 from consensus.state import CoreConfig
+from primitives.codec import encode
 from primitives.errors import ProtocolViolation
 from primitives.identifiers import ValidatorIndex
 from tests.consensus.builders import (
@@ -101,6 +102,16 @@ def test_a_boundary_is_proved_directly_or_through_its_suffix() -> None:
     check_epoch_proof(EpochProof((BOUNDARY.header,), heavy, ()), EPOCH)
 
 
+def test_a_proof_brings_why_its_suffix_is_justified_unless_that_is_too_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert a_proof(BOUNDARY, SUFFIX).suffix == (SUFFIX,)
+    monkeypatch.setattr("consensus.certificates.SUFFIX_BYTES_MAX", len(encode((SUFFIX.justification,))) - 1)
+    bare = a_proof(BOUNDARY, SUFFIX)
+    assert (bare.headers[1], bare.justifications, bare.suffix) == (SUFFIX.header, (), ())
+    check_epoch_proof(bare, EPOCH)
+
+
 @pytest.mark.parametrize(
     "proof",
     [
@@ -111,8 +122,13 @@ def test_a_boundary_is_proved_directly_or_through_its_suffix() -> None:
         a_proof(BOUNDARY, a_suffix_block(SUFFIX)),
         EpochProof((BOUNDARY.header, SUFFIX.header), a_finalization(2, name_of(BOUNDARY)), ()),
         EpochProof((BOUNDARY.header,), a_notarization(2, name_of(BOUNDARY)), ()),
+        replace(a_proof(BOUNDARY, SUFFIX), justifications=(BOUNDARY.justification,)),
+        replace(a_proof(BOUNDARY), justifications=(SUFFIX.justification,)),
     ],
-    ids=["not the boundary", "from below", "above it", "no suffix", "a gap", "another block", "not final"],
+    ids=[
+        *("not the boundary", "from below", "above it", "no suffix", "a gap", "another block", "not final"),
+        *("another justification", "one too many"),
+    ],
 )
 def test_what_does_not_prove_the_boundary_final_is_refused(proof: EpochProof) -> None:
     assert refusal(lambda: check_epoch_proof(proof, EPOCH)) == Reason.NOT_CLOSED

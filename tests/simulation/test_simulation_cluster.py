@@ -11,13 +11,13 @@ import pytest
 
 from primitives.errors import OperatorError
 from testnet.sim import cluster
-from testnet.sim.campaign import RunResult, campaign
-from testnet.sim.cluster import SEEDS_PER_TASK, cluster_campaign
+from testnet.sim.campaign import SEEDS_PER_TASK, RunResult, campaign, in_processes
+from testnet.sim.cluster import on_cluster
 from testnet.sim.commands import app
 from testnet.sim.swarm import Wishes
 
 WISHES = Wishes(validators=4, hostile_ms=3_000)
-SEEDS = range(1, 2 * SEEDS_PER_TASK + 4)
+SEEDS = range(1, 3 * SEEDS_PER_TASK + 3)
 NOBODY = "tcp://127.0.0.1:1"
 
 
@@ -40,34 +40,48 @@ def without_seconds(results: Iterator[RunResult]) -> list[RunResult]:
 
 
 def test_a_cluster_gives_what_one_process_gives_in_the_order_of_the_seeds(address: str) -> None:
-    assert without_seconds(cluster_campaign(address, SEEDS, WISHES)) == without_seconds(
-        campaign(SEEDS, WISHES, jobs=1)
+    assert without_seconds(campaign(SEEDS, WISHES, on_cluster(address))) == without_seconds(
+        campaign(SEEDS, WISHES, in_processes(1))
     )
 
 
-def test_the_command_writes_the_report_of_a_local_campaign(address: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("typed", "counted", "count"),
+    [
+        (["run", "--seeds", "1..5", "--validators", "4", "--hours", "0.001"], "runs", 5),
+        (["fork", "--seeds", "1..5", "--validators", "4"], "runs", 5),
+        (["twins", "--scenarios", "600"], "scenarios", 600),
+    ],
+    ids=["run", "fork", "twins"],
+)
+def test_the_command_writes_the_report_of_a_local_campaign(
+    address: str, tmp_path: Path, typed: list[str], counted: str, count: int
+) -> None:
     reports = []
     for name, options in (("far", ["--cluster", address]), ("near", ["--jobs", "1"])):
-        typed = ["run", "--seeds", "1..5", "--validators", "4", "--hours", "0.001"]
         path = tmp_path / f"{name}.json"
         assert app([*typed, *options, "--report", str(path)], result_action="return_value") == 0
         found = msgspec.json.decode(path.read_bytes())
-        reports.append({key: value for key, value in found.items() if "cpu" not in key})
+        reports.append({key: value for key, value in found.items() if not is_about_speed(key)})
     assert reports[0] == reports[1]
-    assert reports[0]["runs"] == 5
+    assert reports[0][counted] == count
+
+
+def is_about_speed(key: str) -> bool:
+    return "cpu" in key or "second" in key
 
 
 def test_a_worker_with_other_source_files_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "build_hash", lambda: "another build")
     with pytest.raises(OperatorError, match="other source files"):
-        list(cluster_campaign(address, [1], WISHES))
+        list(campaign([1], WISHES, on_cluster(address)))
 
 
 def test_a_scheduler_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed", reason="the extra quorate[cluster] is not installed")
     monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
     with pytest.raises(OperatorError, match=f"no Dask scheduler answers at {NOBODY}"):
-        list(cluster_campaign(NOBODY, [1], WISHES))
+        list(campaign([1], WISHES, on_cluster(NOBODY)))
 
 
 @pytest.mark.parametrize(
@@ -76,13 +90,13 @@ def test_a_scheduler_that_is_not_there_is_one_sentence(monkeypatch: pytest.Monke
 def test_an_address_that_is_none_is_shown_with_an_example(text: str) -> None:
     pytest.importorskip("distributed", reason="the extra quorate[cluster] is not installed")
     with pytest.raises(OperatorError, match=f"like tcp://127.0.0.1:8786, not '{text}'"):
-        list(cluster_campaign(text, [1], WISHES))
+        list(campaign([1], WISHES, on_cluster(text)))
 
 
 def test_without_the_extra_its_name_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(OperatorError, match=r"install the extra quorate\[cluster\]"):
-        list(cluster_campaign(NOBODY, [1], WISHES))
+        list(campaign([1], WISHES, on_cluster(NOBODY)))
 
 
 def test_one_seed_is_not_for_a_cluster() -> None:
