@@ -43,7 +43,7 @@ from ledger.transactions import (
     Transaction,
     TransferCash,
 )
-from node.genesis_defaults import default_breakers, default_staking, default_trading
+from node.genesis_defaults import default_breakers, default_listing, default_staking, default_trading
 from primitives.amounts import NS, USD
 from primitives.codec import encode
 from tests.history_actions import PERPETUALS, Wishes, session_name
@@ -69,6 +69,11 @@ OPERATORS = ("alice", "bob", "carol", "maker")
 """Of the genesis validators, in order."""
 TERMS_NS = (480 * NS, 1_200 * NS, HOUR_NS, 8 * HOUR_NS, 30 * DAY_NS)
 """Expiries, so that a history passes some and always has one ahead."""
+
+
+EIGHT_NS = START_NS // DAY_NS * DAY_NS + 8 * HOUR_NS
+STOPS_NS = {5: EIGHT_NS - 350 * NS, 160: EIGHT_NS + HOUR_NS - 60 * NS}
+"""Where a history with a listing schedule goes on after a height: before new series, before further strikes."""
 
 
 def instruments() -> list[Instrument]:
@@ -139,8 +144,8 @@ def short_staking() -> StakingParameters:
     )
 
 
-def tight_trading() -> TradingParameters:
-    """Limits that are reached, and an underlying with fees of its own."""
+def tight_trading(fees: tuple[UnderlyingFees, ...]) -> TradingParameters:
+    """Limits that are reached, and exceptions from the general fees."""
     return replace(
         default_trading(),
         triggers_max=3,
@@ -151,7 +156,7 @@ def tight_trading() -> TradingParameters:
         request_legs_max=3,
         request_lots_max=500,
         request_lifetime_ns_max=60 * NS,
-        fees=(UnderlyingFees(Underlying.ETH, 50, 400, USD // 2),),
+        fees=fees,
     )
 
 
@@ -170,20 +175,31 @@ class History:
         self.random = Random(seed)
         cash_usd = dict(zip(NAMES, (10_000, 25_000, 80_000, 5_000, 40_000, 5_000_000), strict=True))
         # A small fund and sometimes a small vault: debts go all the way down the waterfall.
-        vault_usd = self.random.choice((0, 30_000))
+        vault_usd = self.random.choice((0, 0, 30_000))
         genesis = a_genesis(
             cash_usd,
             instruments(),
             vault_usd=vault_usd,
             breakers=nervous_breakers(),
-            insurance_fund_uusd=1_000 * USD,
+            insurance_fund_uusd=200 * USD,
             open_orders_max=20,
             orders_per_book_max=10,
             positions_max=9,
             settlement_window_ns=240 * NS,
         )
+        self.is_listing = seed % 11 == 9
+        """In every eleventh history the ledger lists by itself, and blocks stop until shortly before eight and nine."""
+        listing = replace(default_listing(5), keep_settled_ns=2 * HOUR_NS, monthly=1, quarterly=1)
         soon = replace(genesis.protection, governance_delay_ns=40 * NS)
-        genesis = replace(genesis, trading=tight_trading(), protection=soon)
+        if self.is_listing:
+            soon = replace(soon, listing=listing)
+        fees = [
+            UnderlyingFees(Underlying.BTC, 80, 350, USD // 3),
+            UnderlyingFees(Underlying.ETH, 50, 400, USD // 2),
+        ]
+        genesis = replace(
+            genesis, trading=tight_trading(tuple(fees[self.random.randrange(2) :])), protection=soon
+        )
         if self.random.random() < 0.85:
             genesis = replace(genesis, staking=short_staking())
         self.exchange = StakedExchange()
@@ -240,6 +256,9 @@ class History:
         if name == "maker" and self.random.random() < 0.85:
             self._send(name, 0, *self._market_making())
             return
+        if name in ("dave", "bob") and self.random.random() < 0.3:
+            self._send(name, 0, *self.wishes.guarded_quotes(name))
+            return
         many = 1 + (self.random.random() < 0.5) * self.random.randrange(7)
         self._send(name, subaccount, *(self.wishes.action(name, subaccount) for _ in range(many)))
 
@@ -292,6 +311,10 @@ class History:
     def _deposit(self) -> None:
         name = self.random.choice(NAMES)
         key = self.exchange.key(name, self.random.randrange(3))
+        for_sale = [item for item in self.wishes.for_sale() if item.auction_ns]
+        if for_sale and self.random.random() < 0.5:
+            item = self.random.choice(for_sale)
+            key = item.owner, item.subaccount
         signer = "custodian" if self.random.random() < 0.9 else name
         self.exchange.does(signer, Deposit(*key, self.random.randint(1, 30_000) * USD))
 
@@ -304,12 +327,17 @@ class History:
 
     def _close(self) -> Block:
         exchange, random = self.exchange, self.random
-        far, often = (0.25, 0.03) if self.is_calm else (0.45, 0.04)
+        far, often = (0.3, 0.05) if self.is_calm else (0.45, 0.06)
         move = random.gauss(0, 0.002) if random.random() > often else random.uniform(-far, far)
         self.btc_usd = min(180_000.0, max(50_000.0, self.btc_usd * (1 + move)))
         exchange.vol_ppm = min(1_500_000, max(250_000, exchange.vol_ppm + random.randint(-20_000, 20_000)))
         steps = [1, 1, 2, 3, 4] if self.is_calm else [1, 1, 2, 4, 4, 4, 5, 16, 30]
         exchange.now_ns += random.choice(steps) * NS
+        if self.is_listing:
+            oracle = exchange.state.oracle(Underlying.BTC)
+            exchange.expiries = [item.slice.expiry_ns for item in oracle.slices]
+            stop_ns = STOPS_NS.get(exchange.state.clock.height, 0)
+            exchange.now_ns = max(exchange.now_ns, stop_ns)
         waiting, exchange.waiting = exchange.waiting, []
         transactions = (encode(build_oracle_update(exchange.state, self._reports())), *waiting)
         height = exchange.state.clock.height + 1

@@ -152,7 +152,7 @@ class Wishes:
         """Few or many; rarely more than anybody may hold."""
         if self.chance(0.004):
             return 1_000_000
-        return self.random.randint(1, self.random.choice([3, 40, 150]))
+        return self.random.randint(1, self.random.choice([3, 40, 150, 400]))
 
     def beside(self, side: int) -> int:
         """Off the mark, to rest."""
@@ -268,11 +268,27 @@ class Wishes:
         """Of an occasional maker."""
         return self.quotes(self.random.sample([*PERPETUALS, *self.options()], self.random.randrange(4)))
 
+    def guarded_quotes(self, name: str) -> list[Action]:
+        """Of a maker with little cash: what protection leaves at risk decides how much it may quote."""
+        trading = get_trading(self.exchange.state, self.exchange.key(name))
+        if trading is None or not trading.protections or self.chance(0.1):
+            interval_ns, frozen_ns = self.random.choice([20, 60]) * NS, self.random.choice([1, 3, 5]) * NS
+            lots = self.random.randint(3, 12)
+            return [MassQuote(()), SetProtection(0, interval_ns, frozen_ns, lots, 0, 0)]
+        made, lots = [], self.random.randint(5, 60)
+        for number in self.random.sample([0, *self.options()], 5):
+            bid, ask = (self.price(number, self.beside(side)) for side in (0, 1))
+            made.append(Quote(number, bid, lots, max(ask, next_tick(self._grid(number), bid)), lots))
+        return [MassQuote(tuple(made))]
+
     def cancel(self, name: str, subaccount: int) -> Action:
         """One's own orders, by id, by label, or all."""
         own = self._own_orders(name, subaccount)
         named = self.random.choice(own) if own and self.chance(0.9) else self.random.randint(1, 50)
-        cancels: list[Action] = [CancelOrder(named), CancelLabel(self.random.randrange(7)), CancelAll(0)]
+        leaf = get_trading(self.exchange.state, self.exchange.key(name, subaccount))
+        armed = [item.order.label for item in leaf.triggers] if leaf else []
+        label = self.random.choice([*armed, *armed, 0, 1, 2, 3, 5])
+        cancels: list[Action] = [CancelOrder(named), CancelLabel(label), CancelLabel(label), CancelAll(0)]
         return self.random.choice([*cancels, CancelAll(None)])
 
     def money(self, name: str, subaccount: int) -> Action:
@@ -355,8 +371,14 @@ class Wishes:
 
     # --- packages ---
 
-    def legs(self, name: str) -> tuple[Leg, ...]:
-        """Some instruments in order; rarely not."""
+    def legs(self, name: str, subaccount: int = 0) -> tuple[Leg, ...]:
+        """Some instruments in order, rarely not; or a part of what one holds, to be rid of it."""
+        held = self._positions(name, subaccount)
+        if held and self.chance(0.15):
+            return tuple(
+                Leg(item.instrument, -self.random.choice([item.lots, (item.lots + 1) // 2 or -1]))
+                for item in held[:3]
+            )
         numbers = self.random.sample([*PERPETUALS, *self.options()], self.random.choice([1, 2, 2, 3, 4]))
         if self.chance(0.06):
             numbers.append(self._unknown(name))
@@ -377,7 +399,7 @@ class Wishes:
 
     def request(self, name: str, subaccount: int) -> Action:
         """Quotes for a package."""
-        return RequestQuotes(self.legs(name), self.soon_ns(70))
+        return RequestQuotes(self.legs(name, subaccount), self.soon_ns(70))
 
     def _request_id(self, key: tuple[bytes, int] | None) -> int:
         """An open request, if `key` is given its own."""
@@ -429,10 +451,10 @@ class Wishes:
             nonces[maker, of_maker] = nonce
         else:
             nonce = self.random.randrange(500)
-        legs = self.legs(name)
+        legs = self.legs(name, subaccount)
         price = self.value(legs) + self.random.choice([0, 0, 100, -100, 50_000]) * USD
         taker = name if self.chance(0.97) else "bob"
-        side, until_ns = self.random.randrange(2), self.soon_ns(70)
+        side, until_ns = self.random.choice([0, 0, 1]), self.soon_ns(70)
         terms = BlockTerms(
             CHAIN, address_of_person(taker), subaccount, of_maker, legs, side, price, until_ns, nonce
         )
