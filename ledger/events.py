@@ -219,7 +219,7 @@ class StressChanged(Wire, tag=85):
 
 
 class SeriesListed(Wire, tag=76):
-    """Calls and puts of a new expiry, `count` of them from `first_id` on."""
+    """Calls and puts of an expiry, new or known, `count` of them from `first_id` on."""
 
     underlying: U8
     expiry_ns: U63

@@ -288,7 +288,7 @@ def default_listing(strikes_max: int = 21) -> ListingParameters:
         quarterly=3,
         deviations=3,
         strikes_max=strikes_max,
-        instruments_max=2_000,
+        instruments_max=4_000,
         keep_settled_ns=7 * DAY_NS,
     )
 

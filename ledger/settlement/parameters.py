@@ -40,7 +40,7 @@ class ListingParameters(Wire):
     """Expiries kept listed of each kind, and strikes of each; `strikes_max` 0: nothing is listed after genesis.
 
     `instruments_max` counts settled ones too, which stay for `keep_settled_ns`; an expiry that would not fit is
-    tried again the next day.
+    tried again the next day, further strikes that would not the next hour.
     """
 
     daily: U32

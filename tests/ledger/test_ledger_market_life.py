@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from ledger.events import ExpirySettled, SeriesListed, Trade
 from ledger.instruments import Kind
-from ledger.listing_schedule import scheduled_expiries
+from ledger.listing_schedule import LIFETIME_STRIKES, scheduled_expiries
 from ledger.market import Slice
 from ledger.oracle import current_market
 from ledger.prices import live_instruments
@@ -85,7 +85,8 @@ def test_for_five_months_exactly_the_series_of_the_calendar_are_listed_trade_set
     assert settled == dict.fromkeys(ended, 2), "every day, of both underlyings"
     assert traded == DAYS
     month = 30 * 6
-    assert max(leaves[-month:]) <= max(leaves[month : 3 * month]), "the state does not grow"
+    most = max(leaves[month : 3 * month]) * 11 // 10
+    assert max(leaves[-month:]) <= most, "strikes follow the price, and the state does not grow"
 
 
 def trade_the_newest(exchange: Exchange) -> None:
@@ -128,11 +129,12 @@ def check_listing(exchange: Exchange, now: datetime) -> None:
 
 
 def test_the_default_schedule_always_has_room_for_what_it_lists() -> None:
-    """Over two years: live series, and those settled and still kept, of both underlyings with all strikes."""
+    """Over two years: live series, and those settled and still kept, both underlyings, all strikes they may get."""
     schedule = default_listing()
     kept = schedule.keep_settled_ns // DAY_NS + 1
     live = max(len(scheduled_expiries(MORNING_NS + day * DAY_NS, schedule)) for day in range(730))
-    assert 2 + (live + kept) * 2 * 2 * schedule.strikes_max <= schedule.instruments_max
+    strikes = LIFETIME_STRIKES * schedule.strikes_max
+    assert 2 + (live + kept) * 2 * 2 * strikes <= schedule.instruments_max
 
 
 def test_a_series_whose_listing_block_came_late_is_listed_in_the_next_block() -> None:

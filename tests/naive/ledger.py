@@ -40,9 +40,11 @@ from ledger.oracle import UnderlyingOracle
 from ledger.settlement.parameters import ProtectionParameters
 from ledger.settlement.state import (
     KEY_EXPOSURE,
+    KEY_SCHEDULE,
     Exposure,
     Funding,
     Liquidation,
+    Schedule,
     funding_key,
     liquidation_key,
 )
@@ -72,6 +74,7 @@ from tests.naive.fees import fee_uusd
 from tests.naive.funding import accrue, paid_uusd
 from tests.naive.governance import NaiveGovernance, apply_decided, governance_leaves, set_model
 from tests.naive.liquidation import liquidate
+from tests.naive.listing import run_schedule
 from tests.naive.margin import PPM, NaiveMargin, Rows
 from tests.naive.oracle import NaiveOracle
 from tests.naive.packages import request_leaves, settle_packages
@@ -101,6 +104,7 @@ class NaiveLedger:
         self.supply: dict[str, int] = {name: getattr(state.supply, name) for name in Supply.__struct_fields__}
         agreed: dict[int, UnderlyingOracle] = {u: state.oracle(u) for u in self.ticks}
         self.oracle = NaiveOracle(state.genesis, agreed)
+        self.next_instrument, self.has_schedule = max(self.instruments, default=-1) + 1, False
         self.orders: dict[int, Order] = {}
         self.sessions: dict[bytes, Session] = {}
         self.requests: dict[int, QuoteRequest] = {}
@@ -154,7 +158,7 @@ class NaiveLedger:
     def apply(self, context: BlockContext, transactions: tuple[bytes, ...], risk: Any) -> list[Event]:
         """Execute a block; `risk` is what the kernel made of its prices. Its events; then see `root`."""
         reports = self.oracle.read(transactions[0])
-        self.events = []
+        self.events, before_ns = [], self.time_ns
         self.time_ns = self.oracle.block_time(reports, self.time_ns)
         self.height += 1
         assert (self.height, self.time_ns) == (context.height, context.time_ns)
@@ -168,6 +172,7 @@ class NaiveLedger:
         if self.staking is not None:
             begin(self, self.staking, reports, context)
         self._settle(bool(reports) and not is_halted)
+        run_schedule(self, before_ns)
         self.rows = Rows(risk, {number: paid_uusd(self, item) for number, item in self.instruments.items()})
         set_model(self, self.rows, risk.underlyings)
         self.breakers.add_surcharges(self.rows)
@@ -434,6 +439,8 @@ class NaiveLedger:
             values[KEY_MARKS] = self.marks
         if self.exposure is not None:
             values[KEY_EXPOSURE] = self.exposure
+        if self.has_schedule:
+            values[KEY_SCHEDULE] = Schedule(self.next_instrument)
         for key in self.accounts:
             values[account_key(key)] = self._account_leaf(key)
         for instrument in self.instruments.values():
