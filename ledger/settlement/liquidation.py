@@ -57,6 +57,7 @@ class _Step:
         self._valuation = valuation
         self._account = account
         self._margin = valuation.margin(account.key)
+        self._is_standard = model_of(workspace.state, account.key) == MarginModel.STANDARD
 
     def take(self) -> None:
         """Offer a part of the largest contributor, or of a hedge as well."""
@@ -66,7 +67,8 @@ class _Step:
         held = self._account.lots(target.id)
         side = Side.SELL if held > 0 else Side.BUY
         is_alone = not self._workspace.book(target.id).side(1 - side)
-        if target.kind != Kind.PERPETUAL and is_alone:
+        # The standard model requires more for a hedge, not less.
+        if target.kind != Kind.PERPETUAL and is_alone and not self._is_standard:
             self._hedge(target.underlying)
         self._offer(target, side, self._closing_lots(target, abs(held)), reduce_only=True)
 
@@ -88,7 +90,7 @@ class _Step:
     def _scores(self) -> dict[int, int]:
         """By instrument held, the lower the more it weighs."""
         account, risk = self._account, self._valuation.risk
-        if model_of(self._workspace.state, account.key) == MarginModel.STANDARD:
+        if self._is_standard:
             held = [Position(item, *account.positions[item]) for item in sorted(account.positions)]
             left = standard_excess_without(self._workspace.state, risk, account.cash_uusd, held)
             return {item.instrument_id: -excess for item, excess in zip(held, left, strict=True)}

@@ -193,6 +193,19 @@ def test_liquidation_offers_what_weighs_most_on_the_standard_requirement() -> No
     assert (step.instrument, step.size_lots) == (BTC_PERP, 20)
 
 
+def test_a_short_option_without_a_book_is_hedged_only_where_a_hedge_requires_less() -> None:
+    offered = {}
+    for model in (STANDARD, PORTFOLIO):
+        exchange = a_market(30_000)
+        sold_a_call(exchange)
+        exchange.does("alice", model)
+        assert reasons(exchange.block()) == []
+        exchange.btc_usd = 132_000
+        steps = events_of(exchange.block(), LiquidationStep)
+        offered[model] = [step.instrument for step in steps]
+    assert offered == {STANDARD: [CALL_110], PORTFOLIO: [BTC_PERP, CALL_110]}
+
+
 def test_what_is_offered_is_the_position_whose_closing_leaves_most() -> None:
     exchange = a_spread_and_a_short()
     prices, cash = get_prices(exchange.state), exchange.cash("alice")

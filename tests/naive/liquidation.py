@@ -31,7 +31,7 @@ def liquidate(ledger: NaiveLedger, key: AccountKey, margin: NaiveMargin) -> None
     held = ledger.accounts[key].positions[target.id][0]
     takers = [item for item in ledger.orders.values() if item.instrument == target.id]
     is_alone = not any(item.is_buy == (held > 0) and item.height < ledger.height for item in takers)
-    if target.kind != Kind.PERPETUAL and is_alone:
+    if target.kind != Kind.PERPETUAL and is_alone and ledger.accounts[key].model != STANDARD:
         _hedge(ledger, key, margin, target.underlying)
     _offer(ledger, key, margin, target, -_step(ledger, target, held), reduce_only=True)
 
