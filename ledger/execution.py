@@ -133,7 +133,7 @@ def _open_batch(workspace: Workspace, read: ReadTransaction) -> Batch | None:
     try:
         stored, session = resolve_sender(workspace.state, read)
         check_session_time(session, workspace.time_ns)
-        account = workspace.existing(stored.key)
+        account = workspace.open(stored)
         account.nonce_floor, account.nonce_used = use_nonce(
             account.nonce_floor,
             account.nonce_used,

@@ -7,7 +7,7 @@ the rest refused, so that a batch that is too large costs a few margin computati
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import NamedTuple
 
 from ledger.admission import check_order_form, check_order_shape, find_tradable, ticks_of
@@ -20,7 +20,7 @@ from ledger.margin.requirements import OpenOrder
 from ledger.matching.orders import RestingOrder, Ticks
 from ledger.reasons import CancelReason, LedgerReason
 from ledger.trading.cancels import unknown_order
-from ledger.trading.protection import check_not_frozen, lot_requirement_uusd, reserve_uusd
+from ledger.trading.protection import check_not_frozen, order_requirement_uusd, reserve_uusd
 from ledger.trading.reasons import TradingReason
 from ledger.trading.state import Protection
 from ledger.trading.wanted import Wanted, wanted_of
@@ -391,29 +391,39 @@ class OrderDesk:
             reserve_uusd(self._valuation, protections[key], quotes) for key, quotes in bounded.items()
         )
 
+    def _needed_uusd(self, resting: Iterable[tuple[int, RestingOrder]]) -> int:
+        """What resting orders require each by itself, added; rounded up."""
+        prices = self._valuation
+        return sum(
+            [
+                order_requirement_uusd(
+                    prices, instrument, order.side == Side.BUY, order.price_uusd, order.left_lots
+                )
+                for instrument, order in resting
+            ]
+        )
+
     def _carried(self, account: OpenAccount, opened: _Open, candidates: Sequence[Wanted]) -> int:
         """Length of the longest prefix (by bisection) with which the initial requirement holds."""
-        needed = {
-            order_id: order.left_lots
-            * lot_requirement_uusd(self._valuation, instrument, order.side == Side.BUY, order.price_uusd)
-            for order_id, (instrument, order) in opened.resting.items()
-        }
+        prices = self._valuation
+        resting_uusd = self._needed_uusd(opened.resting.values())
         more = [
-            item.action.size_lots
-            * lot_requirement_uusd(
-                self._valuation, item.action.instrument, item.action.side == Side.BUY, item.action.price_uusd
+            order_requirement_uusd(
+                prices, order.instrument, order.side == Side.BUY, order.price_uusd, order.size_lots
             )
-            for item in candidates
+            for order in (item.action for item in candidates)
         ]
-        resting_uusd = sum(needed.values())
 
         def holds(count: int) -> bool:
             gone = {item.replaces for item in candidates[:count] if item.replaces}
-            required_uusd = resting_uusd + sum(more[:count]) - sum([needed.get(item, 0) for item in gone])
+            required_uusd = resting_uusd + sum(more[:count])
+            if gone:
+                resting = opened.resting
+                required_uusd -= self._needed_uusd([resting[item] for item in gone if item in resting])
             if self._surely_holds(account, required_uusd):
                 return True
-            orders = opened.margined(gone) + [_margined(item) for item in candidates[:count]]
-            return self._excess(account, orders, account.cash_uusd) >= 0
+            margined = opened.margined(gone) + [_margined(item) for item in candidates[:count]]
+            return self._excess(account, margined, account.cash_uusd) >= 0
 
         good, bad = 0, len(candidates) + 1
         probe = len(candidates)

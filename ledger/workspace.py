@@ -148,6 +148,14 @@ class Workspace:
             found = self._accounts[key] = OpenAccount(stored)
         return found
 
+    def open(self, stored: Account) -> OpenAccount:
+        """The working copy of an account that the state holds."""
+        key = stored.key
+        found = self._accounts.get(key)
+        if found is None:
+            found = self._accounts[key] = OpenAccount(stored)
+        return found
+
     def existing(self, key: AccountKey) -> OpenAccount:
         """The working copy of an account that must exist."""
         found = self._accounts.get(key) or self.account(key)

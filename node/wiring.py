@@ -26,6 +26,7 @@ from ledger.staking.state import EpochSet, scan
 from ledger.state import State
 from node.address_book import AddressBook
 from node.clock import MarketClock
+from node.collector import look_seldom
 from node.config import NodeConfig
 from node.consensus_service import ConsensusService
 from node.disk_gauge import DiskGauge
@@ -64,7 +65,7 @@ from node.sync.service import SyncService
 from node.tracing import trace
 from node.transaction_service import TransactionService
 from node.verifier import SignatureVerifier
-from primitives.codec import encode
+from primitives.codec import encode, prepare_decoders
 from primitives.errors import OperatorError, ensure
 from primitives.identifiers import BlockHash
 
@@ -85,6 +86,8 @@ async def run_node(config: NodeConfig, genesis: GenesisDocument, keys: Validator
         OperatorError: the home is in use, its data is damaged, or a port is taken.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    prepare_decoders()
+    look_seldom()
     with ExitStack() as stack:
         lock = HomeLock(config.home_path)
         stack.callback(lock.release)

@@ -110,13 +110,15 @@ def quotes_on(workspace: Workspace, trading: OpenTrading, underlying: int) -> li
     return [item for item in sorted(trading.quotes) if listed[orders[item]].underlying == underlying]
 
 
-def lot_requirement_uusd(prices: Prices, instrument: int, is_buy: bool, price_uusd: int) -> int:
-    """What one lot of an order requires by itself, with the loss against the mark; rounded up."""
+def order_requirement_uusd(prices: Prices, instrument: int, is_buy: bool, price_uusd: int, lots: int) -> int:
+    """What an order of so many lots requires by itself, with the loss against the mark; rounded up for each lot."""
     mark_uusd, buy_uusd, sell_uusd, lots_per_contract = prices.lot_terms[instrument]
     unit_uusd, worse_uusd = (
         (buy_uusd, price_uusd - mark_uusd) if is_buy else (sell_uusd, mark_uusd - price_uusd)
     )
-    return unit_uusd if worse_uusd <= 0 else unit_uusd + ceil_div(worse_uusd, lots_per_contract)
+    if worse_uusd > 0:
+        unit_uusd += ceil_div(worse_uusd, lots_per_contract)
+    return lots * unit_uusd
 
 
 def reserve_uusd(prices: Prices, protection: Protection, quotes: Iterable[OpenOrder]) -> int:
@@ -127,7 +129,7 @@ def reserve_uusd(prices: Prices, protection: Protection, quotes: Iterable[OpenOr
         instrument, is_buy = quote.instrument_id, quote.lots > 0
         side = Side.BUY if is_buy else Side.SELL
         sides[instrument, side] = sides.get((instrument, side), 0) + abs(quote.lots)
-        unit_uusd = max(unit_uusd, lot_requirement_uusd(prices, instrument, is_buy, quote.price_uusd))
+        unit_uusd = max(unit_uusd, order_requirement_uusd(prices, instrument, is_buy, quote.price_uusd, 1))
     if not sides:
         return 0
     lots = min(sum(sides.values()), protection.lots_max - 1 + max(sides.values()))

@@ -12,7 +12,7 @@ from ledger.margin.requirements import OpenOrder, compute_margin, compute_order_
 from ledger.placement import SURE_UUSD
 from ledger.prices import get_prices
 from ledger.trading.events import ProtectionTripped
-from ledger.trading.protection import UNTIL_RESET_NS, lot_requirement_uusd
+from ledger.trading.protection import UNTIL_RESET_NS, order_requirement_uusd
 from ledger.transactions import MassQuote, Quote, ResetProtection, SetProtection
 from primitives.amounts import NS, USD
 from tests.ledger.exchange import (
@@ -245,7 +245,7 @@ def test_orders_one_by_one_never_require_less_than_together() -> None:
         ]
         alone = compute_margin(prices.risk, 10**12, held).im_excess_uusd
         bound = alone - sum(
-            abs(item.lots) * lot_requirement_uusd(prices, item.instrument_id, item.lots > 0, item.price_uusd)
+            order_requirement_uusd(prices, item.instrument_id, item.lots > 0, item.price_uusd, abs(item.lots))
             for item in orders
         )
         assert bound <= compute_order_margin(prices.risk, 10**12, held, orders) + SURE_UUSD // 100
