@@ -65,7 +65,7 @@ from node.sync.service import SyncService
 from node.tracing import trace
 from node.transaction_service import TransactionService
 from node.verifier import SignatureVerifier
-from primitives.codec import encode
+from primitives.codec import encode, prepare_decoders
 from primitives.errors import OperatorError, ensure
 from primitives.identifiers import BlockHash
 
@@ -86,6 +86,7 @@ async def run_node(config: NodeConfig, genesis: GenesisDocument, keys: Validator
         OperatorError: the home is in use, its data is damaged, or a port is taken.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    prepare_decoders()
     look_seldom()
     with ExitStack() as stack:
         lock = HomeLock(config.home_path)

@@ -39,6 +39,19 @@ def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
     return msgspec.msgpack.Decoder(kind)
 
 
+def prepare_decoders() -> None:
+    """Know how to decode every Wire type defined so far: call it before a process has threads that decode.
+
+    msgspec describes a type to itself on first use, and publishes that before it is complete: a thread that decodes
+    while another does so for the first time ends the process (msgspec 0.22, a segmentation fault).
+    """
+    waiting = [Wire]
+    for kind in waiting:
+        waiting += kind.__subclasses__()
+    for kind in waiting[1:]:
+        msgspec.msgpack.Decoder(kind)
+
+
 def encode(value: object) -> bytes:
     """The canonical bytes of a wire value."""
     return _ENCODER.encode(value)

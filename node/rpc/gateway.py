@@ -45,6 +45,7 @@ from node.rpc.tokens import read_tokens
 from node.shown_chains import HomeChain
 from node.storage.block_store import BlockStore
 from node.storage.epoch_files import EpochFiles
+from primitives.codec import prepare_decoders
 from primitives.errors import OperatorError
 
 CONNECTIONS_MAX = 4_096
@@ -174,6 +175,7 @@ def main() -> int:
         config = msgspec.json.decode(line, type=NodeConfig)
         configure_logs(config.log_level, config.log_path, node=config.name, process="gateway")
         _settle_in()
+        prepare_decoders()
         import uvloop
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -22,6 +22,7 @@ from primitives.codec import (
     decode,
     decode_own,
     encode,
+    prepare_decoders,
 )
 from primitives.errors import ProtocolViolation
 from primitives.reasons import CodecReason
@@ -215,3 +216,12 @@ def test_a_changed_byte_never_decodes_to_the_same_value(value: Nested, data: st.
 def test_our_own_bytes_raise_the_libraries_error() -> None:
     with pytest.raises(msgspec.ValidationError):
         decode_own(Pair, b"\x90")
+
+
+def test_every_wire_type_can_be_made_ready_before_there_are_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    ready: list[type[Wire]] = []
+    monkeypatch.setattr(msgspec.msgpack, "Decoder", ready.append)
+    prepare_decoders()
+    direct = {kind for kind in Wire.__subclasses__() if not kind.__subclasses__()}
+    below = {kind for parent in Wire.__subclasses__() for kind in parent.__subclasses__()}
+    assert {Nested} | direct | below <= set(ready)
