@@ -22,21 +22,29 @@ from ledger.genesis import LedgerGenesis
 from ledger.governance import BALLOTS_MAX, VOTES_MAX, parameter_value
 from ledger.instruments import Underlying
 from ledger.margin.parameters import default_margin_parameters
-from ledger.oracle import compute_block_time, decode_update
+from ledger.oracle import compute_block_time, decode_update, index_uusd_max
 from ledger.policy import Step, numbers_of
 from ledger.prices import get_prices
 from ledger.settlement.parameters import DAY_NS
-from ledger.settlement.state import KEY_PROTECTION, get_governance, get_protection
+from ledger.settlement.state import (
+    KEY_GOVERNANCE,
+    KEY_PROTECTION,
+    DecidedChange,
+    Governance,
+    get_governance,
+    get_protection,
+)
 from ledger.staking.state import KEY_STAKING_PARAMETERS, get_epoch_set, get_staking
 from ledger.state import State
 from ledger.state_keys import KEY_PARAMETERS, underlying_key
 from ledger.trading.parameters import UnderlyingFees
 from ledger.trading.state import KEY_TRADING
-from ledger.transactions import VoteParameter
+from ledger.transactions import MarginModel, SetMarginModel, VoteParameter
 from node.genesis_defaults import default_breakers, default_ledger_genesis
 from primitives.amounts import NS, USD
 from tests.ledger.exchange import (
     BTC_PERP,
+    CALL_100,
     CHAIN,
     CUSTODIAN,
     START_NS,
@@ -179,6 +187,35 @@ def test_what_no_vote_changes_is_what_shapes_and_counts_rest_on() -> None:
         *("epoch_blocks", "window_blocks", "unbonding_epochs", "unbonding_ns"),
         *("evidence_epochs_max", "evidence_ns_max"),
     }
+
+
+def test_no_value_within_the_bounds_stops_the_ledger() -> None:
+    """Every number at its least and its most, alone, at the highest index that is exact: the next blocks execute."""
+    exchange = StakedExchange(alice=100_000, bob=100_000)
+    exchange.start(replace(full_genesis(), accounts=exchange.genesis.accounts))
+    exchange.btc_usd = index_uusd_max(Underlying.BTC) // USD
+    exchange.does("alice", buy(CALL_100, 100_000, 1), SetMarginModel(MarginModel.STANDARD))
+    exchange.does("bob", sell(CALL_100, 100_000, 1))
+    exchange.block()
+    assert exchange.state.oracle(Underlying.BTC).index_uusd == exchange.btc_usd * USD
+    tried = 0
+    for name, number in numbers_of(exchange.genesis).items():
+        for value in number.bounds:
+            height = exchange.state.clock.height
+            exchange.state.begin_block()
+            exchange.state.put(KEY_GOVERNANCE, Governance((), (DecidedChange(name, value, 1),)))
+            for _ in range(1 if number.key[:1] == b"u" else 2):
+                transactions = exchange.transactions()
+                time_ns = compute_block_time(exchange.state, decode_update(transactions[0]))
+                exchange.state.begin_block()
+                apply_block(
+                    exchange.state, BlockContext(exchange.state.clock.height + 1, time_ns), transactions
+                )
+            tried += parameter_value(exchange.state, name) == value
+            while exchange.state.clock.height > height:
+                exchange.state.rollback_block()
+            exchange.state.rollback_block()
+    assert tried > 450
 
 
 def test_names_say_the_underlying_and_the_unit() -> None:

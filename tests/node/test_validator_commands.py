@@ -148,7 +148,7 @@ async def test_an_operator_sees_every_number_of_policy_and_votes_for_several_at_
         policy_commands.numbers("margin.btc.scenarios.0.", gateway=gateway)
         [_, move, weight] = capsys.readouterr().out.splitlines()
         assert move.split() == ["margin.btc.scenarios.0.move_ppm", "-160000", "-900000", "5000000", "ppm"]
-        assert weight.split() == ["margin.btc.scenarios.0.weight_ppm", "1000000", "1000", "10000000", "ppm"]
+        assert weight.split() == ["margin.btc.scenarios.0.weight_ppm", "1000000", "1000", "2000000", "ppm"]
         said = vote("margin.btc.scenarios.0.move_ppm=-200000", "auction.fee_ppm=80000")
         assert "margin.btc.scenarios.0.move_ppm = -200000: decided, holds from 20" in said
         assert "auction.fee_ppm = 80000: decided, holds from 20" in said
