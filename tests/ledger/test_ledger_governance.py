@@ -18,13 +18,14 @@ from ledger.events import (
     ParameterDropped,
     VoteCounted,
 )
-from ledger.genesis import LedgerGenesis
+from ledger.genesis import LedgerGenesis, UnderlyingParameters
 from ledger.governance import BALLOTS_MAX, VOTES_MAX, parameter_value
 from ledger.instruments import Underlying
 from ledger.margin.parameters import default_margin_parameters
 from ledger.oracle import compute_block_time, decode_update, index_uusd_max
 from ledger.policy import Step, numbers_of
 from ledger.prices import get_prices
+from ledger.queries import get_proof
 from ledger.settlement.parameters import DAY_NS
 from ledger.settlement.state import (
     KEY_GOVERNANCE,
@@ -37,11 +38,13 @@ from ledger.settlement.state import (
 from ledger.staking.state import KEY_STAKING_PARAMETERS, get_epoch_set, get_staking
 from ledger.state import State
 from ledger.state_keys import KEY_PARAMETERS, underlying_key
+from ledger.state_tree import verify_proof
 from ledger.trading.parameters import UnderlyingFees
 from ledger.trading.state import KEY_TRADING
 from ledger.transactions import MarginModel, SetMarginModel, VoteParameter
 from node.genesis_defaults import default_breakers, default_ledger_genesis
 from primitives.amounts import NS, USD
+from primitives.codec import decode_own
 from tests.ledger.exchange import (
     BTC_PERP,
     CALL_100,
@@ -257,6 +260,28 @@ def test_a_whole_grid_changes_in_one_block_for_all_accounts_and_survives_a_resta
     context = BlockContext(restored.clock.height + 1, compute_block_time(restored, decode_update(block[0])))
     restored.begin_block()
     assert apply_block(restored, context, block).root == exchange.apply(block).root
+
+
+def test_numbers_ballots_and_decisions_are_proven_by_the_root() -> None:
+    exchange = StakedExchange()
+    votes(exchange, 0, 1, 2, name="margin.eth.forward.move_ppm", value=60_000)
+    votes(exchange, 3, name="ledger.taker_fee_ppm", value=400)
+    root = exchange.block().root
+    proven = get_proof(exchange.state, KEY_GOVERNANCE)
+    assert proven.root == root
+    assert proven.value is not None
+    verify_proof(root, KEY_GOVERNANCE, proven.value, proven.proof)
+    governance = decode_own(Governance, proven.value)
+    assert [(item.name, item.value) for item in governance.ballots] == [("ledger.taker_fee_ppm", 400)]
+    assert [(item.name, item.value) for item in governance.decided] == [
+        ("margin.eth.forward.move_ppm", 60_000)
+    ]
+    root = exchange.block(DELAY_S + 1).root
+    key = underlying_key(Underlying.ETH)
+    proven = get_proof(exchange.state, key)
+    assert proven.value is not None
+    verify_proof(root, key, proven.value, proven.proof)
+    assert decode_own(UnderlyingParameters, proven.value).margin.forward.move_ppm == 60_000
 
 
 def test_a_changed_number_is_undone_with_its_block() -> None:
