@@ -46,7 +46,8 @@ from ledger.transactions import (
 from node.genesis_defaults import default_breakers, default_listing, default_staking, default_trading
 from primitives.amounts import NS, USD
 from primitives.codec import encode
-from tests.history_actions import PERPETUALS, Wishes, session_name
+from tests.history_actions import Wishes
+from tests.history_market import PERPETUALS, session_name
 from tests.ledger.exchange import (
     CHAIN,
     DAY_NS,
@@ -213,7 +214,7 @@ class History:
         """The next blocks, executed one after the other."""
         for _ in range(count):
             for name in NAMES:
-                if self.random.random() < (0.9 if name == "maker" else 0.45):
+                if self.random.random() < (0.8 if name == "maker" else 0.55):
                     self._act(name)
             self._negotiate()
             if self.random.random() < 0.3:

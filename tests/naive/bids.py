@@ -44,6 +44,11 @@ def bid(ledger: NaiveLedger, sent: Sent, action: object) -> str | None:
         number: ceil(Fraction(abs(held) * fraction, E12)) * (1 if held > 0 else -1)
         for number, (held, _) in account.positions.items()
     }
+    held_then = [
+        bidder.positions.get(item, (0, 0))[0] + lots.get(item, 0) for item in {*bidder.positions, *lots}
+    ]
+    if len([item for item in held_then if item]) > ledger.parameters.positions_max:
+        return "too_many_positions"
     if room_uusd(ledger, sent.key, lots, value + reward) < 0:
         return "insufficient_margin"
     _withdraw_offers(ledger, key)
