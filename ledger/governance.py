@@ -13,6 +13,7 @@ the first block of that set's epoch it is in force.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -75,8 +76,16 @@ class VoteDesk:
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
         self._state = workspace.state
-        self._weights = _weights(workspace)
         self._seen: dict[int, int] = {}
+
+    @cached_property
+    def _weights(self) -> dict[int, int]:
+        """Weight of every validator of the running epoch; nobody's without staking."""
+        if not is_staking(self._state):
+            return {}
+        epoch = get_staking(self._state).epoch_of(self._workspace.height)
+        current = get_epoch_set(self._state, epoch)
+        return {member.validator: member.weight for member in current.members} if current else {}
 
     def vote(self, account: OpenAccount, action: object) -> None:
         """Count one operator's vote; two thirds of the weight decide.
@@ -164,15 +173,6 @@ def _take_effect(workspace: Workspace, changes: Sequence[DecidedChange]) -> None
     ]
     for key in sorted(leaves):
         state.put(key, leaves[key])
-
-
-def _weights(workspace: Workspace) -> dict[int, int]:
-    """Weight of every validator of the running epoch; nobody's without staking."""
-    if not is_staking(workspace.state):
-        return {}
-    epoch = get_staking(workspace.state).epoch_of(workspace.height)
-    current = get_epoch_set(workspace.state, epoch)
-    return {member.validator: member.weight for member in current.members} if current else {}
 
 
 def _check_value(state: State, name: str, value: int) -> None:
