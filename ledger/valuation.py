@@ -47,6 +47,8 @@ class AccountRows(NamedTuple):
     """The accounts of one block, by key, beside arrays of the same length; never changed afterwards."""
 
     keys: list[AccountKey]
+    packed_keys: bytes
+    """Owner and sub-account of each, one after another."""
     order: Ints
     """Place of each key in the margin arrays."""
     health: Ints
@@ -63,7 +65,7 @@ class AccountTable:
         no_ints: Ints = np.zeros(0, dtype=np.int64)
         self._health = no_ints
         """By place."""
-        self._rows = AccountRows([], no_ints, no_ints)
+        self._rows = AccountRows([], b"", no_ints, no_ints)
 
     def follow(self, state: State) -> AccountRows:
         """Take over every account written or undone since the last call; the rows as of now."""
@@ -87,8 +89,8 @@ class AccountTable:
             codes.append((self.portfolios.place_of(key), account.health))
         state.dirty_accounts.clear()
         self._write_health(codes)
-        keys, order = self._listed(unlisted)
-        self._rows = AccountRows(keys, order, self._health[order])
+        keys, packed_keys, order = self._listed(unlisted)
+        self._rows = AccountRows(keys, packed_keys, order, self._health[order])
         return self._rows
 
     def _write_health(self, codes: list[tuple[int, int]]) -> None:
@@ -99,24 +101,33 @@ class AccountTable:
             places, values = np.array(codes, dtype=np.int64).T
             self._health[places] = values
 
-    def _listed(self, changed: list[AccountKey]) -> tuple[list[AccountKey], Ints]:
-        """Keys, ascending, and their places, after these accounts were opened or undone."""
-        keys, order = self._rows.keys, self._rows.order
+    def _listed(self, changed: list[AccountKey]) -> tuple[list[AccountKey], bytes, Ints]:
+        """Keys, ascending, also packed, and their places, after these accounts were opened or undone."""
+        keys, packed, order, _ = self._rows
         if not changed:
-            return keys, order
+            return keys, packed, order
         if len(changed) > FEW_ACCOUNTS:
             keys = sorted(self._positions)
-            return keys, np.array([self.portfolios.place_of(key) for key in keys], dtype=np.int64)
+            places = [self.portfolios.place_of(key) for key in keys]
+            return keys, b"".join(map(_packed, keys)), np.array(places, dtype=np.int64)
         keys = keys.copy()
         for key in changed:
             at = bisect_left(keys, key)
+            own = _packed(key)
+            start = at * len(own)
             if key in self._positions:
                 keys.insert(at, key)
+                packed = packed[:start] + own + packed[start:]
                 order = np.insert(order, at, self.portfolios.place_of(key))
             else:
                 del keys[at]
+                packed = packed[:start] + packed[start + len(own) :]
                 order = np.delete(order, at)
-        return keys, order
+        return keys, packed, order
+
+
+def _packed(key: AccountKey) -> bytes:
+    return key[0] + bytes((key[1],))
 
 
 def positions_of(account: Account) -> list[Position]:
@@ -154,7 +165,7 @@ class Valuation(Prices):
 
         Ask before another block is valued: what was written since the block began is known until then.
         """
-        keys, order, health = self.table
+        keys, _, order, health = self.table
         cash, health = self.portfolios.cash_uusd[order], health.copy()
         for key in self.state.dirty_accounts:
             at = bisect_left(keys, key)

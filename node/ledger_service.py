@@ -369,7 +369,7 @@ class LedgerService:
             block=block,
             result=result,
             leaves=self._state.changed_leaves(),
-            views=views_of(self._state, block_hash, result) if with_views else {},
+            views=views_of(block_hash, result) if with_views else {},
             transaction_ids=tuple(transaction_id(raw) for raw in block.transactions[1:]),
         )
 

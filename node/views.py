@@ -8,8 +8,6 @@ import numpy as np
 
 from ledger.apply import BlockResult
 from ledger.instruments import Kind
-from ledger.matching.orders import AccountKey
-from ledger.state import State
 from ledger.valuation import Valuation
 from node.rpc.views import (
     GreeksRow,
@@ -24,15 +22,15 @@ from primitives.amounts import NS, SECONDS_PER_YEAR
 from primitives.codec import encode
 
 
-def views_of(state: State, block_hash: bytes, result: BlockResult) -> dict[str, bytes]:
-    """Every view as of the block that `state` has just executed. Margins are those at the start of its orders."""
+def views_of(block_hash: bytes, result: BlockResult) -> dict[str, bytes]:
+    """Every view as of the block that was just executed. Margins are those at the start of its orders."""
     valuation = result.valuation
     status = StatusView(result.height, block_hash, result.root, result.time_ns)
     return {
         ViewName.STATUS.value: encode(status),
         ViewName.MARKS.value: encode(_marks(valuation, result)),
         ViewName.GREEKS.value: encode(_greeks(valuation, result)),
-        ViewName.MARGINS.value: encode(_margins(state, valuation, result)),
+        ViewName.MARGINS.value: encode(_margins(valuation, result)),
     }
 
 
@@ -71,7 +69,7 @@ def _vol_e6(variance_e15: int, remaining_ns: int) -> int:
     return isqrt(variance_e15 * SECONDS_PER_YEAR * NS // (remaining_ns * 1_000))
 
 
-def _margins(state: State, valuation: Valuation, result: BlockResult) -> MarginsView:
+def _margins(valuation: Valuation, result: BlockResult) -> MarginsView:
     margins, order = valuation.margins, valuation.table.order
     cash_uusd, health = valuation.cash_and_health()
     columns = (
@@ -80,14 +78,5 @@ def _margins(state: State, valuation: Valuation, result: BlockResult) -> Margins
         margins.mm_excess_uusd[order],
     )
     numbers = np.stack(columns, axis=1).astype("<i8")
-    keys = _packed_keys(state, valuation.table.keys)
-    return MarginsView(result.height, keys, health.astype(np.uint8).tobytes(), numbers.tobytes())
-
-
-def _packed_keys(state: State, keys: list[AccountKey]) -> bytes:
-    """All accounts' keys as bytes; made again when an account was opened."""
-    known: tuple[list[AccountKey], bytes] | None = state.caches.get("packed_keys")
-    if known is None or known[0] is not keys:
-        known = keys, b"".join([owner + bytes((subaccount,)) for owner, subaccount in keys])
-        state.caches["packed_keys"] = known
-    return known[1]
+    keys, codes = valuation.table.packed_keys, health.astype(np.uint8)
+    return MarginsView(result.height, keys, codes.tobytes(), numbers.tobytes())

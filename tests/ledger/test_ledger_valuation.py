@@ -21,7 +21,8 @@ def a_state() -> State:
 
 def told(state: State, table: AccountTable) -> list[tuple[object, ...]]:
     """(key, cash, health, positions) of every account as the table has them, in its order."""
-    keys, order, health = table.follow(state)
+    keys, packed, order, health = table.follow(state)
+    assert packed == b"".join(owner + bytes((number,)) for owner, number in keys)
     portfolios, _ = table.portfolios.portfolios(get_prices(state).risk)
     rows: list[tuple[object, ...]] = []
     for key, place, code in zip(keys, order.tolist(), health.tolist(), strict=True):
@@ -63,9 +64,9 @@ def test_rows_of_an_earlier_block_do_not_change() -> None:
     state, table, random = a_state(), AccountTable(), Random(6)
     state.begin_block()
     write_some(state, random, 5)
-    keys, order, health = table.follow(state)
-    before = list(keys), order.tolist(), health.tolist()
+    keys, packed, order, health = table.follow(state)
+    before = list(keys), packed, order.tolist(), health.tolist()
     state.begin_block()
     write_some(state, random, 30)
     table.follow(state)
-    assert (keys, order.tolist(), health.tolist()) == before
+    assert (keys, packed, order.tolist(), health.tolist()) == before

@@ -18,7 +18,6 @@ from consensus.messages import Block, hash_of, transaction_root
 from ledger.apply import BlockResult
 from ledger.events import Trade
 from ledger.oracle import decode_update
-from ledger.state import State
 from ledger.transactions import OracleUpdate, SignedTransaction, transaction_id
 from node.mempool import Mempool
 from node.rpc.views import MarginsView, MarksView, StatusView
@@ -354,9 +353,9 @@ async def test_in_a_catch_up_only_the_newest_blocks_views_are_made(
         await ahead.finalizes(blocks[-1])
     made: list[int] = []
 
-    def noted(state: State, block_hash: bytes, result: BlockResult) -> dict[str, bytes]:
+    def noted(block_hash: bytes, result: BlockResult) -> dict[str, bytes]:
         made.append(result.height)
-        return views_of(state, block_hash, result)
+        return views_of(block_hash, result)
 
     monkeypatch.setattr("node.ledger_service.views_of", noted)
     await behind.finalizes(*blocks)

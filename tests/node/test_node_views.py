@@ -19,8 +19,8 @@ def an_exchange() -> Exchange:
     return exchange
 
 
-def margins_after(exchange: Exchange, result: BlockResult) -> MarginsView:
-    return decode_own(MarginsView, views_of(exchange.state, bytes(32), result)[ViewName.MARGINS])
+def margins_after(result: BlockResult) -> MarginsView:
+    return decode_own(MarginsView, views_of(bytes(32), result)[ViewName.MARGINS])
 
 
 def looked_up(state: State, result: BlockResult) -> MarginsView:
@@ -41,10 +41,10 @@ def test_every_account_has_the_row_it_would_have_by_itself() -> None:
     exchange.does("bob", buy(BTC_PERP, 100_000, 100))
     exchange.does("alice", buy(CALL_110, 1_500, 20))
     traded = exchange.block()
-    assert margins_after(exchange, traded) == looked_up(exchange.state, traded)
+    assert margins_after(traded) == looked_up(exchange.state, traded)
     exchange.btc_usd = 80_000
     fallen = exchange.block()
-    view = margins_after(exchange, fallen)
+    view = margins_after(fallen)
     assert view == looked_up(exchange.state, fallen)
     row = view.find(*exchange.key("bob"))
     assert row is not None and row.health != "healthy"
@@ -53,8 +53,8 @@ def test_every_account_has_the_row_it_would_have_by_itself() -> None:
 def test_an_account_opened_in_the_block_has_its_row_from_the_next_one_on() -> None:
     exchange = an_exchange()
     exchange.does("custodian", Deposit(address_of_person("carol"), 0, 5_000 * USD))
-    opening = margins_after(exchange, exchange.block())
-    following = margins_after(exchange, exchange.block())
+    opening = margins_after(exchange.block())
+    following = margins_after(exchange.block())
     carol = exchange.key("carol")
     assert opening.find(*carol) is None
     assert following.find(*carol) == MarginRow(*carol, 5_000 * USD, 5_000 * USD, 5_000 * USD, "healthy")
@@ -64,12 +64,12 @@ def test_an_account_whose_opening_was_undone_has_no_row() -> None:
     exchange = an_exchange()
     exchange.does("custodian", Deposit(address_of_person("carol"), 0, 5_000 * USD))
     exchange.block()
-    margins_after(exchange, exchange.block())
+    margins_after(exchange.block())
     exchange.state.rollback_block()
     exchange.state.rollback_block()
     result = exchange.block()
-    assert margins_after(exchange, result) == looked_up(exchange.state, result)
-    assert margins_after(exchange, result).find(*exchange.key("carol")) is None
+    assert margins_after(result) == looked_up(exchange.state, result)
+    assert margins_after(result).find(*exchange.key("carol")) is None
 
 
 def test_nobody_is_found_between_two_accounts_or_beyond_them() -> None:
