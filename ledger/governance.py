@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from msgspec.structs import replace
-
 from ledger.breakers.parameters import breaker_rules
 from ledger.breakers.state import KEY_BREAKERS
 from ledger.events import Event, ParameterChanged, ParameterDecided, ParameterDropped, VoteCounted
@@ -47,8 +45,9 @@ if TYPE_CHECKING:
     from ledger.state import State
     from ledger.workspace import OpenAccount, Workspace
 
-BALLOTS_MAX = 256
-"""Open (number, value) pairs; a vote that would open one more is refused until others are decided or changed."""
+OPEN_VOTES_MAX = 64
+"""Undecided votes of one validator; one more is refused until some of them are decided. So nobody fills the ballots up
+for the others."""
 DECIDED_MAX = 128
 """Decided changes that wait for their time; further votes that would decide are refused until then."""
 VOTES_MAX = 128
@@ -98,10 +97,9 @@ class VoteDesk:
         _check_value(self._state, action.name, action.value)
         governance = get_governance(self._state)
         _check_together(self._state, [*_wanted(self._state, governance, action), (action.name, action.value)])
-        governance = _without_vote(governance, action)
-        ballots = {(item.name, item.value): item.voters for item in governance.ballots}
+        ballots = self._others(governance, action)
         voters = sorted({*ballots.pop((action.name, action.value), ()), action.validator})
-        weight = sum(self._weights.get(item, 0) for item in voters)
+        weight = sum(self._weights[item] for item in voters)
         total = sum(self._weights.values())
         decided, events = governance.decided, list[Event]()
         if 3 * weight >= 2 * total:
@@ -110,13 +108,29 @@ class VoteDesk:
             ballots = {key: value for key, value in ballots.items() if key[0] != action.name}
             events.append(ParameterDecided(change.name, change.value, change.effective_ns))
         else:
-            if len(ballots) >= BALLOTS_MAX:
-                raise ProtocolViolation(LedgerReason.TOO_MANY_BALLOTS, f"{BALLOTS_MAX} ballots are open")
+            if sum(action.validator in own for own in ballots.values()) >= OPEN_VOTES_MAX:
+                raise ProtocolViolation(
+                    LedgerReason.TOO_MANY_BALLOTS,
+                    f"{OPEN_VOTES_MAX} votes of the validator are open",
+                )
             ballots[action.name, action.value] = tuple(voters)
         counted = VoteCounted(action.validator, action.name, action.value, weight, total)
         self._workspace.events += [counted, *events]
         opened = tuple(Ballot(*key, tuple(ballots[key])) for key in sorted(ballots))
         self._state.put(KEY_GOVERNANCE, Governance(opened, decided))
+
+    def _others(
+        self, governance: Governance, action: VoteParameter
+    ) -> dict[tuple[str, int], tuple[int, ...]]:
+        """Voters by (name, value), without the validator's earlier vote on this number and whoever left the set."""
+        ballots = {}
+        for item in governance.ballots:
+            voters = [voter for voter in item.voters if voter in self._weights]
+            if item.name == action.name and action.validator in voters:
+                voters.remove(action.validator)
+            if voters:
+                ballots[item.name, item.value] = tuple(voters)
+        return ballots
 
     def _check_voter(self, account: OpenAccount, number: int) -> None:
         validator = get_validator(self._state, number)
@@ -219,15 +233,3 @@ def _changed_leaves(state: State, values: Mapping[str, int]) -> dict[bytes, Any]
         if broken:
             raise ProtocolViolation(LedgerReason.PARAMETER_OUT_OF_BOUNDS, broken[0])
     return leaves
-
-
-def _without_vote(governance: Governance, action: VoteParameter) -> Governance:
-    """Take the validator's earlier vote on this number back."""
-    ballots = []
-    for ballot in governance.ballots:
-        voters = ballot.voters
-        if ballot.name == action.name:
-            voters = tuple(item for item in voters if item != action.validator)
-        if voters:
-            ballots.append(replace(ballot, voters=voters))
-    return replace(governance, ballots=tuple(ballots))

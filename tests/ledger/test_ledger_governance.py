@@ -19,7 +19,7 @@ from ledger.events import (
     VoteCounted,
 )
 from ledger.genesis import LedgerGenesis, UnderlyingParameters
-from ledger.governance import BALLOTS_MAX, VOTES_MAX, parameter_value
+from ledger.governance import OPEN_VOTES_MAX, VOTES_MAX, parameter_value
 from ledger.instruments import Underlying
 from ledger.margin.parameters import default_margin_parameters
 from ledger.oracle import compute_block_time, decode_update, index_uusd_max
@@ -41,7 +41,7 @@ from ledger.state_keys import KEY_PARAMETERS, underlying_key
 from ledger.state_tree import verify_proof
 from ledger.trading.parameters import UnderlyingFees
 from ledger.trading.state import KEY_TRADING
-from ledger.transactions import MarginModel, SetMarginModel, VoteParameter
+from ledger.transactions import LeaveValidatorSet, MarginModel, SetMarginModel, VoteParameter
 from node.genesis_defaults import default_breakers, default_ledger_genesis
 from primitives.amounts import NS, USD
 from primitives.codec import decode_own
@@ -399,15 +399,29 @@ def test_no_vote_changes_a_number_that_is_not_listed() -> None:
     assert reasons(exchange.block()) == ["unknown_parameter"]
 
 
-def test_open_ballots_and_votes_in_a_block_are_limited() -> None:
+def test_open_votes_and_votes_in_a_block_are_limited_for_each_validator_alone() -> None:
     exchange = StakedExchange()
     names = [name for name in numbers_of(exchange.genesis) if name.endswith(".weight_ppm")]
-    for place in range(4):
-        wanted = [VoteParameter(place, name, 900_000 - place) for name in names * 2]
-        exchange.does(OPERATORS[place], *wanted[:80])
-        exchange.does(OPERATORS[place], *wanted[80:140])
+    assert len(names) > OPEN_VOTES_MAX
+    wanted = [VoteParameter(0, name, 900_000) for name in names * 2]
+    exchange.does(OPERATORS[0], *wanted[:80])
+    exchange.does(OPERATORS[0], *wanted[80:140])
+    votes(exchange, 1, name=names[-1], value=800_000)
     refused = events_of(exchange.block(), ActionRejected)
-    assert len(get_governance(exchange.state).ballots) <= BALLOTS_MAX
+    ballots = get_governance(exchange.state).ballots
+    assert sum(item.voters == (0,) for item in ballots) == OPEN_VOTES_MAX
+    assert [item.voters for item in ballots if item.value == 800_000] == [(1,)]
     assert {item.reason for item in refused} == {"too_many_ballots"}
-    assert sum("in a block" in item.detail for item in refused) == 4 * (140 - VOTES_MAX)
-    assert sum("are open" in item.detail for item in refused) > 0
+    assert sum("in a block" in item.detail for item in refused) == 140 - VOTES_MAX
+
+
+def test_votes_of_a_validator_that_has_left_the_set_go() -> None:
+    exchange = StakedExchange()
+    votes(exchange, 0)
+    exchange.does(OPERATORS[0], LeaveValidatorSet(0))
+    exchange.passes_epochs(3)
+    votes(exchange, 1)
+    exchange.block()
+    assert [item.voters for item in get_governance(exchange.state).ballots] == [(1,)]
+    votes(exchange, 0)
+    assert reasons(exchange.block()) == ["not_a_voter"]

@@ -36,7 +36,7 @@ from tests.naive.sent import Sent
 if TYPE_CHECKING:
     from tests.naive.ledger import NaiveLedger
 
-BALLOTS_MAX, DECIDED_MAX, VOTES_MAX = 256, 128, 128
+OPEN_VOTES_MAX, DECIDED_MAX, VOTES_MAX = 64, 128, 128
 FIELDS = {
     KEY_PARAMETERS: "parameters",
     KEY_PROTECTION: "protection",
@@ -90,11 +90,13 @@ def vote(ledger: NaiveLedger, sent: Sent, action: object) -> str | None:
     if _changed(ledger, {**together, action.name: action.value}) is None:
         return "parameter_out_of_bounds"
     before = dict(own.wishes)
+    own.wishes = {key: value for key, value in own.wishes.items() if key[0] in weights}
     own.wishes[number, action.name] = action.value
     voters = next(item.voters for item in own.ballots() if (item.name, item.value) == action_of(action))
-    weight, total = sum(weights.get(item, 0) for item in voters), sum(weights.values())
+    weight, total = sum(weights[item] for item in voters), sum(weights.values())
     is_decided = 3 * weight >= 2 * total
-    is_full = len(own.decided) >= DECIDED_MAX if is_decided else len(own.ballots()) > BALLOTS_MAX
+    own_open = sum(1 for who, _ in own.wishes if who == number)
+    is_full = len(own.decided) >= DECIDED_MAX if is_decided else own_open > OPEN_VOTES_MAX
     if is_full:
         own.wishes = before
         return "too_many_ballots"
