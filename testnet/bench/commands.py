@@ -17,12 +17,14 @@ from testnet.bench.finality import FinalityPlan, finality_figures
 from testnet.bench.flood import FloodBench, flood_figures
 from testnet.bench.margin import margin_figures
 from testnet.bench.pricing import pricing_figures
+from testnet.bench.rejoin import RejoinPlan, rejoin_figures
 from testnet.bench.simulation import simulation_figures
 from testnet.bench.storage import StoragePlan, storage_figures
 from testnet.bench.sync import SyncPlan, sync_figures
 from testnet.realdata.__main__ import run as replay_real_data
 
 DEFAULT_CROWD = CrowdPlan()
+DEFAULT_REJOIN = RejoinPlan()
 DEFAULT_SYNC = SyncPlan()
 DEFAULT_STORAGE = StoragePlan()
 
@@ -107,6 +109,30 @@ def sync(
         Also write the figures there, as one flat object.
     """
     show(sync_figures(SyncPlan(blocks, validators, min_block_ms), home), json_file)
+
+
+@app.command
+def rejoin(
+    *,
+    blocks: int = DEFAULT_REJOIN.blocks,
+    min_block_ms: int = DEFAULT_REJOIN.min_block_ms,
+    home: Path | None = None,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+) -> None:
+    """How a validator that was away catches up while the others go on, and when it votes again. All real processes.
+
+    Parameters
+    ----------
+    blocks
+        That the other three make while it is away, in real time.
+    min_block_ms
+        Least time between two blocks.
+    home
+        Keep everything in this new directory (default: a temporary one).
+    json_file
+        Also write the figures there, as one flat object.
+    """
+    show(rejoin_figures(RejoinPlan(blocks, min_block_ms), home), json_file)
 
 
 @app.command

@@ -72,20 +72,20 @@ def sync_figures(plan: SyncPlan, home: Path | None = None) -> dict[str, float]:
 
 
 async def _measure(plan: SyncPlan, directory: Path) -> dict[str, float]:
-    layout = create(_testnet_plan(plan), directory)
+    layout = create(network_plan(plan), directory)
     if plan.accounts:
-        layout = _crowded(layout, plan.accounts)
-    grow_seconds = await _grow(plan, layout)
+        layout = crowded(layout, plan.accounts)
+    grow_seconds = await grow(plan, layout)
     follower_home = directory / "follower"
-    _create_follower(layout, follower_home, with_snapshot=plan.accounts > 0)
+    create_follower(layout, follower_home, with_snapshot=plan.accounts > 0)
     market = Process("market", ["-m", "testnet.market", str(layout.market_config)], directory / "market.log")
-    nodes = [_node(f"node{index}", path) for index, path in enumerate(layout.node_homes)]
-    follower = _node("follower", follower_home)
+    nodes = [node_process(f"node{index}", path) for index, path in enumerate(layout.node_homes)]
+    follower = node_process("follower", follower_home)
     try:
         market.start()
         for node in nodes:
             node.start()
-        await _wait_height(layout.sockets[0], plan.blocks + 10, nodes)
+        await wait_height(layout.sockets[0], plan.blocks + 10, nodes)
         figures = await _compare(layout.sockets[0], follower, follower_home)
         figures |= _snapshot_figures(plan, layout) if plan.accounts else {}
         return {"sync.history_blocks_per_s": round(plan.blocks / grow_seconds, 1), **figures}
@@ -98,15 +98,17 @@ async def _measure(plan: SyncPlan, directory: Path) -> dict[str, float]:
                 await process.wait_ended()
 
 
-def _node(name: str, home: Path) -> Process:
+def node_process(name: str, home: Path) -> Process:
+    """One node, with its output beside its data."""
     return Process(name, ["-m", "node", "start", "--home", str(home)], home / "output.log")
 
 
-def _testnet_plan(plan: SyncPlan) -> Plan:
+def network_plan(plan: SyncPlan) -> Plan:
+    """The network that a new node joins."""
     return Plan(validators=plan.validators, min_block_ms=plan.min_block_ms, seed=plan.seed, speed=1)
 
 
-async def _grow(plan: SyncPlan, layout: Layout) -> float:
+async def grow(plan: SyncPlan, layout: Layout) -> float:
     """The same history in every validator's home; how many seconds it took to make."""
     began = trio.current_time()
     keys = [
@@ -126,7 +128,7 @@ async def _grow(plan: SyncPlan, layout: Layout) -> float:
     return trio.current_time() - began
 
 
-def _crowded(layout: Layout, count: int) -> Layout:
+def crowded(layout: Layout, count: int) -> Layout:
     """The same testnet with `count` accounts, each with money."""
     ledger = layout.genesis.ledger
     own = [
@@ -149,7 +151,8 @@ def _snapshot_figures(plan: SyncPlan, layout: Layout) -> dict[str, float]:
     }
 
 
-def _create_follower(layout: Layout, home: Path, with_snapshot: bool) -> None:
+def create_follower(layout: Layout, home: Path, with_snapshot: bool) -> None:
+    """A new node's home, which knows every validator's address."""
     market = layout.market
     addresses = {}
     for index, path in enumerate(layout.node_homes):
@@ -171,9 +174,9 @@ def _create_follower(layout: Layout, home: Path, with_snapshot: bool) -> None:
 
 async def _compare(network: Path, follower: Process, home: Path) -> dict[str, float]:
     """The network alone, then with the follower, until that is where the network was when it started."""
-    before = await _status(network)
+    before = await status_of(network)
     await trio.sleep(BEFORE_SECONDS)
-    target = await _status(network)
+    target = await status_of(network)
     began = trio.current_time()
     follower.start()
     first: tuple[float, int] | None = None
@@ -181,45 +184,57 @@ async def _compare(network: Path, follower: Process, home: Path) -> dict[str, fl
     with trio.move_on_after(SYNC_SECONDS_MAX):
         while height < target.final_height:
             await trio.sleep(0.1)
-            follower.sample()
+            check_running(follower)
             with suppress(OSError, CallRefused, trio.BrokenResourceError):
-                height = (await _status(own)).final_height
+                height = (await status_of(own)).final_height
                 if first is None:
                     first = trio.current_time(), height
     ended = trio.current_time()
-    after = await _status(network)
+    after = await status_of(network)
     started, started_height = first if first is not None else (began, 0)
     while height + 3 < after.final_height and trio.current_time() < ended + SYNC_SECONDS_MAX / 10:
         await trio.sleep(0.2)
-        height, after = (await _status(own)).final_height, await _status(network)
+        height, after = (await status_of(own)).final_height, await status_of(network)
     return {
         "sync.target_height": target.final_height,
         "sync.reached_height": height,
         "sync.seconds_with_start": round(ended - began, 2),
         "sync.seconds": round(ended - started, 2),
         "sync.blocks_per_s": round((target.final_height - started_height) / (ended - started), 1),
-        "sync.network_blocks_per_s_before": _rate(before, target, BEFORE_SECONDS),
-        "sync.network_blocks_per_s_during": _rate(target, after, trio.current_time() - began),
+        "sync.network_blocks_per_s_before": rate(before, target, BEFORE_SECONDS),
+        "sync.network_blocks_per_s_during": rate(target, after, trio.current_time() - began),
         "sync.network_finality_ms_p50": after.finality_us_p50 / 1_000,
         "sync.follower_rss_mb": round(follower.rss_mb_max),
     }
 
 
-def _rate(first: StatusReply, last: StatusReply, seconds: float) -> float:
+def check_running(process: Process) -> None:
+    """Note what it takes. Raises OperatorError when it has ended."""
+    process.sample()
+    if process.pid is None:
+        raise OperatorError(f"{process.name} has ended ({process.exit_code}):\n{process.log_tail()}")
+
+
+def rate(first: StatusReply, last: StatusReply, seconds: float) -> float:
+    """Blocks per second."""
     return round((last.final_height - first.final_height) / seconds, 1)
 
 
-async def _status(socket: Path) -> StatusReply:
+async def status_of(socket: Path) -> StatusReply:
+    """Raises OSError, CallRefused or trio.BrokenResourceError while the node does not answer."""
     async with open_node_client(socket) as client:
         return await client.status()
 
 
-async def _wait_height(socket: Path, height: int, nodes: Sequence[Process]) -> None:
-    with trio.move_on_after(START_SECONDS_MAX):
+async def wait_height(
+    socket: Path, height: int, nodes: Sequence[Process], seconds_max: float = START_SECONDS_MAX
+) -> None:
+    """Until a node tells of a final height; raises OperatorError when that does not happen, or one has ended."""
+    with trio.move_on_after(seconds_max):
         while all(node.pid is not None for node in nodes):
             await trio.sleep(0.2)
             with suppress(OSError, CallRefused, trio.BrokenResourceError):
-                if (await _status(socket)).final_height >= height:
+                if (await status_of(socket)).final_height >= height:
                     return
     words = "\n".join(f"--- {node.name}\n{node.log_tail()}" for node in nodes)
-    raise OperatorError(f"the validators did not go on from their history:\n{words}")
+    raise OperatorError(f"the validators did not reach height {height}:\n{words}")
