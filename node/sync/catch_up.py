@@ -28,7 +28,7 @@ from consensus.messages import (
 )
 from node.sync.messages import RANGE_BLOCKS_MAX, Range, RangeRequest, Tip, TipRequest, decode_reply
 from node.sync.reasons import SyncReason
-from node.sync.scheduler import Piece, Scheduler
+from node.sync.scheduler import PATIENCE_MS_MIN, Piece, Scheduler
 from primitives.codec import decode
 from primitives.errors import ProtocolViolation
 from primitives.identifiers import ValidatorIndex
@@ -267,7 +267,7 @@ class CatchUp:
         self._closing: Target | None = None
         """Whose epoch is being closed."""
         self._failures: Counter[ValidatorIndex] = Counter()
-        """Questions to a peer that came to nothing since its last answer: others are asked before it."""
+        """Questions to a peer since its last prompt answer: others are asked before it."""
         self._turn = 0
         self.progress = SyncProgress()
 
@@ -302,7 +302,8 @@ class CatchUp:
             if finding is None:
                 self._fail(ask.peer, piece, now_ms)
                 return
-            self._failures[ask.peer] = 0
+            is_prompt = now_ms - piece.asked.get(ask.peer, now_ms) < PATIENCE_MS_MIN
+            self._failures[ask.peer] = 0 if is_prompt else self._failures[ask.peer] + 1
             through = finding.blocks[-1].header.height
             if self._run.scheduler.answered(ask.peer, piece, through, now_ms):
                 self._run.arrived[piece.first] = finding

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from testnet.byzantine.actor import Actor
 from testnet.byzantine.colluder import Colluder
+from testnet.byzantine.dawdler import Dawdler
 from testnet.byzantine.delayed_proposer import DelayedProposer
 from testnet.byzantine.denier import Denier
 from testnet.byzantine.doppelganger import Doppelganger
@@ -31,6 +32,7 @@ BEHAVIOURS: dict[str, type[Actor]] = {
     "mutator": Mutator,
     "spammer": Spammer,
     "liar in catch-up": SyncLiar,
+    "dawdler": Dawdler,
     "liar": Liar,
     "colluder": Colluder,
     "denier": Denier,

@@ -57,6 +57,10 @@ class Actor:
         """What to tell one who catches up by ranges, instead of what our store says; None: nothing."""
         return honest
 
+    def answer_delay_ms(self, answer: Range | Tip) -> int:
+        """How long it keeps that to itself."""
+        return 0
+
     def vote(self, kind: VoteKind, view: int, subject: bytes) -> Vote:
         """Any vote under our own key."""
         signature = self._sign(sign_bytes(self._chain_id, kind, self.epoch, view, subject))

@@ -24,7 +24,7 @@ from node.sync.catch_up import (
     bad_signature,
     examine,
 )
-from node.sync.messages import Range, RangeRequest, Reply, Tip, decode_question
+from node.sync.messages import Range, RangeRequest, Tip, decode_question
 from primitives.amounts import NS
 from primitives.codec import encode
 from primitives.errors import ProtocolViolation
@@ -44,17 +44,23 @@ class RangeServer:
         self._validator = validator
         self._chain = ChainAnswers(store, store, epoch_blocks)
 
-    def answer(self, asker: int, raw: bytes) -> bytes | None:
-        """Encoded question in, encoded answer out; None for silence. A traitor says what it likes."""
+    def answer(self, raw: bytes) -> tuple[bytes, int] | None:
+        """Encoded question in; out an encoded answer and after how many milliseconds. None: silence.
+
+        A traitor says what it likes, when it likes.
+        """
         question, actor = decode_question(raw), self._validator.actor
         if isinstance(question, RangeRequest):
             honest: Range | Tip = self._chain.range(question)
         else:
             honest = self._chain.tip(question.epoch)  # type: ignore[union-attr]  # Nothing else is asked here.
-        said: Reply | None = honest if actor is None else actor.answer(question, honest)
+        if actor is None:
+            return encode(honest), 0
+        said = actor.answer(question, honest)
         if said is None:
             self._validator.world.happened("question left without an answer")
-        return None if said is None else encode(said)
+            return None
+        return encode(said), actor.answer_delay_ms(said)
 
 
 class RangeCatchUp:
@@ -155,9 +161,12 @@ class RangeCatchUp:
         if server.core is None:
             self._world.carry(ask.peer, asker, b"", self._on_failure, ask)
             return
-        answer = server.range_server.answer(asker, raw)
-        if answer is not None:
-            self._world.carry(ask.peer, asker, answer, self._on_answer, ask, answer)
+        said = server.range_server.answer(raw)
+        if said is not None:
+            answer, delay_ms = said
+            self._world.after(
+                delay_ms * MS, self._world.carry, ask.peer, asker, answer, self._on_answer, ask, answer
+            )
 
     def _on_answer(self, ask: Ask, raw: bytes) -> None:
         if self._validator.is_paused:

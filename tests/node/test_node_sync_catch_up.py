@@ -31,6 +31,7 @@ from node.sync.catch_up import (
     examine,
 )
 from node.sync.messages import Range, RangeRequest, Tip, TipRequest
+from node.sync.scheduler import PATIENCE_MS_MIN
 from primitives.codec import encode
 from primitives.identifiers import ValidatorIndex
 from testnet.bench.history import History
@@ -100,8 +101,10 @@ class Node:
         return heights
 
 
-def a_node(served: Served, *, epoch: int = 0, height: int = 0, is_follower: bool = False) -> Node:
-    thinker = CatchUp([A, B, C], 0, is_follower=is_follower, lag_blocks=4, range_blocks=4)
+def a_node(
+    served: Served, *, epoch: int = 0, height: int = 0, is_follower: bool = False, range_blocks: int = 4
+) -> Node:
+    thinker = CatchUp([A, B, C], 0, is_follower=is_follower, lag_blocks=4, range_blocks=range_blocks)
     return Node(served, thinker, epoch=epoch, height=height)
 
 
@@ -211,6 +214,19 @@ def test_one_good_tip_is_enough_when_the_others_stay_silent(served: Served) -> N
     actions = node.wait(TIP_GRACE_MS)
     assert [type(one) for one in actions[:2]] == [Abandon, RunStarted]
     assert next(one.peer for one in actions if isinstance(one, Ask)) == B, "who has answered is asked first"
+
+
+def test_who_answers_late_is_asked_after_the_others(served: Served) -> None:
+    node = a_node(served, range_blocks=1)
+    asks = to_ranges(node)
+    dawdler = asks[0].peer
+    for wait_ms in (0, PATIENCE_MS_MIN - 1, 1):
+        node.now_ms += wait_ms
+        for ask in asks:
+            if ask.peer != dawdler or wait_ms == 1:
+                node.answer(ask)
+        asks = [ask for ask in asks if ask.peer == dawdler and wait_ms != 1] + node.asks()
+    assert [ask.peer == dawdler for ask in asks[:3]] == [False, False, True]
 
 
 def test_a_liar_is_named_and_asked_no_more_in_the_run_and_its_range_goes_to_another(served: Served) -> None:

@@ -116,6 +116,25 @@ def test_silent_servers_cost_little() -> None:
     assert simulation.sometimes["question left without an answer"] >= 2
 
 
+def test_two_who_give_one_block_in_ten_seconds_do_not_hold_up_the_others() -> None:
+    traitors = (Traitor(validator=0, behaviour="dawdler"), Traitor(validator=1, behaviour="dawdler"))
+    plan = msgspec.structs.replace(
+        LATE, validators=7, traitors=traitors, hostile_ms=16_000, healed=(2, 3, 4, 5, 6)
+    )
+    assert is_back(kept(plan))
+
+
+def test_whoever_caught_up_by_ranges_has_everybodys_books() -> None:
+    simulation = kept(msgspec.structs.replace(LATE, application="exchange", min_block_ms=150))
+    assert simulation.sometimes["caught up by ranges"] >= 1
+    at_one_height = {
+        tuple(sorted(validator.store.leaves.items()))
+        for validator in simulation.validators
+        if validator.height == simulation.validators[3].height
+    }
+    assert len(at_one_height) == 1
+
+
 def test_an_honest_answer_that_is_refused_is_a_broken_promise(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> list[object]:
         raise ProtocolViolation(ConsensusReason.UNPROVED, "nothing is believed")
