@@ -93,11 +93,11 @@ def record_exposure(workspace: Workspace, valuation: Valuation) -> None:
     is_stressed = stress.maximum_uusd * PPM > parameters.rise_from_ppm * cover_uusd
     extra, since_ns = next_step(before, is_stressed, workspace.time_ns, parameters)
     net = _net_exposures(state, valuation)
-    costs_uusd = _costs(net)
+    costs = costs_uusd(net)
     is_within = all(
         cost * PPM <= limit_ppm * fund_uusd
         for cost, limit_ppm in zip(
-            costs_uusd, (parameters.delta_limit_ppm, parameters.vega_limit_ppm), strict=True
+            costs, (parameters.delta_limit_ppm, parameters.vega_limit_ppm), strict=True
         )
     )
     exposure = Exposure(
@@ -112,7 +112,7 @@ def record_exposure(workspace: Workspace, valuation: Valuation) -> None:
     )
     state.put(KEY_EXPOSURE, exposure)
     if is_within != (before is None or before.is_within_limits):
-        workspace.events.append(ExposureLimitsChanged(is_within, *costs_uusd, fund_uusd))
+        workspace.events.append(ExposureLimitsChanged(is_within, *costs, fund_uusd))
     if (is_stressed, extra) != ((before.is_stressed, before.im_extra_ppm) if before else (False, 0)):
         workspace.events.append(StressChanged(is_stressed, stress.maximum_uusd, cover_uusd, extra))
 
@@ -180,6 +180,6 @@ def _net_exposures(state: State, valuation: Valuation) -> tuple[NetExposure, ...
     return tuple(NetExposure(underlying, *totals[underlying]) for underlying in sorted(totals))
 
 
-def _costs(net: tuple[NetExposure, ...]) -> tuple[int, int]:
+def costs_uusd(net: tuple[NetExposure, ...]) -> tuple[int, int]:
     """What 1 % of every index and one volatility point cost the protocol, each the wrong way: micro-USD, rounded up."""
     return ceil_div(sum(abs(item.delta_uusd) for item in net), 100), sum(abs(item.vega_uusd) for item in net)

@@ -17,6 +17,7 @@ from ledger.queries import get_instruments, get_market, get_open_interest
 from ledger.state import State
 from node.account_names import read_account
 from node.risk.account import AccountRisk, account_risk, parse_leg
+from node.risk.exposure import exposure_lines, exposure_view
 from node.risk.source import open_state
 from node.risk.surface import draw_html, draw_text, smiles_of
 from primitives.errors import OperatorError
@@ -92,7 +93,7 @@ def surface(
 
 @app.command
 def protocol(*, home: Home, as_json: Json = False) -> None:
-    """Open interest and its Greeks per expiry, the protocol's money, its trading phases, and the drift of its marks.
+    """Open interest and its Greeks, the protocol's money and exposure, its trading phases, the drift of its marks.
 
     Example: quorate risk protocol --home net/node0
     """
@@ -105,10 +106,11 @@ def protocol(*, home: Home, as_json: Json = False) -> None:
         "fees_usd": supply.fees_uusd / 1e6,
         "vault_usd": supply.vault_uusd / 1e6,
     }
-    breakers = get_breakers_view(state)
+    breakers, exposure = get_breakers_view(state), exposure_view(state)
     console = _console()
     if as_json:
         shown = {"height": state.clock.height, "money": money, "open_interest": rows}
+        shown["exposure"] = None if exposure is None else exposure._asdict()
         console.print_json(json.dumps({**shown, "breakers": _breakers_json(breakers)}))
         return
     table = Table(title=f"open interest at height {state.clock.height} (held long)", title_justify="left")
@@ -119,6 +121,8 @@ def protocol(*, home: Home, as_json: Json = False) -> None:
     console.print(table)
     for name, value in money.items():
         console.print(f"{name}: {value:,.2f}", highlight=False)
+    for line in exposure_lines(exposure) if exposure is not None else ():
+        console.print(line, highlight=False)
     console.print(_phases_table(breakers))
     console.print(_drifts_table(breakers))
 

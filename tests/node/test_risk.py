@@ -18,11 +18,13 @@ from ledger.valuation import positions_of
 from node.__main__ import app
 from node.genesis import chain_id_of, load_genesis
 from node.risk.account import account_risk, parse_leg
+from node.risk.exposure import exposure_lines, exposure_view
 from node.risk.source import open_state
 from node.risk.surface import draw_html, draw_text, smiles_of
 from node.storage.block_store import BlockStore, FinalBlock
+from primitives.amounts import USD
 from primitives.errors import OperatorError
-from tests.ledger.exchange import BTC_PERP, CALL_110, Exchange, buy, sell
+from tests.ledger.exchange import BTC_PERP, CALL_110, Exchange, a_genesis, buy, sell
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +109,37 @@ def test_the_command_reads_a_node_s_store(home: Path, capsys: pytest.CaptureFixt
     app(["risk", "protocol", "--home", str(home), "--json"], result_action="return_value")
     shown = json.loads(capsys.readouterr().out)
     assert (shown["height"], shown["open_interest"], shown["money"]["fund_usd"]) == (0, [], 1_000_000.0)
+    assert shown["exposure"] is None
     phases = [(item["underlying"], item["phase"], item["causes"]) for item in shown["breakers"]["phases"]]
     assert phases == [("BTC", "open", []), ("ETH", "open", [])]
     app(["risk", "protocol", "--home", str(home)], result_action="return_value")
     assert "epsilon against half-spread after 0 epochs" in capsys.readouterr().out
+
+
+def test_the_exposure_is_told_in_dollars_beside_its_limits() -> None:
+    genesis = a_genesis({"alice": 20_000, "bob": 1_000_000}, insurance_fund_uusd=10_000 * USD)
+    exchange = Exchange().start(genesis)
+    assert exposure_view(exchange.state) is None
+    exchange.block()
+    exchange.does("alice", buy(BTC_PERP, 100_000, 100))
+    exchange.does("bob", sell(BTC_PERP, 100_000, 100))
+    exchange.block()
+    exchange.btc_usd = 93_000
+    exchange.block()
+    view = exposure_view(exchange.state)
+    assert view is not None
+    assert view.worst_scenario == "BTC -66 % vol up, ETH -66 % vol up"
+    assert (view.delta_usd_per_percent, view.delta_limit_usd, view.vega_limit_usd) == (930, 500, 200)
+    assert not view.is_within_limits
+    stress, own = exposure_lines(view)
+    assert (
+        "at BTC -66 % vol up, ETH -66 % vol up, fund and vault 10,000.00: stress, initial factor +0.00"
+        in stress
+    )
+    assert own == (
+        "the protocol's own exposure, BEYOND its limits: 1 % of the indices 930.00 of 500.00, "
+        "a volatility point 0.00 of 200.00"
+    )
 
 
 def test_a_view_of_breakers_tells_colours_and_ppm_of_the_index() -> None:
