@@ -34,6 +34,9 @@ KNOCK_SECONDS_MIN = 0.3
 """How long the higher index waits, after its start, before it knocks."""
 KNOCK_SECONDS_MAX = 30.0
 """How often it looks, at least, whether there is a link by now."""
+FOLLOWED_MAX = 8
+"""Validators that a follower is connected to at a time; when one is lost another takes its turn. Each has few places
+for followers (`peer_book.FOLLOWERS_MAX`), so one who took one of everybody would keep others out."""
 CLEAN_UP_SECONDS_MAX = 3
 """How long libp2p gets to forget a connection that was cut, before it is dialled anew."""
 
@@ -76,6 +79,7 @@ class Dialler:
         self._is_up = is_up
         self._courses: dict[ValidatorIndex, _Course] = {}
         self._nursery: trio.Nursery | None = None
+        self._followed = trio.Semaphore(FOLLOWED_MAX)
 
     async def run(self) -> None:
         """Until cancelled; what `know` says before is taken up then."""
@@ -169,15 +173,18 @@ class Dialler:
             seconds = min(2 * seconds, KNOCK_SECONDS_MAX)
 
     async def _follow(self, course: _Course) -> None:
-        """As a follower: keep a connection, over which gossipsub and requests run."""
+        """As a follower: keep a connection, over which gossipsub and requests run, or wait for one's turn."""
         backoff_seconds = BACKOFF_SECONDS_MIN
+        if not course.peer.host:
+            # Those that our operator wrote go first; of the others each follower takes some at random.
+            await trio.sleep(random.uniform(0.5, 1.5))
         while True:
-            if await self._try_connect(course):
-                backoff_seconds = BACKOFF_SECONDS_MIN
-                await trio.sleep(BACKOFF_SECONDS_MAX / 4)
-            else:
-                await self._pause(course, backoff_seconds)
-                backoff_seconds = min(2 * backoff_seconds, course.backoff_seconds_max)
+            async with self._followed:
+                while await self._try_connect(course):
+                    backoff_seconds = BACKOFF_SECONDS_MIN
+                    await trio.sleep(BACKOFF_SECONDS_MAX / 4)
+            await self._pause(course, backoff_seconds)
+            backoff_seconds = min(2 * backoff_seconds, course.backoff_seconds_max)
 
     async def _try_connect(self, course: _Course) -> bool:
         try:

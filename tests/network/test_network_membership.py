@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
+import pytest
 import trio
 
+from gossip import dialler
 from gossip.network import Lane, NetworkConfig, NoAnswer, PeerConfig, PeerName
 from gossip.peer_id import peer_id_of_seed
 from gossip.reasons import GossipReason
@@ -117,6 +119,22 @@ async def test_one_that_has_a_place_and_only_follows_goes_on_following_and_is_no
             assert follower.counters.get(GossipReason.REPLACED) == 0
         async with running(Libp2pNetwork(village.newcomer)):
             await until(lambda: village.links() == [True, True])
+
+
+async def test_a_follower_of_many_is_connected_to_some_and_goes_to_others_when_they_are_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dialler, "FOLLOWED_MAX", 1)
+    async with a_village() as village:
+        follower = Libp2pNetwork(replace(village.newcomer, own_index=None, identity_seed=STRANGER_SEED))
+        third = Libp2pNetwork(village.newcomer)
+        async with running(follower), running(third):
+            await until(lambda: sum(peer.connected for peer in follower.peers()) == 1)
+            await trio.sleep(0.5)
+            (first,) = (peer.index for peer in follower.peers() if peer.connected)
+            follower.know([peer for peer in village.validators if peer.index != first])
+            await until(lambda: [peer.connected for peer in follower.peers()].count(True) == 1)
+            assert first not in [peer.index for peer in follower.peers()]
 
 
 async def test_who_knows_of_the_newcomer_later_does_not_ban_it() -> None:
