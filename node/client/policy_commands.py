@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -84,7 +84,24 @@ def pattern(section: str, row: str) -> str:
 def votes_of(client: Client, validator: int, wanted: Iterable[str]) -> list[VoteParameter]:
     """The votes that NAME=VALUE arguments ask for. Raises OperatorError for one that could not count."""
     known = {item.name: item for item in client.ask(questions.policy()).numbers}
-    return [VoteParameter(validator, *_read(item, known)) for item in wanted]
+    votes = [VoteParameter(validator, *_read(item, known)) for item in wanted]
+    return in_order(votes, {name: item.value for name, item in known.items()})
+
+
+def in_order(votes: Iterable[VoteParameter], now: Mapping[str, int]) -> list[VoteParameter]:
+    """Votes as asked for, but moves of scenarios last, so that no two scenarios are ever the same on the way.
+
+    Those that shrink begin with the smallest, those that grow with the largest: a grid that is scaled always fits.
+    """
+
+    def place(vote: VoteParameter) -> tuple[bool, bool, int]:
+        if not vote.name.endswith(".move_ppm") or ".scenarios." not in vote.name:
+            return False, False, 0
+        size = abs(now[vote.name])
+        grows = abs(vote.value) > size
+        return True, grows, -size if grows else size
+
+    return sorted(votes, key=place)
 
 
 def print_standing(gateway: Gateway, names: set[str]) -> None:

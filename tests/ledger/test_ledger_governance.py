@@ -42,6 +42,7 @@ from ledger.state_tree import verify_proof
 from ledger.trading.parameters import UnderlyingFees
 from ledger.trading.state import KEY_TRADING
 from ledger.transactions import LeaveValidatorSet, MarginModel, SetMarginModel, VoteParameter
+from node.client.policy_commands import in_order
 from node.genesis_defaults import default_breakers, default_ledger_genesis
 from primitives.amounts import NS, USD
 from primitives.codec import decode_own
@@ -260,6 +261,18 @@ def test_a_whole_grid_changes_in_one_block_for_all_accounts_and_survives_a_resta
     context = BlockContext(restored.clock.height + 1, compute_block_time(restored, decode_update(block[0])))
     restored.begin_block()
     assert apply_block(restored, context, block).root == exchange.apply(block).root
+
+
+@pytest.mark.parametrize("percent", [25, 50, 80, 150, 200, 300])
+def test_a_grid_that_is_scaled_is_voted_for_in_an_order_in_which_each_move_fits(percent: int) -> None:
+    exchange = StakedExchange()
+    now = {name: parameter_value(exchange.state, name) for name in numbers_of(exchange.genesis)}
+    grid = [f"margin.btc.scenarios.{place}.move_ppm" for place in range(27)]
+    wanted = [VoteParameter(0, name, now[name] * percent // 100) for name in grid if now[name]]
+    ordered = in_order([VoteParameter(0, NAME, 50_000), *wanted], now)
+    assert ordered[0].name == NAME
+    exchange.does(OPERATORS[0], *ordered)
+    assert reasons(exchange.block()) == []
 
 
 def test_numbers_ballots_and_decisions_are_proven_by_the_root() -> None:
