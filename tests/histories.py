@@ -73,7 +73,7 @@ TERMS_NS = (480 * NS, 1_200 * NS, HOUR_NS, 8 * HOUR_NS, 30 * DAY_NS)
 
 
 EIGHT_NS = START_NS // DAY_NS * DAY_NS + 8 * HOUR_NS
-STOPS_NS = {5: EIGHT_NS - 350 * NS, 160: EIGHT_NS + HOUR_NS - 60 * NS}
+STOPS_NS = {5: EIGHT_NS - 350 * NS, 160: EIGHT_NS + HOUR_NS - 15 * NS}
 """Where a history with a listing schedule goes on after a height: before new series, before further strikes."""
 
 
