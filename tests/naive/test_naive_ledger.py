@@ -10,10 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ledger import listing_schedule, oracle
+from ledger import oracle
 from ledger.breakers import drift, monitors, phases
 from ledger.breakers.state import Colour
-from ledger.margin import standard
 from ledger.matching import call
 from ledger.settlement import auction, liquidation
 from ledger.trading import fees
@@ -100,14 +99,6 @@ def no_discount(*_: Any) -> int:
     return 0
 
 
-def running_on(values: Any, *_: Any) -> Any:
-    return values.cumsum()
-
-
-def every_strike(band: listing_schedule.Band, listed: Any) -> list[int]:
-    return band.strikes_uusd
-
-
 REAL_FEE, REAL_MEDIAN = fees.fee_uusd, oracle.weighted_median
 
 
@@ -122,7 +113,6 @@ REAL_FEE, REAL_MEDIAN = fees.fee_uusd, oracle.weighted_median
         (monitors, "BUCKETS", 11),
         (phases, "latency_of", never_late),
         (auction, "discount_ppm", no_discount),
-        (standard, "_running", running_on),
     ],
 )
 def test_a_planted_difference_is_noticed(
