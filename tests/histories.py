@@ -219,6 +219,8 @@ class History:
             self._negotiate()
             if self.random.random() < 0.3:
                 self._crowd()
+            if self.random.random() < 0.15:
+                self._all_in()
             self._vote()
             if self.random.random() < 0.4 and self.wishes.for_sale():
                 name = self.random.choice(("maker", "maker", "carol"))
@@ -308,6 +310,16 @@ class History:
         for name in NAMES:
             of_side = side if self.random.random() < 0.7 else 1 - side
             self.exchange.does(name, self.wishes.order(instrument, of_side, 0, "now"))
+
+    def _all_in(self) -> None:
+        """Somebody takes as much of one thing as margin carries, and the maker gives it."""
+        name, wishes = self.random.choice(NAMES[:4]), self.wishes
+        instrument = self.random.choice((0, *wishes.options()[:4]))
+        side = self.random.choice((0, 1, 1))
+        order = wishes.order(instrument, side, 0, "now")
+        ladder = [replace(order, size_lots=2**step, label=0) for step in range(8)]
+        self.exchange.does(name, *ladder)
+        self.exchange.does("maker", replace(order, side=1 - side, size_lots=400, label=0))
 
     def _deposit(self) -> None:
         name = self.random.choice(NAMES)

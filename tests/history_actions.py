@@ -44,7 +44,7 @@ class Wishes(DealWishes):
             self.replacement: 13,
             self.few_quotes: 4,
             self.money: 8,
-            self.setting: 9,
+            self.setting: 11,
             self.request: 4,
             self.package_quote: 2,
             self.acceptance: 1,

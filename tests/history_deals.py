@@ -91,22 +91,22 @@ class DealWishes(MarketWishes):
         what = self.random.random()
         if what < 0.14:
             return SetMarginModel(self.random.choice([MarginModel.STANDARD, MarginModel.PORTFOLIO]))
-        if what < 0.2:
+        if what < 0.3:
             return SetCancelTime(0 if self.chance(0.2) else self.soon_ns(30))
-        if what < 0.35:
+        if what < 0.42:
             return self.protection()
-        if what < 0.4:
+        if what < 0.46:
             return ResetProtection(self.random.randrange(2))
         key = a_key(session_name(name, self.random.randrange(SESSION_KEYS)))
-        if what < 0.45:
+        if what < 0.5:
             return RevokeSessionKey(key.public_key)
         if self.chance(0.03):
             key = a_key(self.random.choice(self.names))
         proof = key.sign(session_proof_bytes(CHAIN, address_of_person(name), subaccount))
         if self.chance(0.05):
             proof = bytes(64)
-        scope = self.random.choice([15, 15, 9, 1, 2, 6, 11])
-        most = self.random.choice([20_000, 200_000, 2_000_000, 10_000_000]) * USD
+        scope = self.random.choice([15, 15, 9, 1, 2, 2, 6, 11])
+        most = self.random.choice([5_000, 20_000, 60_000, 200_000, 10_000_000]) * USD
         return RegisterSessionKey(
             key.public_key, scope, self.soon_ns(self.random.choice([60, 3_000])), most, proof
         )
@@ -115,7 +115,7 @@ class DealWishes(MarketWishes):
         """Small limits, so that they are reached."""
         underlying = self.random.choice([0, 0, 0, 1, 7])
         interval_ns = self.random.choice([5, 20, 60]) * NS
-        lots = self.random.choice([0, 5, 20, 60])
+        lots = self.random.choice([0, 5, 10, 20])
         delta_ppm = self.random.choice([0, 0, 100_000, 400_000])
         vega_uusd = self.random.choice([0, 0, 20 * USD])
         frozen_ns = self.random.choice([0, 3, 10, 40]) * NS

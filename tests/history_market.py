@@ -131,8 +131,12 @@ class MarketWishes:
     def _reducing(self, held: Position, offset_ppm: int) -> PlaceOrder:
         """A part of a position, to rest or to trade."""
         side = 1 if held.lots > 0 else 0
-        order = self.order(held.instrument, side, -offset_ppm if side else offset_ppm, "reduce")
-        return replace(order, size_lots=self.random.randint(1, min(abs(held.lots), 999)))
+        to_trade = -offset_ppm if side else offset_ppm
+        order = self.order(
+            held.instrument, side, self.beside(side) if self.chance(0.6) else to_trade, "reduce"
+        )
+        most = min(abs(held.lots), 999)
+        return replace(order, size_lots=self.random.choice([self.random.randint(1, most), (most + 1) // 2]))
 
     def _unknown(self, name: str) -> int:
         """A wallet shows names: its owner cannot ask for what has none."""
@@ -196,7 +200,7 @@ class MarketWishes:
         made = []
         for number in instruments:
             bid, ask = (self.price(number, self.beside(side)) for side in (0, 1))
-            sizes = [0 if self.chance(0.15) else self.lots() for _ in range(2)]
+            sizes = [self.random.choice([0, 1, 5, 10, self.lots(), self.lots()]) for _ in range(2)]
             if not any(sizes) and self.chance(0.9):
                 sizes[0] = 1
             if bid >= ask and self.chance(0.97):
