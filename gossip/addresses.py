@@ -35,7 +35,7 @@ async def locate(peer: PeerConfig, turn: int, dials_private: bool) -> Endpoint:
     if not endpoints:
         raise StreamBroken("no address is known")
     host, port = endpoints[turn % len(endpoints)]
-    if host == peer.host or dials_private:
+    if dials_private or (host, port) == (peer.host, peer.port):
         return host, port
     for found in await _resolve(host, port):
         if is_public(found):

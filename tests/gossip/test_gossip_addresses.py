@@ -54,6 +54,11 @@ async def test_an_announced_address_of_a_private_range_is_dialled_in_local_netwo
     assert await locate(peer, 0, True) == (host, 1)
 
 
+async def test_another_port_of_our_operators_private_address_is_the_validators_word_alone() -> None:
+    with pytest.raises(StreamBroken, match="no public address"):
+        await locate(a_peer("10.0.0.1", 1, ("10.0.0.1", 22)), 1, False)
+
+
 async def test_an_announced_name_is_judged_by_what_it_stands_for() -> None:
     with pytest.raises(StreamBroken, match="no public address"):
         await locate(a_peer("", 0, ("localhost", 1)), 0, False)

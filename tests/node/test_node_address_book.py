@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog
 import trio
 
 from gossip.network import PeerConfig
@@ -13,6 +14,7 @@ from gossip.peer_id import peer_id_of, peer_id_of_seed
 from ledger.staking.state import Announcement, EpochSet, SetMember, announcement_key, epoch_key
 from ledger.state import State
 from ledger.transactions import Announce, peer_proof_bytes
+from node import address_book as address_book_module
 from node.address_book import address_book
 from node.config import NodeConfig, PeerAddress
 from node.genesis import GenesisDocument, chain_id_of
@@ -121,7 +123,8 @@ def test_who_is_in_no_kept_set_is_forgotten() -> None:
 async def test_a_running_network_learns_what_is_announced(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(network_of_nodes, "a_genesis", with_short_epochs)
     async with running_nodes(tmp_path, monkeypatch) as (nodes, _):
-        operator = keys_of(1).oracle
+        operator, told = keys_of(1).oracle, structlog.testing.LogCapture()
+        monkeypatch.setattr(address_book_module, "log", structlog.wrap_logger(None, processors=[told]))
         proof = NETWORK.sign(peer_proof_bytes(nodes.chain_id, address_of(operator.public_key), 1))
         announce = by_operator(nodes, 1, Announce(1, NETWORK.public_key, TEXTS, proof))
         assert [reply.reason for reply in await nodes[0].transactions.submit([announce])] == [""]
@@ -129,4 +132,8 @@ async def test_a_running_network_learns_what_is_announced(tmp_path: Path, monkey
         with trio.fail_after(10):
             while [(one.peer_id, one.announced) for one in nodes.network(0).known[1:2]] != [expected]:  # noqa: ASYNC110
                 await trio.sleep(0.05)
+            while not any(line["event"] == "network_key_unknown" for line in told.entries):  # noqa: ASYNC110
+                await trio.sleep(0.05)
+        (line,) = (line for line in told.entries if line["event"] == "network_key_unknown")
+        assert (line["ours"], line["announced"]) == (keys_of(1).peer_id, expected[0])
         assert nodes.network(1).known == ()  # It knew all that before: what it is itself.
