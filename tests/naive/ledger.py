@@ -17,72 +17,46 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from ledger.accounts import Account, Position
-from ledger.accounts import OpenOrder as OpenOrderLeaf
 from ledger.apply import BlockContext
 from ledger.events import (
     ActionRejected,
     CashMoved,
     Event,
-    ExpirySettled,
     HealthChanged,
     OrderCancelled,
     ParameterDropped,
-    Trade,
     TransactionRejected,
 )
 from ledger.genesis import LedgerGenesis, LedgerParameters
 from ledger.instruments import Instrument, Kind
-from ledger.listing import Listing
-from ledger.matching.book import Book
-from ledger.matching.orders import RestingOrder
 from ledger.oracle import UnderlyingOracle
 from ledger.settlement.parameters import ProtectionParameters
 from ledger.settlement.state import (
-    KEY_EXPOSURE,
-    KEY_SCHEDULE,
     Exposure,
     Funding,
     Liquidation,
-    Schedule,
-    funding_key,
-    liquidation_key,
 )
-from ledger.state import Clock, Marks, State, Supply, Totals
-from ledger.state_keys import (
-    KEY_CLOCK,
-    KEY_MARKS,
-    KEY_SUPPLY,
-    KEY_TOTALS,
-    account_key,
-    book_key,
-    listing_key,
-    oracle_key,
-    reporter_key,
-    window_key,
-)
+from ledger.state import Marks, State, Supply
 from ledger.trading.parameters import TradingParameters
 from ledger.trading.state import QuoteRequest, Session
-from primitives.codec import encode
 from primitives.hashing import digest
 from tests.naive.account import HEALTHY, LIQUIDATION, REDUCE_ONLY, AccountKey, NaiveAccount
 from tests.naive.breakers import NaiveBreakers
-from tests.naive.call import Order, Ticks, above_or_at, below_or_at, call_with_kills
-from tests.naive.epochs import end, staking_leaves
+from tests.naive.call import Order, Ticks, above_or_at, below_or_at
+from tests.naive.calls import run_call
+from tests.naive.epochs import end
 from tests.naive.exposure import exposure, shortfalls_uusd
-from tests.naive.fees import fee_uusd
 from tests.naive.funding import accrue, paid_uusd
-from tests.naive.governance import NaiveGovernance, apply_decided, governance_leaves, set_model
+from tests.naive.governance import NaiveGovernance, apply_decided, set_model
+from tests.naive.leaves import leaves_of
 from tests.naive.liquidation import liquidate
 from tests.naive.listing import run_schedule
 from tests.naive.margin import PPM, NaiveMargin, Rows
 from tests.naive.oracle import NaiveOracle
-from tests.naive.packages import request_leaves, settle_packages
+from tests.naive.packages import settle_packages
 from tests.naive.penalties import begin
-from tests.naive.preferences import trading_leaves
-from tests.naive.quotes import count_fill, trip
 from tests.naive.root import naive_root
-from tests.naive.settlement import NaiveAverage
+from tests.naive.settlement import NaiveAverage, settle
 from tests.naive.staking import genesis_staking
 from tests.naive.standard import margin_of
 from tests.naive.transactions import execute
@@ -171,7 +145,7 @@ class NaiveLedger:
         apply_decided(self)
         if self.staking is not None:
             begin(self, self.staking, reports, context)
-        self._settle(bool(reports) and not is_halted)
+        settle(self, has_update=bool(reports) and not is_halted)
         run_schedule(self, before_ns)
         self.rows = Rows(risk, {number: paid_uusd(self, item) for number, item in self.instruments.items()})
         set_model(self, self.rows, risk.underlyings)
@@ -200,7 +174,7 @@ class NaiveLedger:
         for instrument in sorted(new | set(filter(self.breakers.resumes, live))):
             self.calling = instrument
             if self.breakers.matches(instrument):
-                self._call(self.instruments[instrument])
+                run_call(self, self.instruments[instrument])
         settle_packages(self, good)
         absorb_debts(self, debt_before_uusd)
         if self.staking is not None:
@@ -280,52 +254,6 @@ class NaiveLedger:
         edge = below_or_at(grid, mark + band) if is_buy else above_or_at(grid, max(0, mark - band))
         return max(edge, above_or_at(grid, 1))
 
-    # --- calls ---
-
-    def _call(self, instrument: Instrument) -> None:
-        own = [item for item in self.orders.values() if item.instrument == instrument.id]
-        before = {item.id: item.lots for item in own}
-        mark = self.rows.mark[self.rows.row_of[instrument.id]]
-        result = call_with_kills(own, self.height, mark, self.grid(instrument))
-        for order_id in result.removed:
-            self.cancel(self.orders[order_id], "self_trade")
-        trades: dict[tuple[int, int], int] = {}
-        for pair in result.lots:
-            trades[pair] = trades.get(pair, 0) + 1
-        paid_base: set[int] = set()
-        for (buy, sell), lots in trades.items():
-            assert result.price_uusd is not None
-            self._trade(instrument, self.orders[buy], self.orders[sell], lots, result.price_uusd, paid_base)
-        traded = {order_id for pair in trades for order_id in pair}
-        accounts = {self.orders[order_id].account for order_id in traded}
-        for order_id in sorted(before):
-            order = self.orders.get(order_id)
-            if order is not None and order.lots == 0:
-                del self.orders[order_id]
-            elif order is not None and order.time_in_force:
-                self.cancel(order, "immediate_or_cancel" if order.time_in_force == 1 else "fill_or_kill")
-        for key in sorted(accounts):
-            self.trim(key, instrument.id)
-        trip(self, instrument.underlying, accounts)
-
-    def _trade(
-        self, instrument: Instrument, buy: Order, sell: Order, lots: int, price: int, paid_base: set[int]
-    ) -> None:
-        fees = []
-        for order, signed in ((buy, lots), (sell, -lots)):
-            self.give(self.accounts[order.account], instrument, signed, price)
-            order.lots -= lots
-            count_fill(self, instrument, order, signed)
-            is_maker = order.height < self.height
-            has_base = not is_maker and order.id not in paid_base
-            paid_base.add(order.id)
-            fees.append(fee_uusd(self, instrument, lots, price, is_maker=is_maker, has_base=has_base))
-            self.accounts[order.account].cash_uusd -= fees[-1]
-            self.supply["fees_uusd"] += fees[-1]
-        self.events.append(
-            Trade(instrument.id, price, lots, buy.id, sell.id, *buy.account, *sell.account, *fees)
-        )
-
     def give(self, account: NaiveAccount, instrument: Instrument, lots: int, price: int) -> None:
         """Lots for cash; a perpetual's price goes into its cost, and what is closed is realised in cash."""
         held, cost = account.positions.pop(instrument.id, (0, 0))
@@ -355,64 +283,6 @@ class NaiveLedger:
                     if room < 0:
                         self.cancel(order, "reduce_only")
 
-    # --- settlement ---
-
-    def _settle(self, has_update: bool) -> None:
-        parameters = self.genesis.parameters
-        total = parameters.settlement_window_ns // parameters.settlement_bucket_ns
-        carry = parameters.settlement_carry_buckets_max
-        for underlying in sorted(self.oracle.agreed):
-            for agreed in self.oracle.agreed[underlying].slices:
-                expiry_ns = agreed.slice.expiry_ns
-                start_ns = expiry_ns - parameters.settlement_window_ns
-                if self.time_ns < start_ns:
-                    continue
-                options = self._options(underlying, expiry_ns)
-                if self.time_ns >= expiry_ns:
-                    self._close_books(options)
-                if not has_update:
-                    continue
-                average = self.averages.setdefault((underlying, expiry_ns), NaiveAverage())
-                bucket = (self.time_ns - start_ns) // parameters.settlement_bucket_ns
-                average.observe(bucket, self.oracle.agreed[underlying].index_uusd)
-                price = average.price_uusd(total, carry)
-                if price is not None:
-                    self._pay(underlying, expiry_ns, options, price)
-
-    def _options(self, underlying: int, expiry_ns: int) -> list[Instrument]:
-        return [
-            item
-            for _, item in sorted(self.instruments.items())
-            if item.kind != Kind.PERPETUAL and (item.underlying, item.expiry_ns) == (underlying, expiry_ns)
-        ]
-
-    def _close_books(self, options: list[Instrument]) -> None:
-        for option in options:
-            for order in sorted(self.orders.values(), key=lambda item: item.id):
-                if order.instrument == option.id:
-                    self.cancel(order, "expired")
-
-    def _pay(self, underlying: int, expiry_ns: int, options: list[Instrument], price: int) -> None:
-        count = paid = 0
-        for _, account in sorted(self.accounts.items()):
-            for option in options:
-                lots, _cost = account.positions.pop(option.id, (0, 0))
-                if lots:
-                    above = price - option.strike_uusd
-                    payoff = max(0, above if option.kind == Kind.CALL else -above)
-                    change = lots * payoff // option.lots_per_contract
-                    account.cash_uusd += change
-                    self.supply["fund_uusd"] -= change
-                    paid += max(0, change)
-                    count += 1
-        self.settled |= {option.id: price for option in options}
-        oracle = self.oracle.agreed[underlying]
-        left = tuple(item for item in oracle.slices if item.slice.expiry_ns != expiry_ns)
-        self.oracle.agreed[underlying] = replace(oracle, slices=left)
-        del self.averages[underlying, expiry_ns]
-        self.breakers.forget(options)
-        self.events.append(ExpirySettled(underlying, expiry_ns, price, count, paid))
-
     # --- cash ---
 
     def move_cash(self, key: AccountKey, amount_uusd: int, cause: str) -> None:
@@ -420,90 +290,15 @@ class NaiveLedger:
         self.accounts[key].cash_uusd += amount_uusd
         self.events.append(CashMoved(*key, amount_uusd, cause))
 
-    # --- the state's leaves ---
+    # --- the state ---
 
     def leaves(self) -> dict[bytes, bytes]:
         """Every leaf of the state after the block."""
-        parameters = self.genesis.parameters
-        total = parameters.settlement_window_ns // parameters.settlement_bucket_ns
-        carry = parameters.settlement_carry_buckets_max
-        clock = Clock(self.height, self.time_ns, self.next_order_id, self.silent_blocks)
-        cash = sum(item.cash_uusd for item in self.accounts.values())
-        cost = sum(cost for item in self.accounts.values() for _, cost in item.positions.values())
-        values: dict[bytes, Any] = {
-            KEY_CLOCK: clock,
-            KEY_SUPPLY: Supply(**self.supply),
-            KEY_TOTALS: Totals(cash, cost),
-        }
-        if self.marks is not None:
-            values[KEY_MARKS] = self.marks
-        if self.exposure is not None:
-            values[KEY_EXPOSURE] = self.exposure
-        if self.has_schedule:
-            values[KEY_SCHEDULE] = Schedule(self.next_instrument)
-        for key in self.accounts:
-            values[account_key(key)] = self._account_leaf(key)
-        for instrument in self.instruments.values():
-            is_settled = instrument.id in self.settled
-            values[listing_key(instrument.id)] = Listing(
-                instrument, is_settled, self.settled.get(instrument.id, 0)
-            )
-            if any(item.instrument == instrument.id for item in self.orders.values()):
-                values[book_key(instrument.id)] = self._book_leaf(instrument.id)
-        values |= {oracle_key(number): item for number, item in self.oracle.agreed.items()}
-        values |= {reporter_key(number): item for number, item in self.oracle.reporters.items()}
-        values |= {window_key(*key): item.leaf(total, carry) for key, item in self.averages.items()}
-        values |= {liquidation_key(key): item for key, item in self.liquidations.items()}
-        values |= {funding_key(number): item for number, item in self.funding.items()}
-        values |= self.breakers.leaves()
-        values |= trading_leaves(self)
-        values |= request_leaves(self)
-        values |= governance_leaves(self)
-        if self.staking is not None:
-            values |= staking_leaves(self, self.staking)
-        return {key: encode(value) for key, value in values.items()}
+        return leaves_of(self)
 
     def root(self) -> bytes:
         """The state root."""
         return naive_root(self.leaves())
-
-    def _account_leaf(self, key: AccountKey) -> Account:
-        account = self.accounts[key]
-        used = sum(1 << (nonce - account.nonce_floor) for nonce in account.nonces_used)
-        own = sorted((item.id, item.instrument) for item in self.orders.values() if item.account == key)
-        return Account(
-            *key,
-            account.cash_uusd,
-            account.nonce_floor,
-            used.to_bytes((used.bit_length() + 7) // 8, "little"),
-            account.health,
-            tuple(Position(item, *account.positions[item]) for item in sorted(account.positions)),
-            tuple(OpenOrderLeaf(*item) for item in own),
-        )
-
-    def _book_leaf(self, instrument: int) -> Book:
-        own = sorted(
-            (item for item in self.orders.values() if item.instrument == instrument),
-            key=lambda item: item.priority,
-        )
-        return Book(
-            *(tuple(_resting(item) for item in own if item.is_buy == is_buy) for is_buy in (True, False))
-        )
-
-
-def _resting(order: Order) -> RestingOrder:
-    return RestingOrder(
-        order.id,
-        *order.account,
-        0 if order.is_buy else 1,
-        order.price_uusd,
-        order.lots,
-        order.height,
-        order.label,
-        order.time_in_force,
-        order.post_only,
-        order.reduce_only,
-    )
 
 
 def plain(events: list[Event] | tuple[Event, ...]) -> list[Event]:
