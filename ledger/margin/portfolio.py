@@ -194,8 +194,11 @@ class PortfolioTable(Generic[Key]):
         """Put the replacements between what stays: runs of accounts are copied as they stand, for most do."""
         places = sorted(self._pending)
         arranged, lengths = sorted_positions(risk, [self._pending[place] for place in places])
-        ends = np.cumsum(lengths)
+        self._pending.clear()
         at = np.array(places, dtype=np.int64)
+        if self._overwrite(at, arranged, lengths):
+            return
+        ends = np.cumsum(lengths)
         known = len(self._offsets) - 1
         new_lengths = np.zeros(len(self.accounts), dtype=np.int64)
         new_lengths[:known] = np.diff(self._offsets)
@@ -212,5 +215,18 @@ class PortfolioTable(Generic[Key]):
             start = stop
         self._columns = np.concatenate(pieces, axis=1)
         self._offsets = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(new_lengths)))
-        self._pending.clear()
         self._layout = None
+
+    def _overwrite(self, at: Ints, arranged: Ints, lengths: Ints) -> bool:
+        """Whether no account has taken up or given up an instrument; the layout holds and new lots stand in place."""
+        if int(at[-1]) >= len(self._offsets) - 1:
+            return False
+        starts = self._offsets[at]
+        if not np.array_equal(self._offsets[at + 1] - starts, lengths):
+            return False
+        target = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(arranged.shape[1])
+        if not np.array_equal(self._columns[0, target], arranged[0]):
+            return False
+        self._columns = self._columns.copy()
+        self._columns[:, target] = arranged
+        return True

@@ -49,12 +49,13 @@ from testnet.sim.campaign import quiet
 HOLDER_CASH_UUSD = 1_000_000 * USD
 TRADER_CASH_UUSD = 10_000_000 * USD
 LOTS_MAX = 2
+TRADER_LOTS = 10
 WARM_UP_BLOCKS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class CrowdPlan:
-    """What is measured: `traders` of the accounts send an order each in every block, all others only hold."""
+    """What is measured: `traders` of the accounts, an even number, send an order each in every block."""
 
     accounts: int = 100_000
     positions: tuple[int, ...] = (0, 2, 20)
@@ -133,7 +134,14 @@ class _Crowd:
         self._perpetual = next(item for item in listed if item.kind == Kind.PERPETUAL)
 
     def hold(self, state: State, positions: int) -> None:
-        """Give every second account so many positions, and the next one their opposites."""
+        """Give every second account so many options, and the next one their opposites; traders hold what they trade."""
+        instrument = self._perpetual
+        for place, key in enumerate(self._keys):
+            trader = state.account((address_of(key.public_key), 0))
+            assert trader is not None
+            count = TRADER_LOTS if place % 2 else -TRADER_LOTS
+            cost_uusd = count * self._price_uusd(instrument) // instrument.lots_per_contract
+            state.put_account(replace(trader, positions=(Position(instrument.id, count, cost_uusd),)))
         holders = [account for account in state.accounts() if account.cash_uusd == HOLDER_CASH_UUSD]
         for one, other in zip(holders[::2], holders[1::2], strict=False):
             chosen = self._random.sample(self._options, min(positions, len(self._options)))

@@ -60,6 +60,30 @@ def test_the_columns_follow_every_write_and_every_undo() -> None:
         assert told(state, table) == looked_up(state)
 
 
+def test_lots_that_change_stand_where_they_stood_and_an_instrument_taken_up_or_given_up_finds_its_place() -> (
+    None
+):
+    state, table = a_state(), AccountTable()
+    held = {number: dict.fromkeys(range(number % 5), 5) for number in range(8)}
+
+    def follow(**changes: dict[int, int]) -> object:
+        """The layout, after some accounts hold something else."""
+        for name, lots in changes.items():
+            held[int(name[1:])] = lots
+        for number, lots in held.items():
+            positions = tuple(Position(item, count, 0) for item, count in sorted(lots.items()))
+            state.put_account(replace(new_account(bytes([number]) * 20, 0, number), positions=positions))
+        assert told(state, table) == looked_up(state)
+        return table.portfolios.portfolios(get_prices(state).risk)[1]
+
+    first = follow()
+    assert follow(a3={0: 7, 1: 5, 2: -1}, a7={0: 5, 1: 9}) is first
+    assert follow(a3={0: 7, 1: 5, 3: -1}) is not first
+    second = follow(a4={0: 1})
+    assert follow(a4={0: -1}) is second
+    assert follow(a0={6: 1}) is not second
+
+
 def test_rows_of_an_earlier_block_do_not_change() -> None:
     state, table, random = a_state(), AccountTable(), Random(6)
     state.begin_block()
