@@ -370,9 +370,9 @@ class OrderDesk:
         computation and never changes its answer; the slack outweighs every rounding.
         """
         stored = self._workspace.state.account(account.key)
-        if stored is None or self._workspace.state.standard.get(account.key):
+        if stored is None or not account.has_stored_positions():
             return False
-        if not account.has_stored_positions():
+        if account.key in self._valuation.standard or self._workspace.state.standard.get(account.key):
             return False
         excess_uusd = self._valuation.im_excess_uusd(account.key) + account.cash_uusd - stored.cash_uusd
         return excess_uusd - required_uusd >= SURE_UUSD

@@ -144,6 +144,8 @@ class Valuation(Prices):
         self.table = accounts.follow(state)
         self.margins: MarginArrays = compute_margins(self.risk, accounts.portfolios, state.spread)
         overwrite_standard(state, self.risk, accounts.portfolios, self.margins)
+        self.standard = frozenset(state.standard.values)
+        """Accounts margined by the standard model when the block began; some may have chosen anew since."""
         self._place_of = accounts.portfolios.place_of
         self._portfolios = accounts.portfolios
         self.stress = compute_stress(

@@ -74,6 +74,17 @@ def exchange_account(exchange: Exchange, name: str) -> OpenAccount:
     return OpenAccount(account)
 
 
+def test_orders_beside_the_choice_are_judged_under_the_new_model() -> None:
+    exchange = a_market(20_000)
+    exchange.does("alice", STANDARD)
+    exchange.block()
+    exchange.does("alice", buy(BTC_PERP, 100_000, 100))
+    exchange.does("bob", sell(BTC_PERP, 100_000, 100))
+    assert reasons(exchange.block()) == []
+    exchange.does("alice", PORTFOLIO, buy(BTC_PERP, 99_000, 30))
+    assert reasons(exchange.block()) == ["insufficient_margin"]
+
+
 def test_the_choice_is_refused_when_the_requirement_would_not_hold_under_it() -> None:
     exchange = a_market(22_700)
     sold_a_call(exchange)
