@@ -338,13 +338,14 @@ def _signatures_unchecked() -> list[Patch]:
 
 
 def _send_before_persist() -> list[Patch]:
+    """What a step wants to be written comes with the next one; the driver writes all that it has before it sends."""
     original = Outbox.take
 
     def take(self: Outbox) -> list[Effect]:
         effects = original(self)
-        return [e for e in effects if not isinstance(e, Persist)] + [
-            e for e in effects if isinstance(e, Persist)
-        ]
+        late = self.__dict__.pop("late", [])
+        self.__dict__["late"] = [one for one in effects if isinstance(one, Persist)]
+        return [*late, *(one for one in effects if not isinstance(one, Persist))]
 
     return [(Outbox, "take", take)]
 

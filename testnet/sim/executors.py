@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from consensus.messages import Block, QuorumCertificate, hash_of
@@ -72,9 +73,9 @@ class Roots:
             self._roots[block_hash] = known
         return known
 
-    def of(self, block_hash: BlockHash) -> bytes:
-        """The root after a block that somebody executed, or the empty state's."""
-        return self._roots.get(block_hash, EMPTY_ROOT)
+    def of(self, block_hash: BlockHash) -> bytes | None:
+        """The root after a block that somebody executed."""
+        return self._roots.get(block_hash)
 
 
 class EmptyExecutor:
@@ -84,14 +85,23 @@ class EmptyExecutor:
         self._roots = roots
         self._final = EMPTY_ROOT
         self.final_height = 0
+        self.find_block: Callable[[BlockHash], Block | None] = lambda _: None
+        """Where consensus keeps blocks: our own, while it waits for the disk, is in no message yet."""
 
     def build(self, parent: BlockHash, height: int, now_ns: int) -> EmptyPayload:
         """Never overtaken: there is no state to move."""
-        return EmptyPayload(max(1, now_ns), self._roots.of(parent))
+        return EmptyPayload(max(1, now_ns), self._root_after(parent))
+
+    def _root_after(self, block_hash: BlockHash) -> bytes:
+        known = self._roots.of(block_hash)
+        block = self.find_block(block_hash) if known is None else None
+        if block is not None:
+            return self._roots.after(block_hash, block, block.header.parent_state_root)
+        return EMPTY_ROOT if known is None else known
 
     def is_valid(self, block_hash: BlockHash, block: Block) -> bool:
         """A pure function of the block and its parent's root."""
-        before = self._roots.of(BlockHash(block.header.parent_hash))
+        before = self._root_after(BlockHash(block.header.parent_hash))
         if block.header.parent_state_root != before or INVALID in block.transactions:
             return False
         self._roots.after(block_hash, block, before)

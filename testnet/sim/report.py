@@ -40,7 +40,7 @@ SOMETIMES = (
     *("set changed", "validator joined", "validator left", "partition and dead leader at a switch"),
     *("caught up past an epoch", "epoch closed by a suffix", "watch ended", "stopped by its double"),
     *("upgrade in force", "old build stopped", "caught up by ranges", "range asked of another peer"),
-    *("lying server dropped", "question timed out", "crash while catching up"),
+    *("step while the disk is busy", "lying server dropped", "question timed out", "crash while catching up"),
     *(
         "epoch opened",
         "evidence E1",

@@ -123,6 +123,7 @@ class Simulation:
             exchange.find_block = lambda block: self._held(index, block)
             return exchange
         executor = EmptyExecutor(self.roots)
+        executor.find_block = lambda block: self._held(index, block)
         if store.proof is not None:
             executor.finalize(tuple(store.blocks), store.proof)
         return executor

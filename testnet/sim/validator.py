@@ -1,7 +1,7 @@
 """One simulated validator: the real core, journal and watermark on a simulated disk, clock and network. No I/O.
 
-It keeps the driver's order: what a step wants to persist is synced before anything of that step is sent. It can die
-between any two effects, and inside a sync.
+It keeps the driver's order (node/consensus_service.py): the core goes on while the disk is busy, and what its steps
+want to persist is synced before anything of them is sent. It can die between any two effects, and inside a sync.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from consensus import admission
-from consensus.core import Core
 from consensus.effects import (
     Broadcast,
     BuildPayload,
@@ -25,6 +24,7 @@ from consensus.effects import (
     EpochClosed,
     EpochOpened,
     Halt,
+    JournalRecord,
     Persist,
     Readmit,
     ReportEvidence,
@@ -36,7 +36,6 @@ from consensus.effects import (
     ValidatePayload,
     WatchEnded,
 )
-from consensus.epoch import Epoch
 from consensus.epochs import EpochManager
 from consensus.evidence_pool import EvidencePool
 from consensus.inputs import (
@@ -59,7 +58,7 @@ from consensus.messages import (
     Status,
     hash_of,
 )
-from consensus.state import CoreConfig, FinalTip, Signer
+from consensus.state import CoreConfig, Signer
 from consensus.watch import Watch
 from node.consensus_service import INBOX_MAX
 from node.safety_journal import SafetyJournal, SafetyMemory, recover
@@ -68,6 +67,7 @@ from primitives.errors import OperatorError
 from primitives.identifiers import BlockHash, ValidatorIndex
 from testnet.byzantine.actor import Actor, Later
 from testnet.byzantine.doppelganger import Doppelganger
+from testnet.byzantine.fearless import FearlessManager
 from testnet.checkers import Violation
 from testnet.checkers.signatures import HonestSignatures
 from testnet.sim.catching_up import RangeCatchUp, RangeServer
@@ -97,13 +97,9 @@ class Standing(Enum):
     """It stopped itself: the disk failed, or its journal is damaged."""
 
 
-class FearlessManager(EpochManager):
-    """A traitor's: it must not take fright at words under its key that it never journaled."""
-
-    def _core_of(self, epoch: Epoch, tip: FinalTip | None) -> Core:
-        core = super()._core_of(epoch, tip)
-        core._check_own = lambda vote: None  # type: ignore[method-assign]
-        return core
+def records_of(effects: Sequence[Effect]) -> list[JournalRecord]:
+    """All that is to be written, in order."""
+    return [one for effect in effects if isinstance(effect, Persist) for one in effect.records]
 
 
 class SimulatedValidator:
@@ -144,8 +140,14 @@ class SimulatedValidator:
         self._inbox: deque[Input] = deque()
         self._late: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         """What came while it stood still, beside the core's inputs."""
-        self._waiting: list[Effect] | None = None
-        """Effects behind a Persist whose sync has not come back."""
+        self._turns: list[Effect] = []
+        """What the core asks for, until the disk is free."""
+        self._writing: list[Effect] | None = None
+        """What is performed when the disk comes back."""
+        self._announced = 0
+        """Height of the newest block that the core calls final, delivered or not."""
+        self._blocked: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        """Work of the ledger that waits for such blocks."""
         self._journal: SafetyJournal | None = None
         self._watermark: Watermark | None = None
         Watermark.create(WATERMARK, disk)
@@ -176,9 +178,10 @@ class SimulatedValidator:
         if self.standing in (Standing.UP, Standing.PAUSED):
             return
         self.life += 1
-        self._timers, self._waiting = {}, None
-        self._inbox.clear()
-        self._late.clear()
+        self._timers, self._writing = {}, None
+        self._announced = self.height
+        for queue in (self._inbox, self._late, self._turns, self._blocked):
+            queue.clear()
         try:
             memory = recover(JOURNAL, WATERMARK, self.disk)
         except OperatorError as error:
@@ -228,11 +231,11 @@ class SimulatedValidator:
 
     def crash(self) -> None:
         """kill -9, or the plug: memory is gone, and what was not synced may be."""
-        if self.core is not None and self._waiting is not None:
+        if self.core is not None and self._writing is not None and self._journal is not None:
             self.world.happened("crash inside a sync")
             self.disk.cut_at_sync = True
             try:
-                self._persist_waiting()
+                self._journal.append(records_of(self._writing))
             except (PowerCut, OperatorError):
                 self.disk.cut_at_sync = False
         if self.catching_up is not None and self.catching_up.is_fetching:
@@ -273,23 +276,26 @@ class SimulatedValidator:
     # --- inputs ---
 
     def take(self, event: Input) -> None:
-        """One input: at once, or after what the process is waiting for."""
+        """One input, also while the disk is busy; what is to be said waits for the disk."""
         if self.core is None:
             return
-        if self._waiting is not None or self.standing is Standing.PAUSED:
+        if self.is_paused:
             if len(self._inbox) < INBOX_MAX or isinstance(event, BlocksProved):  # The node waits for room.
                 self._inbox.append(event)
             else:
                 self.world.happened("inbox full")
             return
+        if self._writing is not None:
+            self.world.happened("step while the disk is busy")
         effects = self.core.step(event)
         if self.actor is not None:
             self.actor.epoch = self.core.epoch.number
             effects = self._twisted(effects)
-        self._perform(effects)
+        self._start(effects)
+        self._perform_turns()
 
     def _drain(self) -> None:
-        while self._inbox and self._waiting is None and self.standing is Standing.UP:
+        while self._inbox and self.standing is Standing.UP:
             self.take(self._inbox.popleft())
 
     def _twisted(self, effects: list[Effect]) -> list[Effect]:
@@ -319,51 +325,80 @@ class SimulatedValidator:
 
     # --- effects ---
 
-    def _perform(self, effects: Sequence[Effect]) -> None:
-        """In order; a Persist is a barrier, which may take time, fail, or be the moment of death."""
-        life = self.life
-        for place, effect in enumerate(effects):
-            if isinstance(effect, Persist):
-                if self.disk.latency_ns:
-                    self._waiting = list(effects[place:])
-                    self.world.after(self.disk.latency_ns, self._synced, life)
-                    return
-                if not self._persist(effect):
-                    return
-            else:
-                self._perform_one(effect)
-            self.performed += 1
-            if self.crash_at is not None and self.performed >= self.crash_at:
-                self.world.happened("crash between two effects")
-                self.world.crashed_itself(self)
+    def _start(self, effects: Sequence[Effect]) -> None:
+        """What tells nobody anything begins at once; the rest waits in order for the disk."""
+        for effect in effects:
+            match effect:
+                case SetTimer() | CancelTimer() | BuildPayload() | ValidatePayload() | WatchEnded():
+                    self._perform_one(effect)
+                    if self._dies_here():
+                        return
+                case DeliverFinal(blocks=blocks):
+                    self._announced = max(self._announced, blocks[-1].header.height)
+                    self._turns.append(effect)
+                case _:
+                    self._turns.append(effect)
+
+    def _perform_turns(self) -> None:
+        """Everything that waits is written at once, then performed in order; a busy disk ends it for now."""
+        while self._turns and self._writing is None and self.core is not None:
+            effects, self._turns = self._turns, []
+            if self.disk.latency_ns and records_of(effects):
+                self._writing = effects
+                self.world.after(self.disk.latency_ns, self._synced, self.life)
                 return
-            if self.life != life or self.core is None:
+            if not self._write(effects):
                 return
 
     def _synced(self, life: int) -> None:
-        """The slow disk has done it: go on where the barrier was."""
-        if self.life != life or self._waiting is None or self.core is None:
+        """The slow disk has done it."""
+        if self.life != life or self._writing is None or self.core is None:
             return
-        effects, self._waiting = self._waiting, None
-        first = effects[0]
-        assert isinstance(first, Persist)
-        if self._persist(first):
-            self._perform(effects[1:])
-            self._drain()
+        if self.is_paused:
+            self.when_awake(self._synced, life)
+            return
+        effects, self._writing = self._writing, None
+        if self._write(effects):
+            self._perform_turns()
 
-    def _persist_waiting(self) -> None:
-        assert self._waiting is not None and self._journal is not None
-        first = self._waiting[0]
-        if isinstance(first, Persist):
-            self._journal.append(first.records)
+    def _write(self, effects: Sequence[Effect]) -> bool:
+        """Write, then perform; whether the process goes on."""
+        life, records = self.life, records_of(effects)
+        if records and not self._persist(records):
+            return False
+        for effect in effects:
+            if not isinstance(effect, Persist):
+                self._perform_one(effect)
+            if self._dies_here() or self.life != life or self.core is None:
+                return False
+        blocked, self._blocked = self._blocked, []
+        for action, arguments in blocked:
+            self._when_executed(action, *arguments)
+        return self._compact()
 
-    def _persist(self, effect: Persist) -> bool:
+    def _dies_here(self) -> bool:
+        """Whether this was the effect after which it is killed."""
+        self.performed += 1
+        if self.crash_at is None or self.performed < self.crash_at:
+            return False
+        self.world.happened("crash between two effects")
+        self.world.crashed_itself(self)
+        return True
+
+    def _when_executed(self, action: Callable[..., None], *arguments: Any) -> None:
+        """The ledger builds and validates on what is final: it waits for blocks that wait for the disk."""
+        if self.height >= self._announced:
+            action(*arguments)
+        else:
+            self._blocked.append((action, arguments))
+
+    def _persist(self, records: Sequence[JournalRecord]) -> bool:
         """Append and sync with the node's own code; whether the process goes on."""
         assert self._journal is not None
         if self.crash_at is not None and self.performed + 1 >= self.crash_at:
             self.disk.cut_at_sync = True
         try:
-            self._journal.append(effect.records)
+            self._journal.append(records)
         except PowerCut:
             self.world.happened("crash inside a sync")
             self.world.crashed_itself(self)
@@ -374,14 +409,17 @@ class SimulatedValidator:
         finally:
             self.disk.cut_at_sync = False
         if self.is_honest:
-            self.signatures.on_journaled(effect.records)
-        return self._compact()
+            self.signatures.on_journaled(records)
+        return True
 
     def _compact(self) -> bool:
+        """With what the core remembers now, if all of it is written."""
         assert self._journal is not None
+        if not self._journal.has_grown or self._turns:
+            return True
         try:
-            if self._journal.compact_if_grown():
-                self.world.happened("journal compacted")
+            self._journal.compact(self._journal.live_records())
+            self.world.happened("journal compacted")
         except OperatorError as error:
             self.stop(str(error))
             return False
@@ -482,6 +520,10 @@ class SimulatedValidator:
         self.world.after(wait_ns, self._built, effect, self.life)
 
     def _built(self, effect: BuildPayload, life: int) -> None:
+        if self.life == life:
+            self._when_executed(self._fill, effect, life)
+
+    def _fill(self, effect: BuildPayload, life: int) -> None:
         if self.life != life:
             return
         payload = self.executor.build(effect.parent, effect.height, self.wall_ns())
@@ -492,6 +534,10 @@ class SimulatedValidator:
             self.take(event)
 
     def _validate(self, block_hash: BlockHash, block: Block, life: int) -> None:
+        if self.life == life:
+            self._when_executed(self._judge, block_hash, block, life)
+
+    def _judge(self, block_hash: BlockHash, block: Block, life: int) -> None:
         if self.life != life:
             return
         ok = self.executor.is_valid(block_hash, block)
@@ -534,7 +580,7 @@ class SimulatedValidator:
 
     def can_sign(self) -> bool:
         """Whether it would vote, if there were something to vote for."""
-        if self.core is None or self._waiting is not None or self.standing is not Standing.UP:
+        if self.core is None or self.standing is not Standing.UP:
             return False
         state = self.core.state
         return state.own_index is not None and not state.is_stopped

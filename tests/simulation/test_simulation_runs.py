@@ -12,7 +12,7 @@ import pytest
 
 from testnet.sim.campaign import quiet, result_of, run_seed, run_twins
 from testnet.sim.canaries import CANARIES, Canary, broken, focused_plan, hunt
-from testnet.sim.plan import FaultKind, Plan, from_json, to_json
+from testnet.sim.plan import Fault, FaultKind, Plan, from_json, to_json
 from testnet.sim.report import Verdict, never_reached, verdict_on
 from testnet.sim.shrink import shrink
 from testnet.sim.simulation import verdict_of
@@ -95,6 +95,25 @@ def test_orders_are_filled_and_every_validator_has_the_same_books() -> None:
         if validator.height == simulation.validators[0].height
     }
     assert len(at_one_height) == 1
+
+
+@pytest.mark.parametrize("application", ["empty", "exchange"])
+def test_the_core_goes_on_while_disks_are_slow_and_nothing_is_said_before_it_is_written(
+    application: str,
+) -> None:
+    latencies_ms = (20, 60, 150, 700)
+    slow = [
+        Fault(kind=FaultKind.SLOW_DISK, at_ms=200, until_ms=7_000, nodes=(node,), amount=latency_ms)
+        for node, latency_ms in enumerate(latencies_ms)
+    ]
+    crash = Fault(kind=FaultKind.CRASH, at_ms=3_000, until_ms=3_500, nodes=(2,), amount=3)
+    plan = msgspec.structs.replace(
+        CALM, application=application, delta_ms=400, min_block_ms=100, hostile_ms=8_000, faults=(*slow, crash)
+    )
+    simulation, violation = verdict_of(plan)
+    assert violation is None
+    assert simulation.sometimes["step while the disk is busy"] > 100
+    assert min(validator.height for validator in simulation.validators) >= 10
 
 
 def test_epochs_follow_each_other() -> None:
