@@ -7,9 +7,9 @@ the lower one, which may not know where to find it, to stop waiting for its next
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 import trio
@@ -23,6 +23,8 @@ from primitives.errors import ProtocolViolation
 from primitives.identifiers import ValidatorIndex
 
 if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
     from gossip.host import Edge
 
 BACKOFF_SECONDS_MIN = 0.05
@@ -40,9 +42,13 @@ for followers (`peer_book.FOLLOWERS_MAX`), so one who took one of everybody woul
 CLEAN_UP_SECONDS_MAX = 3
 """How long libp2p gets to forget a connection that was cut, before it is dialled anew."""
 
-OpenLane = Callable[[Lane, PeerConfig], Awaitable[None]]
-
 log = structlog.get_logger(__name__)
+
+
+class OpenLane(Protocol):
+    """Opens a lane and serves it for as long as it lasts; `started` once both sides have greeted."""
+
+    async def __call__(self, lane: Lane, peer: PeerConfig, *, task_status: TaskStatus[None]) -> None: ...
 
 
 @dataclass(slots=True)
@@ -61,7 +67,7 @@ class _Course:
 
 
 class Dialler:
-    """The tasks of one edge. `open_lane` serves a lane for as long as it lasts."""
+    """The tasks of one edge."""
 
     def __init__(
         self,
@@ -127,8 +133,10 @@ class Dialler:
             try:
                 await self._connect(course)
                 async with trio.open_nursery() as nursery:
+                    # One after the other: who only follows says so once, and no other stream is cancelled as it
+                    # opens, which would break the connection.
                     for lane in Lane:
-                        nursery.start_soon(open_lane, lane, course.peer)
+                        await nursery.start(open_lane, lane, course.peer)
             except* (StreamBroken, trio.TooSlowError, ProtocolViolation) as errors:
                 only_follows = errors.subgroup(_says_that_it_follows) is not None
                 self._failed(course, "; ".join(str(error) for error in errors.exceptions))

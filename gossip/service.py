@@ -236,7 +236,7 @@ class Libp2pNetwork:
 
     # Streams.
 
-    async def _open_lane(self, lane: Lane, peer: PeerConfig) -> None:
+    async def _open_lane(self, lane: Lane, peer: PeerConfig, *, task_status: TaskStatus[None]) -> None:
         if self._private is not None and not self._private.is_up():
             raise StreamBroken("our validator is away")
         stream = await self._running().open(peer.peer_id, LANE_PROTOCOLS[lane])
@@ -249,6 +249,7 @@ class Libp2pNetwork:
                 self._refuse(peer.index, error)
             raise
         try:
+            task_status.started()
             await self._serve(lane, peer.index, stream, decoder)
         finally:
             stream.abort()
