@@ -49,8 +49,8 @@ def test_a_cluster_gives_what_one_process_gives_in_the_order_of_the_seeds(addres
     ("typed", "counted", "count"),
     [
         (["run", "--seeds", "1..5", "--validators", "4", "--hours", "0.001"], "runs", 5),
-        (["fork", "--seeds", "1..5", "--validators", "4"], "runs", 5),
-        (["twins", "--scenarios", "600"], "scenarios", 600),
+        (["fork", "--seeds", "1..4", "--validators", "4"], "runs", 4),
+        (["twins", "--scenarios", "520"], "scenarios", 520),
     ],
     ids=["run", "fork", "twins"],
 )
