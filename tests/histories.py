@@ -259,7 +259,7 @@ class History:
         if name == "maker" and self.random.random() < 0.85:
             self._send(name, 0, *self._market_making())
             return
-        if name in ("dave", "bob") and self.random.random() < 0.3:
+        if name in ("dave", "bob") and self.random.random() < 0.45:
             self._send(name, 0, *self.wishes.guarded_quotes(name))
             return
         many = 1 + (self.random.random() < 0.5) * self.random.randrange(7)
@@ -316,7 +316,7 @@ class History:
         name, wishes = self.random.choice(NAMES[:4]), self.wishes
         instrument = self.random.choice((0, *wishes.options()[:4]))
         side = self.random.choice((0, 1, 1))
-        order = wishes.order(instrument, side, 0, "now")
+        order = wishes.order(instrument, side, self.random.choice((0, -9_000 if side else 9_000)), "now")
         ladder = [replace(order, size_lots=2**step, label=0) for step in range(8)]
         self.exchange.does(name, *ladder)
         self.exchange.does("maker", replace(order, side=1 - side, size_lots=400, label=0))

@@ -88,7 +88,7 @@ class Wishes(DealWishes):
         state, number = self.exchange.state, self.validator()
         own = [item.number for item in scan(state, b"kv") if item.operator == self.exchange.key(name)[0]]
         if own and self.chance(0.9):
-            number = self.random.choice(own)
+            number = self.random.choice([*own, max(own)])
         fresh = a_key(f"consensus {self.random.randrange(20)}").public_key
         if self.chance(0.03):
             fresh = bytes(32)

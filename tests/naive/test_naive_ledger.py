@@ -12,16 +12,21 @@ from hypothesis import strategies as st
 
 from ledger import oracle
 from ledger.breakers import drift, monitors, phases
+from ledger.breakers.reasons import BreakerReason
 from ledger.breakers.state import Colour
+from ledger.events import ActionRejected, TransactionRejected
 from ledger.matching import call
+from ledger.reasons import LedgerReason
 from ledger.settlement import auction, liquidation
+from ledger.staking.reasons import StakingReason
 from ledger.trading import fees
+from ledger.trading.reasons import TradingReason
 from tests.histories import History
 from tests.naive.ledger import NaiveLedger, plain
 
 
 def replay(seed: int, blocks: int) -> Counter[str]:
-    """Run a history on both; how often each kind of event came up."""
+    """Run a history on both; how often each kind of event and each reason of a refusal came up."""
     history = History(seed)
     naive = NaiveLedger(history.exchange.state)
     assert naive.root() == history.exchange.state.root()
@@ -32,6 +37,7 @@ def replay(seed: int, blocks: int) -> Counter[str]:
         assert naive.leaves() == dict(history.exchange.state.all_leaves())
         assert naive.root() == block.result.root
         seen.update(type(event).__name__ for event in events)
+        seen.update(item.reason for item in events if isinstance(item, ActionRejected | TransactionRejected))
     return seen
 
 
@@ -48,7 +54,7 @@ RARE = {
 
 
 def test_both_agree_on_long_histories_in_which_much_happens() -> None:
-    seen = replay(seed=3, blocks=300) + replay(seed=4, blocks=300)
+    seen = replay(seed=6, blocks=300) + replay(seed=1, blocks=300)
     assert set(seen) >= RARE
 
 
@@ -120,8 +126,34 @@ def test_a_planted_difference_is_noticed(
 ) -> None:
     monkeypatch.setattr(place, name, planted)
     with pytest.raises(AssertionError):
-        for seed in (3, 4):
+        for seed in (4, 10):
             replay(seed, blocks=80)
+
+
+OF_BLOCKS = {
+    *("bad_genesis", "undecodable_transaction", "duplicate_transaction", "bad_signature", "no_oracle_update"),
+    *(
+        "oracle_quorum",
+        "oracle_order",
+        "oracle_reporter",
+        "oracle_stale",
+        "oracle_repeated",
+        "oracle_content",
+    ),
+    *("wrong_block_time", "wrong_state_root", "wrong_height", "unknown_offender", "evidence_too_old"),
+    *("bad_observation", "unreadable"),
+}
+"""Why a block is not valid: histories hold valid ones."""
+OUT_OF_REACH = {"deposit_limit", "too_many_accounts", "too_many_validators", "too_many_ballots"}
+"""What takes billions of dollars, or more of something than a history has."""
+
+
+@pytest.mark.slow
+def test_both_agree_on_every_reason_of_a_refusal() -> None:
+    seen = sum((replay(seed, blocks=300) for seed in range(12)), Counter[str]())
+    kinds = (LedgerReason, TradingReason, BreakerReason, StakingReason)
+    reasons = {reason.value for kind in kinds for reason in kind}
+    assert reasons - OF_BLOCKS - OUT_OF_REACH <= set(seen)
 
 
 @pytest.mark.slow
