@@ -1,7 +1,8 @@
-"""Real processes of a testnet: start, watch, kill, stop. Starts and ends only its own. Uses psutil."""
+"""Real processes of a testnet: start, watch, kill, stop. Starts and ends only its own. Uses psutil and prctl."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -16,9 +17,19 @@ STOP_SECONDS = 8.0
 """How long a process may take to end after SIGTERM before it is killed."""
 LOG_TAIL_BYTES = 4_000
 
+PR_SET_PDEATHSIG = 1
+"""From <sys/prctl.h>: a signal for the child when the thread that started it ends. Ours start on the main thread."""
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+"""Loaded before there is a child: between fork and exec nothing may be loaded."""
+
+
+def _end_with_parent() -> None:
+    """In the child, before its program begins."""
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # type: ignore[union-attr]
+
 
 class Process:
-    """One child process with its output in a log file; it dies with us (its stdin pipe closes)."""
+    """One child process with its output in a log file; on Linux it is told to end when we are killed."""
 
     def __init__(self, name: str, arguments: Sequence[str], log_path: Path) -> None:
         self.name = name
@@ -37,7 +48,7 @@ class Process:
         with self.log_path.open("ab") as log:
             self._popen = subprocess.Popen(
                 [sys.executable, *self._arguments],
-                stdin=subprocess.PIPE,
+                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env={
@@ -46,6 +57,7 @@ class Process:
                     "OPENBLAS_NUM_THREADS": "1",
                     **(environment or {}),
                 },
+                preexec_fn=_end_with_parent if _LIBC is not None else None,  # noqa: PLW1509 - one system call, no lock.
             )
         self.expected_to_run = True
 
