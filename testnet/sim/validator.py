@@ -83,6 +83,8 @@ JOURNAL = Path("journal")
 WATERMARK = Path("safety/watermark")
 COMPACT_BYTES = 256 * 1024
 """Small, so that compaction happens often here; the node's is 16 MiB."""
+STARTED = frozenset({SetTimer, CancelTimer, BuildPayload, ValidatePayload, WatchEnded})
+"""Effects that tell nobody anything: they wait for no disk."""
 WORK_NS = 1 * MS
 """Building and validating take this long."""
 
@@ -291,8 +293,9 @@ class SimulatedValidator:
         if self.actor is not None:
             self.actor.epoch = self.core.epoch.number
             effects = self._twisted(effects)
-        self._start(effects)
-        self._perform_turns()
+        if effects:
+            self._start(effects)
+            self._perform_turns()
 
     def _drain(self) -> None:
         while self._inbox and self.standing is Standing.UP:
@@ -328,16 +331,14 @@ class SimulatedValidator:
     def _start(self, effects: Sequence[Effect]) -> None:
         """What tells nobody anything begins at once; the rest waits in order for the disk."""
         for effect in effects:
-            match effect:
-                case SetTimer() | CancelTimer() | BuildPayload() | ValidatePayload() | WatchEnded():
-                    self._perform_one(effect)
-                    if self._dies_here():
-                        return
-                case DeliverFinal(blocks=blocks):
-                    self._announced = max(self._announced, blocks[-1].header.height)
-                    self._turns.append(effect)
-                case _:
-                    self._turns.append(effect)
+            if type(effect) in STARTED:
+                self._perform_one(effect)
+                if self._dies_here():
+                    return
+                continue
+            if isinstance(effect, DeliverFinal):
+                self._announced = max(self._announced, effect.blocks[-1].header.height)
+            self._turns.append(effect)
 
     def _perform_turns(self) -> None:
         """Everything that waits is written at once, then performed in order; a busy disk ends it for now."""
