@@ -104,12 +104,13 @@ class Network:
         process.start()
         port = settings_of(home)["gateway"]["port"]
         wanted = self.height() + 5
-        self.until(
-            f"{process.name} is back",
-            lambda: (
-                (self.ask("/v1/status", f"http://127.0.0.1:{port}") or {}).get("final_height", 0) >= wanted
-            ),
-        )
+
+        def is_back() -> bool:
+            assert process.pid is not None, process.log_tail()
+            status = self.ask("/v1/status", f"http://127.0.0.1:{port}") or {}
+            return bool(status.get("final_height", 0) >= wanted)
+
+        self.until(f"{process.name} is back", is_back)
 
     def height(self) -> int:
         """The highest final height that any of the four tells."""
@@ -250,8 +251,9 @@ def join(network: Network) -> None:
     network.tell("readiness attested")
 
     def is_decided() -> bool:
-        members = network.ask("/v1/validators")["next_set"]["members"]
-        return any(one["place"] == PLACE for one in members)
+        # By its own node, which would refuse a place that it does not know of yet.
+        answer = network.ask("/v1/validators", network.own_url)
+        return answer is not None and any(one["place"] == PLACE for one in answer["next_set"]["members"])
 
     network.until("in the next set", is_decided)
     change_settings(network.mine, {"index": PLACE})
