@@ -104,7 +104,10 @@ class LedgerGenesis(Wire):
 
 def ledger_rules(parameters: LedgerParameters) -> Iterator[tuple[bool, str]]:
     """(whether it holds, the rule) for what votes may change of them."""
-    yield 0 < parameters.oracle_epoch_ns <= parameters.oracle_stale_ns, "reports of one oracle epoch are fresh"
+    yield (
+        0 < parameters.oracle_epoch_ns <= parameters.oracle_stale_ns,
+        "reports of one oracle epoch are fresh",
+    )
     yield 0 < parameters.liquidation_close_ppm <= PPM, "liquidation closes a part in each block"
 
 

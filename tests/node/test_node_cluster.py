@@ -95,7 +95,7 @@ async def test_nothing_is_sent_while_the_disk_is_busy_and_the_core_goes_on_count
     tmp_path: Path, monkeypatch: Any
 ) -> None:
     def sent() -> int:
-        return sum(lane is Lane.VOTE for lane, _ in nodes.network(0).sent)
+        return sum(lane is Lane.VOTE for lane, _ in network.sent)
 
     def slow_append(records: Any) -> None:
         sent_before.append(sent())
@@ -106,7 +106,7 @@ async def test_nothing_is_sent_while_the_disk_is_busy_and_the_core_goes_on_count
     disk_is_back = threading.Event()
     async with running_nodes(tmp_path, monkeypatch) as (nodes, _):
         await nodes.wait_height(3)
-        append = nodes[0].safety.append
+        append, network = nodes[0].safety.append, nodes.network(0)
         monkeypatch.setattr(nodes[0].safety, "append", slow_append)
         await eventually(lambda: len(sent_before) == 1)
         views, height = nodes[0].consensus._core.view + 3, nodes[0].ledger.final_height
