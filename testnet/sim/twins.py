@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import blake2b
+from functools import cache
 from random import Random
 
 from consensus.core import Core
@@ -24,6 +24,7 @@ from consensus.effects import (
     SetTimer,
     ValidatePayload,
 )
+from consensus.epoch import Epoch, first_epoch
 from consensus.inputs import Input, MessageReceived, PayloadBuilt, Started, TimerFired, TimerKind, Validated
 from consensus.messages import ConsensusMessage, EvidenceMessage, StatusRequest, Vote, hash_of
 from consensus.state import CoreConfig, Parameters
@@ -45,6 +46,12 @@ CUT_SHARE = 0.6
 
 
 TIMERS = (TimerKind.PROPOSAL, TimerKind.VIEW, TimerKind.FORWARD, TimerKind.PROPOSE)
+
+
+PERFORMED = frozenset(
+    (Broadcast, Send, SetTimer, BuildPayload, ValidatePayload, DeliverFinal, ReportEvidence, Halt)
+)
+"""Nothing is stored or shown here: of all other effects, which are half of them, nothing comes."""
 
 
 class FearlessCore(Core):
@@ -84,13 +91,13 @@ class TwinScenario:
         self._final: dict[int, bytes] = {}
         self._height = 0
         self._offences = 0
-        self._hash = blake2b(digest_size=16)
         self._cores = [self._core(at) for at in range(len(self._owner))]
 
     def _core(self, at: int) -> Core:
         owner = self._owner[at]
         kind: Callable[..., Core] = Core if owner in self._honest else FearlessCore
-        config = CoreConfig(CHAIN_ID, _validator_set(self._count), owner, PARAMETERS)
+        epoch = _epoch(self._count)
+        config = CoreConfig(CHAIN_ID, epoch.validators, owner, PARAMETERS, epoch=epoch)
         return kind(config, _signer(owner))
 
     def run(self) -> Outcome:
@@ -125,7 +132,8 @@ class TwinScenario:
 
     def _give(self, at: int, event: Input) -> None:
         for effect in self._cores[at].step(event):
-            self._perform(at, effect)
+            if type(effect) in PERFORMED:
+                self._perform(at, effect)
 
     def _perform(self, at: int, effect: Effect) -> None:
         match effect:
@@ -190,17 +198,14 @@ class TwinScenario:
 
 
 PARAMETERS = Parameters(delta_ms=100)
-_SIGNERS: dict[int, ModelSigner] = {}
-_SETS: dict[int, ValidatorSet] = {}
 
 
+@cache
 def _signer(index: int) -> ModelSigner:
-    if index not in _SIGNERS:
-        _SIGNERS[index] = ModelSigner(b"twin %d" % index)
-    return _SIGNERS[index]
+    return ModelSigner(b"twin %d" % index)
 
 
-def _validator_set(count: int) -> ValidatorSet:
-    if count not in _SETS:
-        _SETS[count] = ValidatorSet(tuple(_signer(index).public_key for index in range(count)))
-    return _SETS[count]
+@cache
+def _epoch(count: int) -> Epoch:
+    """The one epoch of all scenarios of this size; leaders remembered in one are known in the next."""
+    return first_epoch(CHAIN_ID, ValidatorSet(tuple(_signer(index).public_key for index in range(count))))
