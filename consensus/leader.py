@@ -66,12 +66,15 @@ class LeaderSchedule:
         self._list = leader_list(weights if weights is not None else (1,) * count)
         self.count = len(self._list)
         self._cycle = lru_cache(maxsize=CYCLES_CACHED)(self._compute_cycle)
-        self.leader_of = lru_cache(maxsize=VIEWS_CACHED)(self._compute_leader)
-        """The validator whose block may be notarized in a view."""
+        self._leader = lru_cache(maxsize=VIEWS_CACHED)(self._compute_leader)
 
     def _compute_cycle(self, cycle: int) -> tuple[ValidatorIndex, ...]:
         order = permutation(self.seed, cycle, self.count)
         return tuple(self._list[place] for place in order)
+
+    def leader_of(self, view: int) -> ValidatorIndex:
+        """The validator whose block may be notarized in `view`."""
+        return self._leader(view)
 
     def _compute_leader(self, view: int) -> ValidatorIndex:
         return self._cycle(view // self.count)[view % self.count]
