@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from node.storage import snapshots
@@ -53,8 +54,8 @@ def is_half_there(incoming: SnapshotImport, *_: Any) -> bool:
 
 
 def is_chunk(_: Any, path: Any) -> bool:
-    """What gets its name is a chunk, and not the first one."""
-    return str(path).endswith(".chunk") and not str(path).endswith("000000.chunk")
+    """What gets its name is a chunk, and not the first that came: they come from several peers, in any order."""
+    return str(path).endswith(".chunk") and any(Path(path).parent.glob("*.chunk"))
 
 
 MOMENTS: dict[str, Callable[[], None]] = {
