@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import msgspec
 import pytest
 
@@ -16,6 +12,7 @@ from testnet.sim.campaign import quiet, result_of
 from testnet.sim.canaries import ranges_plan
 from testnet.sim.plan import Fault, FaultKind, NetworkPlan, Plan, Traitor
 from testnet.sim.simulation import Simulation, verdict_of
+from tests.simulation.other_processes import event_hashes
 
 AWAY = Fault(kind=FaultKind.CRASH, at_ms=500, until_ms=6_000, nodes=(3,))
 LATE = Plan(
@@ -145,18 +142,5 @@ def test_an_honest_answer_that_is_refused_is_a_broken_promise(monkeypatch: pytes
 
 
 def test_events_with_ranges_are_the_same_in_every_process_and_under_every_hash_seed() -> None:
-    program = (
-        "from testnet.sim.campaign import quiet, result_of; from testnet.sim.canaries import ranges_plan; quiet();"
-        "print(result_of(ranges_plan(4)).event_hash)"
-    )
-    hashes = {
-        subprocess.run(
-            [sys.executable, "-c", program],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-        for seed in ("0", "1")
-    }
+    hashes = event_hashes("from testnet.sim.canaries import ranges_plan", "ranges_plan(4)", ("0", "1"))
     assert hashes == {result_of(ranges_plan(4)).event_hash}

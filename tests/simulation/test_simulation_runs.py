@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
@@ -18,6 +15,7 @@ from testnet.sim.shrink import shrink
 from testnet.sim.simulation import verdict_of
 from testnet.sim.swarm import Wishes, draw_plan
 from testnet.sim.twins import TwinScenario
+from tests.simulation.other_processes import event_hashes
 
 REGRESSIONS = sorted((Path(__file__).parent / "regressions").glob("*.json"))
 TORN_TAIL = next(canary for canary in CANARIES if canary.name == "a torn tail silences")
@@ -49,20 +47,7 @@ def test_what_once_failed_is_kept_now(path: Path) -> None:
 
 
 def test_one_plan_gives_one_event_hash_in_every_process_and_under_every_hash_seed() -> None:
-    program = (
-        "from testnet.sim.campaign import quiet, result_of; from testnet.sim.swarm import draw_plan; quiet();"
-        "print(result_of(draw_plan(18)).event_hash)"
-    )
-    hashes = {
-        subprocess.run(
-            [sys.executable, "-c", program],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-        for seed in ("0", "1", "4242")
-    }
+    hashes = event_hashes("from testnet.sim.swarm import draw_plan", "draw_plan(18)", ("0", "1", "4242"))
     assert hashes == {result_of(draw_plan(18)).event_hash}
 
 
