@@ -122,6 +122,15 @@ class Process:
         return raw.decode(errors="replace")
 
 
+async def end_all(*processes: Process) -> None:
+    """SIGTERM to every one, then wait for each of them; a cancellation does not cut it short."""
+    with trio.CancelScope(shield=True):
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            await process.wait_ended()
+
+
 def free_ports(count: int) -> list[int]:
     """TCP ports of loopback that are free right now."""
     import socket

@@ -21,7 +21,7 @@ from testnet.audit import audit_stores
 from testnet.collector import Collector
 from testnet.market.config import TRUTH, venue_address
 from testnet.plan import Kill, Plan
-from testnet.processes import Process
+from testnet.processes import Process, end_all
 from testnet.report import Facts, ListingFacts, Recovery, percentile
 from testnet.setup import Layout
 from testnet.signatures import double_signed
@@ -117,12 +117,11 @@ class Run:
                 for kill in self.plan.kills:
                     nursery.start_soon(self._kill, kill)
                 await self._until_done()
-                await self._stop(self.traders)
+                await end_all(self.traders)
                 await trio.sleep(DRAIN_SECONDS)
                 nursery.cancel_scope.cancel()
         finally:
-            with trio.CancelScope(shield=True):
-                await self._stop(*self.processes)
+            await end_all(*self.processes)
         return await trio.to_thread.run_sync(self._facts)
 
     async def _first_block(self) -> None:
@@ -183,12 +182,6 @@ class Run:
                 back.caught_up = since
             if back.voted is None and lifeline.last_signed_height > back.target_height:
                 back.voted = since
-
-    async def _stop(self, *processes: Process) -> None:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            await process.wait_ended()
 
     # --- what it shows ---
 

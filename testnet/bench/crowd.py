@@ -6,8 +6,6 @@ root, what the gateway is shown, the durable write. Accounts hold options, half 
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -41,6 +39,7 @@ from primitives.amounts import NS, USD
 from primitives.codec import decode_own, encode
 from primitives.hashing import digest
 from primitives.signing import SigningKey, address_of
+from testnet.bench.directory import kept_in
 from testnet.bench.history import History
 from testnet.plan import Plan
 from testnet.setup import create, secret
@@ -70,11 +69,8 @@ def crowd_figures(plan: CrowdPlan) -> dict[str, float]:
     quiet()
     figures: dict[str, float] = {"crowd.accounts": plan.accounts, "crowd.traders": plan.traders}
     for positions in plan.positions:
-        directory = Path(tempfile.mkdtemp(prefix="quorate-"))
-        try:
+        with kept_in(None) as directory:
             run = trio.run(_run, plan, positions, directory)
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
         seconds = median(run.block_seconds)
         own = {
             "holders": run.holders,

@@ -6,10 +6,8 @@ hundred times its quota; blocks must go on becoming final, at most twice as late
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -22,10 +20,11 @@ import trio
 from msgspec.structs import replace
 
 from primitives.errors import OperatorError
+from testnet.bench.directory import kept_in
 from testnet.bench.flooder import FloodPlan, FloodReport
 from testnet.collector import Collector
 from testnet.plan import Plan
-from testnet.processes import Process
+from testnet.processes import Process, end_all
 from testnet.setup import Layout, create
 from testnet.traders.config import TradersConfig
 
@@ -75,12 +74,8 @@ def flood_figures(
     Raises:
         OperatorError: the network did not start, or nothing became final in a span.
     """
-    directory = Path(tempfile.mkdtemp(prefix="quorate-")) if home is None else home.absolute()
-    try:
+    with kept_in(home) as directory:
         return trio.run(_measure, bench, directory, tell)
-    finally:
-        if home is None:
-            shutil.rmtree(directory, ignore_errors=True)
 
 
 async def _measure(bench: FloodBench, directory: Path, tell: Callable[[str], None]) -> dict[str, float]:
@@ -164,12 +159,7 @@ async def _network(bench: FloodBench, layout: Layout) -> AsyncIterator[Collector
             yield collector
             nursery.cancel_scope.cancel()
     finally:
-        with trio.CancelScope(shield=True):
-            processes = [traders, *nodes, market]
-            for process in processes:
-                process.terminate()
-            for process in processes:
-                await process.wait_ended()
+        await end_all(traders, *nodes, market)
 
 
 def _keep_traders_away(layout: Layout) -> None:

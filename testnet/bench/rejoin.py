@@ -7,8 +7,6 @@ proof above the height that the network had when it started.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +19,10 @@ from node.rpc.client_trio import CallRefused
 from node.storage.block_store import BlockStore
 from primitives.codec import decode_own
 from primitives.errors import OperatorError
+from testnet.bench.directory import kept_in
 from testnet.bench.sync import SYNC_SECONDS_MAX, check_running, node_process, rate, status_of, wait_height
 from testnet.plan import Plan
-from testnet.processes import Process
+from testnet.processes import Process, end_all
 from testnet.setup import Layout, create
 
 VALIDATORS = 4
@@ -47,12 +46,8 @@ class RejoinPlan:
 
 def rejoin_figures(plan: RejoinPlan, home: Path | None = None) -> dict[str, float]:
     """Flat keys for `quorate bench rejoin`. Raises OperatorError when the network does not start, or not go on."""
-    directory = Path(tempfile.mkdtemp(prefix="quorate-")) if home is None else home.absolute()
-    try:
+    with kept_in(home) as directory:
         return trio.run(_measure, plan, directory)
-    finally:
-        if home is None:
-            shutil.rmtree(directory, ignore_errors=True)
 
 
 async def _measure(plan: RejoinPlan, directory: Path) -> dict[str, float]:
@@ -74,11 +69,7 @@ async def _measure(plan: RejoinPlan, directory: Path) -> dict[str, float]:
         await wait_height(layout.sockets[0], stopped + plan.blocks, others, seconds_max)
         return await _come_back(layout, voter, stopped)
     finally:
-        with trio.CancelScope(shield=True):
-            for process in (*nodes, market):
-                process.terminate()
-            for process in (*nodes, market):
-                await process.wait_ended()
+        await end_all(*nodes, market)
 
 
 async def _come_back(layout: Layout, voter: Process, stopped: int) -> dict[str, float]:

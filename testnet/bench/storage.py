@@ -7,9 +7,7 @@ long a snapshot and a restore take, and how much a loop beside the snapshot's wr
 
 from __future__ import annotations
 
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -44,9 +42,10 @@ from primitives.amounts import NS, USD
 from primitives.codec import encode
 from primitives.hashing import digest
 from primitives.signing import SigningKey, address_of
+from testnet.bench.directory import kept_in
 from testnet.bench.history import History
 from testnet.plan import SPEED_MAX, Plan
-from testnet.processes import Process
+from testnet.processes import Process, end_all
 from testnet.setup import Layout, create, secret
 from testnet.sim.campaign import quiet
 
@@ -71,12 +70,8 @@ def storage_figures(
 ) -> dict[str, float]:
     """Flat keys for `quorate bench storage`. `tell` hears how far it is."""
     quiet()
-    directory = Path(tempfile.mkdtemp(prefix="quorate-")) if home is None else home.absolute()
-    try:
+    with kept_in(home) as directory:
         return {**trio.run(_month, plan, directory, tell), **trio.run(_snapshots, plan, directory)}
-    finally:
-        if home is None:
-            shutil.rmtree(directory, ignore_errors=True)
 
 
 # --- a month of blocks ---
@@ -206,9 +201,7 @@ async def _start_seconds(layout: Layout) -> float:
                 except (OSError, CallRefused):
                     await trio.sleep(0.01)
     finally:
-        with trio.CancelScope(shield=True):
-            node.terminate()
-            await node.wait_ended()
+        await end_all(node)
 
 
 # --- snapshots of many accounts ---

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,9 +30,10 @@ from node.storage.snapshots import SnapshotFiles
 from primitives.amounts import USD
 from primitives.errors import OperatorError
 from primitives.identifiers import Address
+from testnet.bench.directory import kept_in
 from testnet.bench.history import History
 from testnet.plan import Plan
-from testnet.processes import Process, free_ports
+from testnet.processes import Process, end_all, free_ports
 from testnet.setup import Layout, create, secret
 
 START_SECONDS_MAX = 90.0
@@ -63,12 +63,8 @@ class SyncPlan:
 
 def sync_figures(plan: SyncPlan, home: Path | None = None) -> dict[str, float]:
     """Flat keys for `quorate bench sync` and `snapshot`. Raises OperatorError when the network does not start."""
-    directory = Path(tempfile.mkdtemp(prefix="quorate-")) if home is None else home.absolute()
-    try:
+    with kept_in(home) as directory:
         return trio.run(_measure, plan, directory)
-    finally:
-        if home is None:
-            shutil.rmtree(directory, ignore_errors=True)
 
 
 async def _measure(plan: SyncPlan, directory: Path) -> dict[str, float]:
@@ -90,12 +86,7 @@ async def _measure(plan: SyncPlan, directory: Path) -> dict[str, float]:
         figures |= _snapshot_figures(plan, layout) if plan.accounts else {}
         return {"sync.history_blocks_per_s": round(plan.blocks / grow_seconds, 1), **figures}
     finally:
-        with trio.CancelScope(shield=True):
-            processes = [follower, *nodes, market]
-            for process in processes:
-                process.terminate()
-            for process in processes:
-                await process.wait_ended()
+        await end_all(follower, *nodes, market)
 
 
 def node_process(name: str, home: Path) -> Process:

@@ -24,7 +24,7 @@ from testnet.bench.sync import (
     status_of,
     wait_height,
 )
-from testnet.processes import Process
+from testnet.processes import Process, end_all
 from testnet.setup import Layout, create
 from tests.testnet.dying_node import MOMENTS
 
@@ -48,11 +48,7 @@ async def a_network(home: Path) -> AsyncIterator[Layout]:
         await wait_height(layout.sockets[0], PLAN.blocks + 5, nodes)
         yield layout
     finally:
-        with trio.CancelScope(shield=True):
-            for process in (*nodes, market):
-                process.terminate()
-            for process in (*nodes, market):
-                await process.wait_ended()
+        await end_all(*nodes, market)
 
 
 def chunks_in(home: Path) -> dict[str, tuple[int, int]]:
@@ -89,9 +85,7 @@ async def lives(home: Path, network: Path) -> None:
                 with suppress(OSError, CallRefused, trio.BrokenResourceError):
                     height = (await status_of(home / "data" / "node.sock")).final_height
     finally:
-        with trio.CancelScope(shield=True):
-            node.terminate()
-            await node.wait_ended()
+        await end_all(node)
 
 
 async def test_a_node_killed_anywhere_in_an_import_goes_on_with_what_it_has_verified(

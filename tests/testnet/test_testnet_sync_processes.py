@@ -16,7 +16,7 @@ from primitives.codec import decode_own
 from testnet.bench.rejoin import RejoinPlan, rejoin_figures
 from testnet.bench.sync import SyncPlan, sync_figures
 from testnet.plan import Plan
-from testnet.processes import Process, free_ports
+from testnet.processes import Process, end_all, free_ports
 from testnet.setup import create
 
 pytestmark = pytest.mark.slow
@@ -75,11 +75,7 @@ async def test_a_validator_that_only_its_sentry_can_reach_proposes_and_votes(tmp
             while await final_height(sentry_home / "data" / "node.sock") < 12:  # noqa: ASYNC110
                 await trio.sleep(0.2)
     finally:
-        with trio.CancelScope(shield=True):
-            for process in (*nodes, market):
-                process.terminate()
-            for process in (*nodes, market):
-                await process.wait_ended()
+        await end_all(*nodes, market)
     store = BlockStore.open(layout.node_homes[0] / "data" / "blocks", read_only=True)
     proofs = [raw for height in range(1, 13) if (raw := store.proof_at(height)) is not None]
     assert all(2 in decode_own(QuorumCertificate, raw).signers for raw in proofs)
@@ -122,8 +118,4 @@ async def test_a_validator_goes_on_voting_whichever_of_its_two_sentries_is_kille
             fallen.start()
             await reaches(homes, height + 20)
     finally:
-        with trio.CancelScope(shield=True):
-            for process in (*nodes, market):
-                process.terminate()
-            for process in (*nodes, market):
-                await process.wait_ended()
+        await end_all(*nodes, market)
